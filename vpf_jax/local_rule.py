@@ -1,0 +1,102 @@
+"""The local learning rule: the closed-form gradient of the probability-flow objective, and its directed half.
+
+    dJ/dw_ij = < x_i alpha_j delta_j + x_j alpha_i delta_i >        dJ/db_j = < alpha_j delta_j >
+
+(Liu, Quek and Lin, arXiv 1711.07732, section 4): the weight of a synapse changes by the states and firing rates of
+the two neurons it joins and by nothing else. The directed half x_i alpha_j delta_j, of a synapse from i to j, is the
+rule whose spike-timing window is STDP-like. Not here: step sizes, momentum, decay (`train`).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vpf_jax.energy import local_fields
+from vpf_jax.flow import alpha, mean_total, rates
+from vpf_jax.machine import BoltzmannMachine, State, check_state
+
+
+class DirectedGradient(NamedTuple):
+    """Batch means of the directed halves; i counts rows and j columns."""
+
+    biases: tuple[Float[Array, " n_l"], ...]
+    """< alpha_j delta_j >"""
+    forward: tuple[Float[Array, "n_l n_next"], ...]
+    """< x_i alpha_j delta_j >: synapses from a layer up to the next."""
+    backward: tuple[Float[Array, "n_l n_next"], ...]
+    """< alpha_i delta_i x_j >: synapses from the next layer back down."""
+    intra: tuple[Float[Array, "n_l n_l"] | None, ...]
+    """< x_i alpha_j delta_j > inside a layer, zero diagonal."""
+
+
+class Flow(NamedTuple):
+    """What both sides of the rule are made of, for a batch of states."""
+
+    objective: Float[Array, ""]
+    """Batch mean of the sum of all flip rates."""
+    states: State
+    """The states in the parameters' precision."""
+    slopes: tuple[Float[Array, "batch n_l"], ...]
+    """alpha_j delta_j, the derivative of the summed flip rates by the bias of unit j."""
+
+
+def local_gradient(machine: BoltzmannMachine, states: State) -> BoltzmannMachine:
+    """Gradient of `vpf_objective` in closed form, from states and firing rates alone.
+
+    Args:
+      machine: the machine.
+      states: complete states, one array [batch, n_l] per layer.
+
+    Returns:
+      The gradient in the shape of the machine. An intra-layer weight is one parameter per unordered pair of units:
+      its derivative stands at both places of a symmetric matrix with zero diagonal.
+
+    Raises:
+      ValueError: states whose layers do not fit the machine, or an empty batch.
+    """
+    return objective_and_gradient(machine, states)[1]
+
+
+def objective_and_gradient(machine: BoltzmannMachine, states: State) -> tuple[Float[Array, ""], BoltzmannMachine]:
+    """`vpf_objective` and `local_gradient` at the cost of the gradient alone; same arguments and errors."""
+    flow = _flow(machine, states)
+    directed = _directed(machine, flow)
+    return flow.objective, BoltzmannMachine(
+        biases=directed.biases,
+        weights=tuple(f + b for f, b in zip(directed.forward, directed.backward, strict=True)),
+        intra=tuple(None if g is None else g + g.T for g in directed.intra),
+    )
+
+
+def directed_gradient(machine: BoltzmannMachine, states: State) -> DirectedGradient:
+    """The directed halves of `local_gradient`, one for each direction of a synapse; same arguments and errors."""
+    return _directed(machine, _flow(machine, states))
+
+
+def _flow(machine: BoltzmannMachine, states: State) -> Flow:
+    check_state(machine, states, batched=True)
+    fields = jax.vmap(local_fields, in_axes=(None, 0))(machine, tuple(states))
+    alphas = tuple(alpha(x, z) for x, z in zip(states, fields, strict=True))
+    deltas = tuple(rates(a, z) for a, z in zip(alphas, fields, strict=True))
+    return Flow(
+        objective=mean_total(deltas),
+        states=tuple(0.5 - a for a in alphas),
+        slopes=tuple(a * d for a, d in zip(alphas, deltas, strict=True)),
+    )
+
+
+def _directed(machine: BoltzmannMachine, flow: Flow) -> DirectedGradient:
+    batch = flow.slopes[0].shape[0]
+    slopes = tuple(g / batch for g in flow.slopes)
+    x = flow.states
+    return DirectedGradient(
+        biases=tuple(jnp.sum(g, axis=0) for g in slopes),
+        forward=tuple(x[i].T @ slopes[i + 1] for i in range(len(x) - 1)),
+        backward=tuple(slopes[i].T @ x[i + 1] for i in range(len(x) - 1)),
+        intra=tuple(
+            None if l is None else jnp.fill_diagonal(x[i].T @ slopes[i], 0, inplace=False)
+            for i, l in enumerate(machine.intra)
+        ),
+    )

@@ -1,0 +1,137 @@
+"""The layered Boltzmann machine: parameters, initialisation and shape checks.
+
+Every model of the library is one representation (Liu, Quek and Lin, arXiv 1711.07732, section 2): layers of
+binary units {0, 1}, visible layer first, full weights between consecutive layers, and optional symmetric weights
+inside any layer.
+
+    fully visible Boltzmann machine   one layer with intra-layer weights
+    RBM                               two layers
+    semi-restricted machine           two layers, intra-layer weights in the visible one
+    DBM                               three layers or more
+    intra-layer DBM                   a DBM with intra-layer weights in its hidden layers
+
+Temperature is 1: a temperature T only divides all parameters by T. Not here: energies (`energy`), learning
+(`flow`, `train`), tuples of machines that are trained pairwise (`stack`).
+"""
+
+import operator
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Num, PRNGKeyArray
+
+# One array per layer, visible first: [n_l] for one configuration, [batch, n_l] for a batch.
+State = tuple[Num[Array, "*batch n_layer"], ...]
+
+
+@struct.dataclass
+class BoltzmannMachine:
+    """Parameters of a layered Boltzmann machine; a pytree, also the container of their gradients."""
+
+    biases: tuple[Float[Array, " n_l"], ...]
+    """One vector per layer, visible first."""
+    weights: tuple[Float[Array, "n_l n_next"], ...]
+    """One matrix per pair of consecutive layers."""
+    intra: tuple[Float[Array, "n_l n_l"] | None, ...]
+    """One entry per layer: a symmetric matrix with zero diagonal, or None for a layer without."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of units of each layer, visible first."""
+        return tuple(bias.shape[-1] for bias in self.biases)
+
+    @property
+    def num_units(self) -> int:
+        return sum(self.sizes)
+
+
+def init_machine(key: PRNGKeyArray, sizes: Sequence[int], intra: Sequence[int] = ()) -> BoltzmannMachine:
+    """Draws a machine as the paper does.
+
+    Weights are normal with standard deviation 1 / sqrt(n_a n_b), n_a and n_b the sizes of the two layers they join;
+    intra-layer weights the same (1 / n), mirrored, with zero diagonal; biases are 0.
+
+    Args:
+      key: a random key.
+      sizes: units per layer, visible first, each at least 1.
+      intra: indices of the layers that have intra-layer weights.
+
+    Raises:
+      ValueError: sizes that are no positive integers, or intra indices that name no layer or one layer twice.
+    """
+    sizes = _check_sizes(sizes)
+    intra = check_layers("intra", intra, len(sizes))
+    pair_key, intra_key = jax.random.split(key)
+    pair_keys = jax.random.split(pair_key, len(sizes))
+    intra_keys = jax.random.split(intra_key, len(sizes))
+    return BoltzmannMachine(
+        biases=tuple(jnp.zeros(n) for n in sizes),
+        weights=tuple(
+            jax.random.normal(pair_keys[i], (n, m)) / jnp.sqrt(n * m)
+            for i, (n, m) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+        ),
+        intra=tuple(_symmetric_normal(intra_keys[i], n) / n if i in intra else None for i, n in enumerate(sizes)),
+    )
+
+
+def tie_intra(gradient: BoltzmannMachine) -> BoltzmannMachine:
+    """Turns an autodiff gradient into the gradient per unordered pair of units of a layer.
+
+    An intra-layer weight is one parameter, stored twice. `jax.grad` sees the two entries as independent and gives
+    G_ij and G_ji; the derivative by the one parameter is G_ij + G_ji, and the diagonal is no parameter at all.
+    Optimizer steps along the result keep intra-layer weights symmetric with zero diagonal.
+    """
+    return gradient.replace(intra=tuple(None if g is None else _off_diagonal(g + g.T) for g in gradient.intra))
+
+
+def check_state(machine: BoltzmannMachine, state: State, *, batched: bool) -> None:
+    """Raises ValueError unless `state` has one array of the right shape for each layer of `machine`."""
+    wanted = "[batch, n_l]" if batched else "[n_l]"
+    if not isinstance(state, tuple | list):
+        raise ValueError(f"a state is a tuple of arrays, one per layer, visible first; got {type(state).__name__}")
+    shapes = tuple(jnp.shape(x) for x in state)
+    rank = 2 if batched else 1
+    fits = (
+        len(shapes) == len(machine.sizes)
+        and all(len(s) == rank and s[-1] == n for s, n in zip(shapes, machine.sizes, strict=True))
+        and len({s[:-1] for s in shapes}) <= 1
+    )
+    if not fits:
+        raise ValueError(
+            f"got a state of shapes {shapes}; a machine of layer sizes {machine.sizes} takes one {wanted} array "
+            f"per layer{', all with the same batch' if batched else ''}"
+        )
+    if batched and shapes[0][0] == 0:
+        raise ValueError("got an empty batch; a mean over states takes at least one state")
+
+
+def check_layers(name: str, layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
+    """Returns `layers` as a tuple of distinct layer indices of a machine with `num_layers` layers, or raises."""
+    if isinstance(layers, int) or not all(isinstance(i, int) for i in layers):
+        raise ValueError(f"got {name}={layers!r}; it takes a sequence of layer indices (integers)")
+    if len(set(layers)) != len(tuple(layers)) or not all(0 <= i < num_layers for i in layers):
+        raise ValueError(f"got {name}={tuple(layers)}; it takes distinct layer indices from 0 to {num_layers - 1}")
+    return tuple(layers)
+
+
+def _check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
+    try:
+        checked = tuple(operator.index(n) for n in sizes)
+    except TypeError:
+        checked = ()
+    if not checked or min(checked) < 1:
+        raise ValueError(
+            f"got sizes={sizes!r}; it takes at least one layer, each with a positive integer number of units"
+        )
+    return checked
+
+
+def _symmetric_normal(key: PRNGKeyArray, n: int) -> Float[Array, "n n"]:
+    upper = jnp.triu(jax.random.normal(key, (n, n)), k=1)
+    return upper + upper.T
+
+
+def _off_diagonal(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    return jnp.where(jnp.eye(matrix.shape[0], dtype=bool), 0, matrix)

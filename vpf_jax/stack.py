@@ -1,0 +1,258 @@
+"""Stacks of machines: the E-step of VPF, mean activations and confabulation.
+
+A stack is a tuple of machines; the top layer of each is the visible layer of the next.
+
+    pairwise coupling   two-layer machines, each with its own biases (the authors' experiments; the default):
+                        an inner layer is the hidden layer of one machine and the visible layer of the next
+    joint coupling      one deep machine: an inner unit's field sums both of its neighbours
+
+An RBM is a stack of one two-layer machine, and there the two couplings are the same. The algorithms are 1 to 3 of
+Liu, Quek and Lin, arXiv 1711.07732. Not here: the M-step (`train`); Gibbs kernels of one machine (`gibbs`).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num, PRNGKeyArray
+
+from vpf_jax.energy import layer_field
+from vpf_jax.gibbs import asynchronous_sweep, fires, sweep_layers
+from vpf_jax.machine import BoltzmannMachine, State, init_machine
+
+Stack = tuple[BoltzmannMachine, ...]
+Tree = TypeVar("Tree")
+
+# Rows that pass through a stack together where the whole batch is large: their states fit the cache of a core.
+CHUNK = 1000
+
+
+def init_stack(key: PRNGKeyArray, sizes: Sequence[int], intra: bool = False) -> Stack:
+    """Draws a pairwise stack: one two-layer machine per pair of consecutive layers.
+
+    Args:
+      key: a random key.
+      sizes: units per layer, visible first; at least two layers.
+      intra: whether every hidden layer has intra-layer weights.
+
+    Raises:
+      ValueError: fewer than two layers, or sizes that are no positive integers.
+    """
+    sizes = tuple(sizes)
+    if len(sizes) < 2:
+        raise ValueError(f"got sizes={sizes}; a stack takes a visible and at least one hidden layer")
+    keys = jax.random.split(key, len(sizes) - 1)
+    return tuple(init_machine(keys[i], sizes[i : i + 2], intra=(1,) if intra else ()) for i in range(len(sizes) - 1))
+
+
+def sample_hidden(key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_0"]) -> tuple[State, State]:
+    """E-step of a pairwise stack: bottom-up sample, then the asynchronous sweep of layers with intra-layer weights.
+
+    The feed-forward pass of all layers comes first, inputs from above zeroed. Then each machine's upper state is
+    swept given that machine's feed-forward lower state; the swept state is not handed to the next machine, so the
+    upper state of one machine and the lower state of the next differ where there are intra-layer weights.
+
+    Args:
+      key: a random key.
+      stack: two-layer machines.
+      visible: zeros and ones.
+
+    Returns:
+      (lower, upper): for each machine the state of its lower and of its upper layer, [batch, n] each, uint8 (the
+      first lower state is `visible` as given).
+
+    Raises:
+      ValueError: a machine with other than two layers, or visible states that do not fit.
+    """
+    for machine in stack:
+        if len(machine.sizes) != 2:
+            raise ValueError(
+                f"got a machine of layer sizes {machine.sizes}; sample_hidden takes a stack of two-layer machines "
+                "(complete takes any)"
+            )
+    lower, upper = zip(*complete(key, stack, visible), strict=True)
+    return lower, upper
+
+
+def complete(key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_0"]) -> tuple[State, ...]:
+    """The E-step for machines of any depth: for each machine of the stack its state, one [batch, n_l] per layer.
+
+    As `sample_hidden`, of which this is the general form; inside a deep machine, too, inputs from above are zeroed.
+    The samples carry no gradient.
+    """
+    check_visible(stack, visible)
+    states = []
+    for machine_key, machine in zip(jax.random.split(key, len(stack)), stack, strict=True):
+        forward, swept = _climb(machine_key, machine, visible)
+        states.append((visible, *swept))
+        visible = forward[-1] if forward else visible
+    return tuple(states)
+
+
+def mean_activations(
+    key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_0"]
+) -> tuple[Float[Array, " n_l"], ...]:
+    """Mean feed-forward activation of each hidden unit, in [0, 1]: one [n_l] per hidden layer, bottom first.
+
+    The mean over `visible` of sigmoid(field), the layer below sampled; the last entry is the prior from which
+    `confabulate` starts its "-P" variant (Algorithm 3).
+    """
+    check_visible(stack, visible)
+
+    def activations(chunk_key: PRNGKeyArray, rows: Num[Array, "rows n_0"]) -> list[Array]:
+        found = []
+        for machine_key, machine in zip(jax.random.split(chunk_key, len(stack)), stack, strict=True):
+            for layer_key, i in _hidden(machine_key, machine):
+                field = _upward_field(machine, i, rows)
+                found.append(jax.nn.sigmoid(field))
+                rows = _bernoulli(layer_key, field)
+        return found
+
+    return tuple(jnp.mean(a, axis=0) for a in in_chunks(key, activations, visible))
+
+
+def confabulate(
+    key: PRNGKeyArray,
+    stack: Stack,
+    num_samples: int,
+    steps: int = 3,
+    top_steps: int | None = None,
+    prior: Float[Array, " n_top"] | None = None,
+) -> Float[Array, "num_samples n_0"]:
+    """Generates visible means from the top down (Algorithm 3).
+
+    The top layer starts from bits drawn from `prior`. In each machine, top first, k Gibbs steps (down, up) run; the
+    lower state of the last step becomes the upper state of the next machine. The up-step is the one of the E-step
+    (bottom-up sample, then one asynchronous sweep). The result is the visible Bernoulli mean of the last step.
+
+    A step's last half, up, changes nothing below, so k = 0 and k = 1 are the same single pass down. A long chain in
+    the top machine alone (`top_steps`), with few steps in the lower ones, samples the stack as a deep belief network
+    and does not drift; many steps in every machine do.
+
+    Args:
+      key: a random key.
+      stack: the machines, bottom first. In a machine that is deep or has visible intra-layer weights the first step
+        passes down, inputs from below zeroed, and the further ones are Gibbs sweeps of the whole machine.
+      num_samples: number of independent samples, at least 1.
+      steps: k in the machines below the top one, at least 0.
+      top_steps: k in the top machine, at least 0; None: `steps`.
+      prior: probabilities in [0, 1] of the units of the top layer; None: 1/2, uniform bits.
+
+    Raises:
+      ValueError: numbers out of range, or a prior that does not fit the top layer.
+    """
+    top_steps = steps if top_steps is None else top_steps
+    num_top = stack[-1].sizes[-1]
+    if num_samples < 1 or steps < 0 or top_steps < 0:
+        raise ValueError(
+            f"got num_samples={num_samples}, steps={steps}, top_steps={top_steps}; "
+            "num_samples is at least 1, the numbers of steps at least 0"
+        )
+    if prior is not None and jnp.shape(prior) != (num_top,):
+        raise ValueError(f"got a prior of shape {jnp.shape(prior)}; the top layer takes one of shape ({num_top},)")
+    probabilities = jnp.full(num_top, 0.5) if prior is None else prior
+
+    def sample(chunk_key: PRNGKeyArray, rows: Array) -> Float[Array, "rows n_0"]:
+        start_key, *machine_keys = jax.random.split(chunk_key, len(stack) + 1)
+        x = jax.random.bernoulli(start_key, probabilities[None], (rows.shape[0], num_top))
+        x = x.astype(jnp.uint8)
+        for i, (machine, machine_key) in reversed(list(enumerate(zip(stack, machine_keys, strict=True)))):
+            num_steps = top_steps if i == len(stack) - 1 else steps
+            x, means = _descend(machine_key, machine, x, num_steps)
+        return means
+
+    return in_chunks(key, sample, jnp.arange(num_samples))
+
+
+def in_chunks(key: PRNGKeyArray, function: Callable[[PRNGKeyArray, Array], Tree], rows: Array) -> Tree:
+    """Applies function(key, rows) to `CHUNK` rows at a time, each with its own key, and joins the results.
+
+    Bounds the memory of passes over whole data sets and keeps what they touch in cache.
+    """
+    full, rest = divmod(rows.shape[0], CHUNK)
+    keys = jax.random.split(key, full + 1)
+    parts = []
+    if full:
+        chunks = rows[: full * CHUNK].reshape(full, CHUNK, *rows.shape[1:])
+        mapped = jax.lax.map(lambda part: function(*part), (keys[:full], chunks))
+        parts.append(jax.tree.map(lambda a: a.reshape(full * CHUNK, *a.shape[2:]), mapped))
+    if rest:
+        parts.append(function(keys[full], rows[full * CHUNK :]))
+    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+
+
+def check_visible(stack: Stack, visible: Num[Array, "batch n_0"]) -> None:
+    """Raises ValueError unless `visible` is a non-empty batch of states of the stack's visible layer."""
+    shape = jnp.shape(visible)
+    if len(shape) != 2 or shape[1] != stack[0].sizes[0] or shape[0] == 0:
+        raise ValueError(
+            f"got visible states of shape {shape}; the stack takes [batch, {stack[0].sizes[0]}], batch at least 1"
+        )
+
+
+def _hidden(key: PRNGKeyArray, machine: BoltzmannMachine) -> list[tuple[PRNGKeyArray, int]]:
+    """A key for each hidden layer of a machine."""
+    layers = range(1, len(machine.sizes))
+    return list(zip(jax.random.split(key, max(len(layers), 1)), layers, strict=False))
+
+
+def _climb(key: PRNGKeyArray, machine: BoltzmannMachine, x: Num[Array, "batch n_0"]) -> tuple[State, State]:
+    """Bottom-up states of the hidden layers of one machine: as fed forward, and after the asynchronous sweeps."""
+    forward, swept = [], []
+    for layer_key, i in _hidden(key, machine):
+        sample_key, sweep_key = jax.random.split(layer_key)
+        field = _upward_field(machine, i, x)
+        x = _bernoulli(sample_key, field)
+        forward.append(x)
+        intra = machine.intra[i]
+        if intra is None:
+            swept.append(x)
+        else:
+            uniforms = jax.random.uniform(sweep_key, x.shape)
+            swept.append(jax.vmap(asynchronous_sweep, in_axes=(None, 0, 0, 0))(intra, field, x, uniforms))
+    return tuple(forward), tuple(swept)
+
+
+def _descend(
+    key: PRNGKeyArray, machine: BoltzmannMachine, x: Num[Array, "batch n_top"], num_steps: int
+) -> tuple[Num[Array, "batch n_0"], Float[Array, "batch n_0"]]:
+    """Runs Gibbs steps in one machine from a state of its top layer; returns the bottom layer's sample and mean."""
+    start_key, chain_key = jax.random.split(key)
+    paper = len(machine.sizes) == 2 and machine.intra[0] is None
+
+    def step(state: State, step_key: PRNGKeyArray) -> tuple[State, None]:
+        if paper:
+            up_key, down_key = jax.random.split(step_key)
+            upper = _climb(up_key, machine, state[0])[1][-1]
+            return _pass_down(down_key, machine, upper), None
+        keys = jax.random.split(step_key, len(state))
+        uniforms = tuple(jax.random.uniform(k, s.shape) for k, s in zip(keys, state, strict=True))
+        return jax.vmap(sweep_layers, in_axes=(None, 0, 0))(machine, state, uniforms), None
+
+    start = _pass_down(start_key, machine, x)
+    keys = jax.random.split(chain_key, max(num_steps - 1, 0))
+    state, _ = jax.lax.scan(step, start, keys)
+    fields = jax.vmap(lambda s: layer_field(machine, s, 0))(state)
+    return state[0], jax.nn.sigmoid(fields)
+
+
+def _pass_down(key: PRNGKeyArray, machine: BoltzmannMachine, x: Num[Array, "batch n_top"]) -> State:
+    """Top-down state of one machine given its top layer, inputs from below zeroed."""
+    states = [x]
+    keys = jax.random.split(key, len(machine.weights))
+    for i in reversed(range(len(machine.weights))):
+        weights = machine.weights[i]
+        x = _bernoulli(keys[i], x.astype(weights.dtype) @ weights.T + machine.biases[i][None])
+        states.insert(0, x)
+    return tuple(states)
+
+
+def _upward_field(machine: BoltzmannMachine, layer: int, below: Num[Array, "batch n"]) -> Array:
+    """Bias plus the input from the layer below."""
+    weights = machine.weights[layer - 1]
+    return below.astype(weights.dtype) @ weights + machine.biases[layer][None]
+
+
+def _bernoulli(key: PRNGKeyArray, fields: Float[Array, "batch n"]) -> Num[Array, "batch n"]:
+    return fires(fields, jax.random.uniform(key, fields.shape)).astype(jnp.uint8)

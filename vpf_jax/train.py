@@ -1,0 +1,224 @@
+"""Training of stacks by variational probability flow: E-step, local gradient, Optax update, metrics.
+
+Variational EM (Liu, Quek and Lin, arXiv 1711.07732, Algorithms 1 and 2): the E-step samples the hidden states given
+the data, once per epoch over the whole data set (the paper's) or freshly for every minibatch; the M-step takes one
+step per minibatch along the local gradient of
+
+    epsilon * J(theta) + weight_decay / 2 * sum of squared weights
+
+in all machines of the stack at the same time. A stack of a one-layer machine is minimum probability flow.
+
+An epoch is one compiled call: nothing returns to the host inside it, and its input state is donated. Not here:
+files, flags, figures, the loop over epochs (`experiments`).
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
+
+from vpf_jax.local_rule import objective_and_gradient
+from vpf_jax.machine import BoltzmannMachine, State
+from vpf_jax.stack import Stack, check_visible, complete, in_chunks
+
+ESTEPS = ("epoch", "minibatch")
+SCHEDULES = ("constant", "cosine")
+
+
+class NonFiniteObjectiveError(FloatingPointError):
+    """The objective of an epoch is not finite: flip rates or weights have overflowed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training run; the defaults are the paper's.
+
+    Raises:
+      ValueError: a value outside its range.
+    """
+
+    epochs: int = 200
+    """Passes over the data, at least 1; the length of the cosine schedule."""
+    batch_size: int = 40
+    """Examples per step, at least 1 and at most the number of examples."""
+    learning_rate: float = 1e-3
+    """Of Adam, positive."""
+    schedule: str = "constant"
+    """Of the learning rate: 'constant', or 'cosine' from learning_rate to 0 over the run."""
+    weight_decay: float = 1e-4
+    """Of weights, not biases; at least 0. The gradient of the loss gains weight_decay * w."""
+    epsilon: float = 0.01
+    """The small time of probability flow, which scales the objective against the decay; positive."""
+    estep: str = "epoch"
+    """When hidden states are sampled: 'epoch' (all, at its start) or 'minibatch' (just before each step)."""
+    max_weight: float | None = None
+    """Bound on |w| of every weight, positive; None: no bound."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "an integer of at least 1")
+        for name in ("learning_rate", "epsilon"):
+            value = getattr(self, name)
+            _require(0 < value < math.inf, name, value, "a positive finite number")
+        _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
+        _require(self.schedule in SCHEDULES, "schedule", self.schedule, f"one of {SCHEDULES}")
+        _require(self.estep in ESTEPS, "estep", self.estep, f"one of {ESTEPS}")
+        bounded = self.max_weight is not None
+        _require(
+            not bounded or 0 < self.max_weight < math.inf,
+            "max_weight",
+            self.max_weight,
+            "a positive finite number, or None for no bound",
+        )
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a run needs to go on; a pytree."""
+
+    stack: Stack
+    optimizer: optax.OptState
+    key: PRNGKeyArray
+    """Constant through a run: epoch e draws from fold_in(key, e)."""
+    epoch: Int[Array, ""]
+    """Number of finished epochs."""
+
+
+@struct.dataclass
+class Metrics:
+    """What an epoch reports; scalars on the device."""
+
+    objective: Float[Array, ""]
+    """Mean over the examples of J, summed over the machines, each at its own step's parameters."""
+    max_abs_weight: Float[Array, ""]
+    """Largest |w| at the end of the epoch."""
+
+
+def init_state(key: PRNGKeyArray, stack: Stack, config: TrainConfig) -> TrainState:
+    """The state before the first epoch."""
+    optimizer = _optimizer(config, steps_per_epoch=1)
+    # A copy of its own: training donates its input, and the caller's stack should survive.
+    stack = jax.tree.map(jnp.copy, stack)
+    return TrainState(stack=stack, optimizer=optimizer.init(stack), key=key, epoch=jnp.zeros((), jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
+def train_epoch(
+    state: TrainState, visible: Num[Array, "num_examples n_0"], *, config: TrainConfig
+) -> tuple[TrainState, Metrics]:
+    """One pass over the data in a fresh random order, every example used once.
+
+    A last short minibatch of r examples is a step whose gradient counts r / batch_size of a full one.
+
+    Args:
+      state: the state so far; donated, use the returned one.
+      visible: zeros and ones, uint8 saves memory.
+      config: the settings, static.
+
+    Raises:
+      ValueError: visible states that do not fit the stack, or fewer of them than a minibatch.
+    """
+    check_visible(state.stack, visible)
+    num_examples = visible.shape[0]
+    if config.batch_size > num_examples:
+        raise ValueError(
+            f"got batch_size={config.batch_size} with {num_examples} examples; it is allowed up to their number"
+        )
+    estep_key, order_key, steps_key = jax.random.split(jax.random.fold_in(state.key, state.epoch), 3)
+    if config.estep == "epoch":
+        stack = state.stack
+        data = in_chunks(estep_key, lambda key, rows: complete(key, stack, rows), visible)
+    else:
+        data = visible
+    order = jax.random.permutation(order_key, num_examples)
+    num_full, rest = divmod(num_examples, config.batch_size)
+    optimizer = _optimizer(config, num_full + (rest > 0))
+    keys = jax.random.split(steps_key, num_full + 1)
+
+    def step(carry, inputs):
+        return _minibatch_step(optimizer, config, data, carry, *inputs)
+
+    rows = order[: num_full * config.batch_size].reshape(num_full, config.batch_size)
+    carry, objectives = jax.lax.scan(step, (state.stack, state.optimizer), (keys[:-1], rows))
+    total = jnp.sum(objectives) * config.batch_size
+    if rest:
+        carry, objective = step(carry, (keys[-1], order[num_full * config.batch_size :]))
+        total += objective * rest
+    stack, optimizer_state = carry
+    metrics = Metrics(objective=total / num_examples, max_abs_weight=largest_weight(stack))
+    return TrainState(stack, optimizer_state, state.key, state.epoch + 1), metrics
+
+
+def check_finite(metrics: Metrics, epoch: int, last_largest: float) -> None:
+    """Raises unless the epoch's objective is finite.
+
+    Args:
+      metrics: of the epoch just run.
+      epoch: its number.
+      last_largest: largest |w| before the epoch.
+
+    Raises:
+      NonFiniteObjectiveError: one sentence with the epoch, the largest |w| and what to try.
+    """
+    objective, largest = float(metrics.objective), float(metrics.max_abs_weight)
+    if not (math.isfinite(objective) and math.isfinite(largest)):
+        raise NonFiniteObjectiveError(
+            f"the objective is {objective} in epoch {epoch} (largest |w| before it: {last_largest:.3g}); flip rates "
+            "overflow where a local field passes 176, so try a lower learning rate, more weight decay or a bound "
+            "max_weight"
+        )
+
+
+def largest_weight(stack: Stack) -> Float[Array, ""]:
+    """Largest |w| over all weights of a stack."""
+    leaves = [w for machine in stack for w in (*machine.weights, *machine.intra) if w is not None]
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(w)) for w in leaves]))
+
+
+def _minibatch_step(optimizer, config, data, carry, key, rows):
+    """One M-step on the rows of one minibatch, hidden states sampled first where the E-step is per minibatch."""
+    stack, optimizer_state = carry
+    batch = jax.tree.map(lambda a: a[rows], data)
+    states: tuple[State, ...] = complete(key, stack, batch) if config.estep == "minibatch" else batch
+    objectives, gradients = zip(
+        *(objective_and_gradient(m, s) for m, s in zip(stack, states, strict=True)), strict=True
+    )
+    scale = rows.shape[0] / config.batch_size
+    loss_gradient = jax.tree.map(
+        lambda g, decay: scale * (config.epsilon * g + decay), gradients, _decay(stack, config)
+    )
+    updates, optimizer_state = optimizer.update(loss_gradient, optimizer_state)
+    stack = optax.apply_updates(stack, updates)
+    if config.max_weight is not None:
+        bound = config.max_weight
+        stack = _map_weights(lambda w: jnp.clip(w, -bound, bound), stack)
+    return (stack, optimizer_state), sum(objectives)
+
+
+def _decay(stack: Stack, config: TrainConfig) -> Stack:
+    """Gradient of the decay term."""
+    decayed = _map_weights(lambda w: config.weight_decay * w, stack)
+    return tuple(m.replace(biases=tuple(jnp.zeros_like(b) for b in m.biases)) for m in decayed)
+
+
+def _map_weights(function, stack: Stack) -> Stack:
+    return tuple(
+        m.replace(weights=jax.tree.map(function, m.weights), intra=jax.tree.map(function, m.intra)) for m in stack
+    )
+
+
+def _optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
+    if config.schedule == "constant":
+        return optax.adam(config.learning_rate)
+    steps = config.epochs * steps_per_epoch
+    return optax.adam(optax.cosine_decay_schedule(config.learning_rate, steps))
+
+
+def _require(holds: bool, name: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise ValueError(f"got {name}={value}; it takes {allowed}")
