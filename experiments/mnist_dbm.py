@@ -10,10 +10,7 @@ with other training rules.
 """
 
 import dataclasses
-import functools
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
 import vpf_jax
-from experiments import cli
+from experiments import cli, generation
+from experiments.progress import Progress
 from experiments.workdir import (
     MetricsFile,
     Stopped,
@@ -34,18 +31,13 @@ from experiments.workdir import (
     stop_requests,
     write_json,
 )
-from vpf_jax import checkpoint, datasets, figures, monitor, parzen, train
+from vpf_jax import checkpoint, datasets, figures, monitor, train
 
 MODELS = ("rbm", "dbm", "intra_dbm")
 COUPLINGS = ("pairwise", "joint")
 DEFAULT_HIDDEN = {"rbm": (196,), "dbm": (196, 196, 64), "intra_dbm": (196, 196, 64)}
 # Settings that may change between starts of one run: they do not change what is computed.
 FREE = ("data_dir", "workdir", "checkpoint_every")
-# Steps per machine among which the validation images choose.
-CANDIDATE_STEPS = (1, 2, 3, 4, 5)
-# Samplers shown beside the chosen one: a long chain in the top machine, which does not drift, and long ones in all.
-TOP_CHAIN = (2, 1000)
-LONG_CHAINS = (30, 30)
 COLUMNS = (
     "objective",
     "max_abs_weight",
@@ -78,7 +70,7 @@ class Config:
     evaluate_every: int = 25
     checkpoint_every: int = 10
     seed: int = 0
-    workdir: str | None = None
+    workdir: str = ""
 
     def __post_init__(self) -> None:
         """Fills in the defaults that depend on the model, and checks what `TrainConfig` does not.
@@ -112,6 +104,10 @@ class Config:
             self.training()
         except ValueError as error:
             raise UsageError(str(error).replace("got ", "got --", 1)) from None
+
+    def sampler(self) -> generation.Sampler:
+        top = self.gibbs_steps if self.top_gibbs_steps is None else self.top_gibbs_steps
+        return generation.Sampler("prior", self.gibbs_steps, top)
 
     def training(self) -> train.TrainConfig:
         names = {f.name for f in dataclasses.fields(train.TrainConfig)} - {"epsilon"}
@@ -176,7 +172,7 @@ def _train(
     visible = jnp.asarray(datasets.binarise(data.train.images))
     largest = float(train.largest_weight(state.stack))
     saved = done
-    with _progress(config.epochs, done) as report:
+    with Progress(config.epochs, done) as progress:
         for epoch in range(done + 1, config.epochs + 1):
             started = time.perf_counter()
             state, measured = train.train_epoch(state, visible, config=config.training())
@@ -193,9 +189,13 @@ def _train(
                 "squared_weight": float(monitor.squared_weight(bottom)),
             }
             if config.evaluate_every and (epoch % config.evaluate_every == 0 or epoch == config.epochs):
-                row |= _validation_score(config, data, state.stack, visible)
+                prior = generation.prior_of(_evaluation_key(config, 0), state.stack, data)
+                key = _evaluation_key(config, 1)
+                centres = generation.generate(key, state.stack, prior, config.sampler(), config.num_samples)
+                score = generation.parzen_scores(centres, data)
+                row |= {"parzen_validation": score["validation_mean"], "parzen_sigma": score["sigma"]}
             metrics.append(row)
-            report(row, time.perf_counter() - started)
+            progress.report(row, time.perf_counter() - started)
             if epoch % config.checkpoint_every == 0 or epoch == config.epochs or stops:
                 checkpoint.save_checkpoint(folder, epoch, state, {"train_seconds": seconds})
                 saved = epoch
@@ -203,23 +203,6 @@ def _train(
                 break
     _stop_if_asked(stops, f"epoch {saved} of {config.epochs} is saved, start again to resume")
     return state, metrics, seconds
-
-
-def _validation_score(
-    config: Config, data: datasets.Dataset, stack: vpf_jax.Stack, visible: jax.Array
-) -> dict[str, float]:
-    """Parzen score of the configured sampler on the validation images, sigma chosen on them too."""
-    prior = _activations(_evaluation_key(config, 0), stack, visible)[-1]
-    centres = _confabulate(
-        _evaluation_key(config, 1),
-        stack,
-        prior,
-        num_samples=config.num_samples,
-        steps=config.gibbs_steps,
-        top_steps=config.top_gibbs_steps,
-    )
-    score = _score(centres, data)
-    return {"parzen_validation": score["validation_mean"], "parzen_sigma": score["sigma"]}
 
 
 def _summarise(
@@ -231,37 +214,17 @@ def _summarise(
     stops: list[int],
 ) -> dict[str, Any]:
     """The final numbers."""
-    visible = jnp.asarray(datasets.binarise(data.train.images))
-    prior = _activations(_evaluation_key(config, 0), state.stack, visible)[-1]
-    top_steps = config.gibbs_steps if config.top_gibbs_steps is None else config.top_gibbs_steps
+    prior = generation.prior_of(_evaluation_key(config, 0), state.stack, data)
     samplers = []
-    for number, (start, steps, top) in enumerate(_samplers(config.gibbs_steps, top_steps)):
+    for number, sampler in enumerate(generation.compared_samplers(config.sampler())):
         _stop_if_asked(stops, "training is saved, start again for the evaluation")
-        centres = _confabulate(
-            _evaluation_key(config, 2 + number),
-            state.stack,
-            prior if start == "prior" else jnp.full_like(prior, 0.5),
-            num_samples=config.num_samples,
-            steps=steps,
-            top_steps=top,
-        )
-        row = {"start": start, "gibbs_steps": steps, "top_gibbs_steps": top, **_score(centres, data)}
-        samplers.append(row)
-        print(
-            f"parzen {row['mean']:7.1f} +- {row['sem']:.1f} (sigma {row['sigma']}, validation "
-            f"{row['validation_mean']:.1f}) from {start}, {top} steps in the top machine, {steps} below"
-        )
-    candidates = [
-        row
-        for row in samplers
-        if row["start"] == "prior"
-        and row["gibbs_steps"] == row["top_gibbs_steps"]
-        and row["gibbs_steps"] in CANDIDATE_STEPS
-    ]
-    chosen = max(candidates, key=lambda row: row["validation_mean"])
-    rng = np.random.default_rng(config.seed)
-    count = min(config.num_samples, len(data.train.images))
-    real = _score(data.train.images[rng.permutation(len(data.train.images))[:count]], data)
+        key = _evaluation_key(config, 2 + number)
+        centres = generation.generate(key, state.stack, prior, sampler, config.num_samples)
+        scored = generation.parzen_scores(centres, data)
+        samplers.append(dataclasses.asdict(sampler) | scored)
+        print(f"Parzen {generation.describe(sampler, scored)}", flush=True)
+    chosen = generation.choose_by_validation(samplers)
+    real, num_real = generation.parzen_real_data(data, config.num_samples, config.seed)
     return {
         "model": config.model,
         "dataset": config.dataset,
@@ -281,37 +244,12 @@ def _summarise(
         "parzen_real_data": real["mean"],
         "parzen_real_data_sem": real["sem"],
         "parzen_real_data_sigma": real["sigma"],
-        "parzen_real_data_centres": count,
+        "parzen_real_data_centres": num_real,
         "num_samples": config.num_samples,
         "samplers": samplers,
         "version": vpf_jax.__version__,
         "jax_version": jax.__version__,
         "device": jax.devices()[0].device_kind,
-    }
-
-
-def _samplers(steps: int, top_steps: int) -> Iterator[tuple[str, int, int]]:
-    """(start, steps, top steps): the configured sampler first, then those it is compared with, each once."""
-    compared = [
-        ("prior", steps, top_steps),
-        ("uniform", steps, top_steps),
-        *(("prior", k, k) for k in CANDIDATE_STEPS),
-        *((start, *TOP_CHAIN) for start in ("prior", "uniform")),
-        ("prior", *LONG_CHAINS),
-    ]
-    yield from dict.fromkeys(compared)
-
-
-def _score(centres: jax.Array | np.ndarray, data: datasets.Dataset) -> dict[str, float]:
-    """Parzen log-likelihood of the grey test images, sigma chosen on the grey validation images."""
-    sigma = parzen.choose_sigma(centres, data.validation.images)
-    validation = parzen.parzen_log_likelihood(centres, data.validation.images, sigma)
-    test = np.asarray(parzen.parzen_log_likelihood(centres, data.test.images, sigma), np.float64)
-    return {
-        "sigma": sigma,
-        "validation_mean": float(jnp.mean(validation)),
-        "mean": float(test.mean()),
-        "sem": float(test.std(ddof=1) / np.sqrt(len(test))),
     }
 
 
@@ -323,16 +261,8 @@ def _draw(
     workdir: Path,
 ) -> None:
     """The four figures."""
-    visible = jnp.asarray(datasets.binarise(data.train.images))
-    activations = _activations(_evaluation_key(config, 0), stack, visible)
-    samples = _confabulate(
-        _evaluation_key(config, 1),
-        stack,
-        activations[-1],
-        num_samples=140,
-        steps=config.gibbs_steps,
-        top_steps=config.top_gibbs_steps,
-    )
+    activations = generation.activations_of(_evaluation_key(config, 0), stack, data)
+    samples = generation.generate(_evaluation_key(config, 1), stack, activations[-1], config.sampler(), 140)
     name = f"{config.model} on {config.dataset}"
     shape = data.image_shape
     figures.save_tiles(
@@ -370,38 +300,6 @@ def _draw(
 def _evaluation_key(config: Config, use: int) -> jax.Array:
     """Keys of the evaluation, apart from those of training so that evaluating more often changes no parameter."""
     return jax.random.fold_in(jax.random.split(jax.random.key(config.seed), 3)[2], use)
-
-
-_activations = jax.jit(vpf_jax.mean_activations)
-
-
-@functools.partial(jax.jit, static_argnames=("num_samples", "steps", "top_steps"))
-def _confabulate(key, stack, prior, *, num_samples, steps, top_steps):
-    return vpf_jax.confabulate(key, stack, num_samples, steps, top_steps, prior)
-
-
-class _progress:
-    """Reports epochs: a bar with objective and time left on a terminal, one line per epoch otherwise."""
-
-    def __init__(self, epochs: int, done: int) -> None:
-        self._epochs = epochs
-        self._bar = tqdm(total=epochs, initial=done, unit="epoch") if sys.stderr.isatty() else None
-
-    def __enter__(self):
-        return self._report
-
-    def __exit__(self, *exc: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def _report(self, row: dict[str, float], seconds: float) -> None:
-        score = f", parzen {row['parzen_validation']:.1f}" if "parzen_validation" in row else ""
-        text = f"objective {row['objective']:.2f}, max |w| {row['max_abs_weight']:.2f}{score}"
-        if self._bar is None:
-            print(f"epoch {row['epoch']}/{self._epochs}: {text}, {seconds:.2f} s", flush=True)
-        else:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update()
 
 
 def _stop_if_asked(stops: list[int], saved: str) -> None:
@@ -467,13 +365,13 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("checkpoint_every", _DEFAULTS.checkpoint_every, "Epochs between checkpoints, at least 1.")
 flags.DEFINE_integer("seed", _DEFAULTS.seed, "Seed of every random number, from 0 to 2^32 - 1.")
-flags.DEFINE_string("workdir", None, "Folder of the run; runs/DATASET-MODEL-seedSEED where it is left out.")
+flags.DEFINE_string("workdir", "", "Folder of the run; runs/DATASET-MODEL-seedSEED where it is left out.")
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UsageError(f"got the argument {argv[1]!r}; only flags are allowed, --help lists them")
-    values = {f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(Config)}
+    values: dict[str, Any] = {f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(Config)}
     summary = run(Config(**values | {"hidden": _hidden_sizes(values["hidden"])}))
     print(
         f"objective {summary['objective']:.2f}, {summary['train_seconds']:.0f} s of training; Parzen "

@@ -32,7 +32,9 @@ def energy(machine: BoltzmannMachine, state: State) -> Float[Array, ""]:
     """
     check_state(machine, state, batched=False)
     x = _as_parameters(machine, state)
-    total = -sum(jnp.vdot(b, x_l) for b, x_l in zip(machine.biases, x, strict=True))
+    total = jnp.zeros((), machine.biases[0].dtype)
+    for b, x_l in zip(machine.biases, x, strict=True):
+        total -= jnp.vdot(b, x_l)
     for i, w in enumerate(machine.weights):
         total -= jnp.vdot(x[i] @ w, x[i + 1])
     for i, l in enumerate(machine.intra):
@@ -59,8 +61,9 @@ def layer_field(machine: BoltzmannMachine, state: State, layer: int) -> Float[Ar
         z = z + state[layer - 1].astype(z.dtype) @ machine.weights[layer - 1]
     if layer < len(machine.weights):
         z = z + machine.weights[layer] @ state[layer + 1].astype(z.dtype)
-    if machine.intra[layer] is not None:
-        z = z + state[layer].astype(z.dtype) @ machine.intra[layer]
+    intra = machine.intra[layer]
+    if intra is not None:
+        z = z + state[layer].astype(z.dtype) @ intra
     return z
 
 
@@ -84,7 +87,7 @@ def free_energy(machine: BoltzmannMachine, visible: Num[Array, " n_0"]) -> Float
 
 
 def log_partition_exact(machine: BoltzmannMachine) -> Float[Array, ""]:
-    """log Z by enumeration of all 2^n states, in bounded memory.
+    """Exact log Z by enumeration of all 2^n states, in bounded memory.
 
     Raises:
       ValueError: a machine of more than `MAX_EXACT_UNITS` units.

@@ -39,7 +39,7 @@ def alpha(x: Num[Array, "*batch n"], field: Float[Array, "*batch n"]) -> Float[A
 
 
 def rates(alpha: Float[Array, "*batch n"], field: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
-    """delta = exp(alpha z)."""
+    """Flip rates delta = exp(alpha z)."""
     return jnp.exp(alpha * field)
 
 

@@ -9,6 +9,7 @@ The kernels are deterministic functions of uniform random numbers; only the func
 here: samplers that pass through the machines of a stack (`stack`), tempering.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -88,7 +89,7 @@ def resample_layer(
     intra = machine.intra[layer]
     if intra is None:
         return fires(layer_field(machine, state, layer), uniforms).astype(state[layer].dtype)
-    outside = layer_field(machine.replace(intra=(None,) * len(machine.intra)), state, layer)
+    outside = layer_field(dataclasses.replace(machine, intra=(None,) * len(machine.intra)), state, layer)
     return asynchronous_sweep(intra, outside, state[layer], uniforms)
 
 

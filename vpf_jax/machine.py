@@ -14,6 +14,8 @@ Temperature is 1: a temperature T only divides all parameters by T. Not here: en
 (`flow`, `train`), tuples of machines that are trained pairwise (`stack`).
 """
 
+import dataclasses
+import itertools
 import operator
 from collections.abc import Sequence
 
@@ -70,7 +72,7 @@ def init_machine(key: PRNGKeyArray, sizes: Sequence[int], intra: Sequence[int] =
         biases=tuple(jnp.zeros(n) for n in sizes),
         weights=tuple(
             jax.random.normal(pair_keys[i], (n, m)) / jnp.sqrt(n * m)
-            for i, (n, m) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+            for i, (n, m) in enumerate(itertools.pairwise(sizes))
         ),
         intra=tuple(_symmetric_normal(intra_keys[i], n) / n if i in intra else None for i, n in enumerate(sizes)),
     )
@@ -83,7 +85,9 @@ def tie_intra(gradient: BoltzmannMachine) -> BoltzmannMachine:
     G_ij and G_ji; the derivative by the one parameter is G_ij + G_ji, and the diagonal is no parameter at all.
     Optimizer steps along the result keep intra-layer weights symmetric with zero diagonal.
     """
-    return gradient.replace(intra=tuple(None if g is None else _off_diagonal(g + g.T) for g in gradient.intra))
+    return dataclasses.replace(
+        gradient, intra=tuple(None if g is None else _off_diagonal(g + g.T) for g in gradient.intra)
+    )
 
 
 def check_state(machine: BoltzmannMachine, state: State, *, batched: bool) -> None:

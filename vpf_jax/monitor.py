@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 
 def weight_sparsity(weights: Float[Array, "n_visible n_hidden"]) -> Float[Array, ""]:
-    """rho = 1 / (V H) sum_j (sum_i w_ij^2)^2 / sum_i w_ij^4, in (0, 1].
+    """Weight sparsity rho = 1 / (V H) sum_j (sum_i w_ij^2)^2 / sum_i w_ij^4, in (0, 1].
 
     The mean over hidden units j of the participation ratio of their incoming weights: about the fraction of visible
     units that a hidden unit is connected to. A hidden unit without any weight counts as 0.

@@ -23,8 +23,8 @@ SIGMAS = tuple(round(0.10 + 0.01 * i, 2) for i in range(21))
 
 
 def parzen_log_likelihood(
-    centres: Float[Array, "num_centres d"],
-    points: Float[Array, "num_points d"],
+    centres: Float[Array | np.ndarray, "num_centres d"],
+    points: Float[Array | np.ndarray, "num_points d"],
     sigma: Float[Array, ""] | float,
 ) -> Float[Array, " num_points"]:
     """Log density in nats of each point under the mean of Gaussians of width sigma at the centres.
@@ -37,8 +37,8 @@ def parzen_log_likelihood(
 
 
 def choose_sigma(
-    centres: Float[Array, "num_centres d"],
-    validation: Float[Array, "num_points d"],
+    centres: Float[Array | np.ndarray, "num_centres d"],
+    validation: Float[Array | np.ndarray, "num_points d"],
     sigmas: Sequence[float] = SIGMAS,
 ) -> float:
     """The width among `sigmas` with the highest mean log-likelihood of the validation points.
@@ -97,7 +97,7 @@ def _chunks(rows: Array) -> tuple[Array, Array]:
     return padded.reshape(count, _CHUNK, rows.shape[1]), valid.reshape(count, _CHUNK)
 
 
-def _check(centres: Array, points: Array, sigma: Array | float) -> None:
+def _check(centres: Array | np.ndarray, points: Array | np.ndarray, sigma: Array | float) -> None:
     shapes = jnp.shape(centres), jnp.shape(points)
     if any(len(s) != 2 or s[0] == 0 for s in shapes) or shapes[0][1] != shapes[1][1]:
         raise ValueError(

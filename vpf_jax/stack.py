@@ -116,8 +116,8 @@ def confabulate(
     key: PRNGKeyArray,
     stack: Stack,
     num_samples: int,
-    steps: int = 3,
-    top_steps: int | None = None,
+    steps: int | Array = 3,
+    top_steps: int | Array | None = None,
     prior: Float[Array, " n_top"] | None = None,
 ) -> Float[Array, "num_samples n_0"]:
     """Generates visible means from the top down (Algorithm 3).
@@ -135,8 +135,8 @@ def confabulate(
       stack: the machines, bottom first. In a machine that is deep or has visible intra-layer weights the first step
         passes down, inputs from below zeroed, and the further ones are Gibbs sweeps of the whole machine.
       num_samples: number of independent samples, at least 1.
-      steps: k in the machines below the top one, at least 0.
-      top_steps: k in the top machine, at least 0; None: `steps`.
+      steps: k in the machines below the top one, at least 0; may be traced.
+      top_steps: k in the top machine, at least 0, may be traced; None: `steps`.
       prior: probabilities in [0, 1] of the units of the top layer; None: 1/2, uniform bits.
 
     Raises:
@@ -144,11 +144,10 @@ def confabulate(
     """
     top_steps = steps if top_steps is None else top_steps
     num_top = stack[-1].sizes[-1]
-    if num_samples < 1 or steps < 0 or top_steps < 0:
-        raise ValueError(
-            f"got num_samples={num_samples}, steps={steps}, top_steps={top_steps}; "
-            "num_samples is at least 1, the numbers of steps at least 0"
-        )
+    counts = {"num_samples": (num_samples, 1), "steps": (steps, 0), "top_steps": (top_steps, 0)}
+    for name, (count, least) in counts.items():
+        if not isinstance(count, jax.core.Tracer) and count < least:
+            raise ValueError(f"got {name}={count}; it takes an integer of at least {least}")
     if prior is not None and jnp.shape(prior) != (num_top,):
         raise ValueError(f"got a prior of shape {jnp.shape(prior)}; the top layer takes one of shape ({num_top},)")
     probabilities = jnp.full(num_top, 0.5) if prior is None else prior
@@ -215,24 +214,24 @@ def _climb(key: PRNGKeyArray, machine: BoltzmannMachine, x: Num[Array, "batch n_
 
 
 def _descend(
-    key: PRNGKeyArray, machine: BoltzmannMachine, x: Num[Array, "batch n_top"], num_steps: int
+    key: PRNGKeyArray, machine: BoltzmannMachine, x: Num[Array, "batch n_top"], num_steps: int | Array
 ) -> tuple[Num[Array, "batch n_0"], Float[Array, "batch n_0"]]:
     """Runs Gibbs steps in one machine from a state of its top layer; returns the bottom layer's sample and mean."""
     start_key, chain_key = jax.random.split(key)
     paper = len(machine.sizes) == 2 and machine.intra[0] is None
 
-    def step(state: State, step_key: PRNGKeyArray) -> tuple[State, None]:
+    def step(i: Array, state: State) -> State:
+        step_key = jax.random.fold_in(chain_key, i)
         if paper:
             up_key, down_key = jax.random.split(step_key)
             upper = _climb(up_key, machine, state[0])[1][-1]
-            return _pass_down(down_key, machine, upper), None
+            return _pass_down(down_key, machine, upper)
         keys = jax.random.split(step_key, len(state))
         uniforms = tuple(jax.random.uniform(k, s.shape) for k, s in zip(keys, state, strict=True))
-        return jax.vmap(sweep_layers, in_axes=(None, 0, 0))(machine, state, uniforms), None
+        return jax.vmap(sweep_layers, in_axes=(None, 0, 0))(machine, state, uniforms)
 
-    start = _pass_down(start_key, machine, x)
-    keys = jax.random.split(chain_key, max(num_steps - 1, 0))
-    state, _ = jax.lax.scan(step, start, keys)
+    # The pass down is the first step; a loop of a traced length serves all lengths with one compilation.
+    state = jax.lax.fori_loop(1, num_steps, step, _pass_down(start_key, machine, x))
     fields = jax.vmap(lambda s: layer_field(machine, s, 0))(state)
     return state[0], jax.nn.sigmoid(fields)
 

@@ -23,7 +23,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from vpf_jax.local_rule import objective_and_gradient
-from vpf_jax.machine import BoltzmannMachine, State
+from vpf_jax.machine import State
 from vpf_jax.stack import Stack, check_visible, complete, in_chunks
 
 ESTEPS = ("epoch", "minibatch")
@@ -68,13 +68,9 @@ class TrainConfig:
         _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
         _require(self.schedule in SCHEDULES, "schedule", self.schedule, f"one of {SCHEDULES}")
         _require(self.estep in ESTEPS, "estep", self.estep, f"one of {ESTEPS}")
-        bounded = self.max_weight is not None
-        _require(
-            not bounded or 0 < self.max_weight < math.inf,
-            "max_weight",
-            self.max_weight,
-            "a positive finite number, or None for no bound",
-        )
+        bound = self.max_weight
+        allowed = "a positive finite number, or None for no bound"
+        _require(bound is None or 0 < bound < math.inf, "max_weight", bound, allowed)
 
 
 @struct.dataclass
@@ -130,11 +126,10 @@ def train_epoch(
             f"got batch_size={config.batch_size} with {num_examples} examples; it is allowed up to their number"
         )
     estep_key, order_key, steps_key = jax.random.split(jax.random.fold_in(state.key, state.epoch), 3)
+    data: tuple[State, ...] | Array = visible
     if config.estep == "epoch":
         stack = state.stack
         data = in_chunks(estep_key, lambda key, rows: complete(key, stack, rows), visible)
-    else:
-        data = visible
     order = jax.random.permutation(order_key, num_examples)
     num_full, rest = divmod(num_examples, config.batch_size)
     optimizer = _optimizer(config, num_full + (rest > 0))
@@ -203,12 +198,13 @@ def _minibatch_step(optimizer, config, data, carry, key, rows):
 def _decay(stack: Stack, config: TrainConfig) -> Stack:
     """Gradient of the decay term."""
     decayed = _map_weights(lambda w: config.weight_decay * w, stack)
-    return tuple(m.replace(biases=tuple(jnp.zeros_like(b) for b in m.biases)) for m in decayed)
+    return tuple(dataclasses.replace(m, biases=tuple(jnp.zeros_like(b) for b in m.biases)) for m in decayed)
 
 
 def _map_weights(function, stack: Stack) -> Stack:
     return tuple(
-        m.replace(weights=jax.tree.map(function, m.weights), intra=jax.tree.map(function, m.intra)) for m in stack
+        dataclasses.replace(m, weights=jax.tree.map(function, m.weights), intra=jax.tree.map(function, m.intra))
+        for m in stack
     )
 
 

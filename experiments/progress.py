@@ -1,0 +1,33 @@
+"""Progress of a training loop: a bar with the time left on a terminal, one line per epoch otherwise."""
+
+import sys
+from types import TracebackType
+
+from tqdm import tqdm
+
+
+class Progress:
+    """Reports epochs as they end; a context manager, so that the bar is closed before anything else is printed."""
+
+    def __init__(self, epochs: int, done: int) -> None:
+        self._epochs = epochs
+        self._bar = tqdm(total=epochs, initial=done, unit="epoch") if sys.stderr.isatty() else None
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def report(self, row: dict[str, float], seconds: float) -> None:
+        """Shows the metrics of an epoch that took `seconds`."""
+        score = f", Parzen {row['parzen_validation']:.1f}" if "parzen_validation" in row else ""
+        text = f"objective {row['objective']:.2f}, max |w| {row['max_abs_weight']:.2f}{score}"
+        if self._bar is None:
+            print(f"epoch {row['epoch']}/{self._epochs}: {text}, {seconds:.2f} s", flush=True)
+        else:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update()
