@@ -144,7 +144,7 @@ def run(config: Config) -> dict[str, Any]:
     return summary
 
 
-def _initial_state(config: Config, num_visible: int) -> train.TrainState:
+def initial_state(config: Config, num_visible: int) -> train.TrainState:
     init_key, train_key = jax.random.split(jax.random.key(config.seed))
     sizes = (num_visible, *config.hidden)
     intra = config.model == "intra_dbm"
@@ -160,7 +160,7 @@ def _train(
     config: Config, data: datasets.Dataset, workdir: Path, stops: list[int]
 ) -> tuple[train.TrainState, MetricsFile, float]:
     """Runs the epochs that are left; returns the final state, the metrics and the seconds spent in epochs."""
-    state = _initial_state(config, data.train.images.shape[1])
+    state = initial_state(config, data.train.images.shape[1])
     folder = workdir / "checkpoints"
     found = checkpoint.restore_checkpoint(folder, state)
     done, seconds = 0, 0.0
@@ -336,7 +336,7 @@ flags.DEFINE_integer("epochs", _DEFAULTS.epochs, "Passes over the training image
 flags.DEFINE_integer("batch_size", _DEFAULTS.batch_size, "Images per step, from 1 to the number of training images.")
 flags.DEFINE_float("learning_rate", _DEFAULTS.learning_rate, "Step size of Adam, positive.")
 flags.DEFINE_float(
-    "weight_decay", _DEFAULTS.weight_decay, "Of the weights, at least 0: adds this times w to the gradient."
+    "weight_decay", _DEFAULTS.weight_decay, "At least 0: the loss is 0.01 J plus this times the sum of squared weights."
 )
 flags.DEFINE_enum("schedule", _DEFAULTS.schedule, train.SCHEDULES, "Learning rate: constant, or cosine down to 0.")
 flags.DEFINE_float("max_weight", None, "Bound on |w|, positive; no bound where it is left out.")

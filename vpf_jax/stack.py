@@ -123,17 +123,17 @@ def confabulate(
     """Generates visible means from the top down (Algorithm 3).
 
     The top layer starts from bits drawn from `prior`. In each machine, top first, k Gibbs steps (down, up) run; the
-    lower state of the last step becomes the upper state of the next machine. The up-step is the one of the E-step
-    (bottom-up sample, then one asynchronous sweep). The result is the visible Bernoulli mean of the last step.
+    lower state of the last step becomes the upper state of the next machine. The result is the visible Bernoulli mean
+    of the last step. Where the upper layer has intra-layer weights its step up is one asynchronous sweep from its
+    present values, so that a chain leaves the machine's own distribution invariant.
 
-    A step's last half, up, changes nothing below, so k = 0 and k = 1 are the same single pass down. A long chain in
-    the top machine alone (`top_steps`), with few steps in the lower ones, samples the stack as a deep belief network
+    A step's second half, up, changes nothing below it, so k = 0 and k = 1 are the same single pass down. A long chain
+    in the top machine alone (`top_steps`), with few steps in the lower ones, samples the stack as a deep belief network
     and does not drift; many steps in every machine do.
 
     Args:
       key: a random key.
-      stack: the machines, bottom first. In a machine that is deep or has visible intra-layer weights the first step
-        passes down, inputs from below zeroed, and the further ones are Gibbs sweeps of the whole machine.
+      stack: the machines, bottom first; in a deep one the first step passes down with inputs from below zeroed.
       num_samples: number of independent samples, at least 1.
       steps: k in the machines below the top one, at least 0; may be traced.
       top_steps: k in the top machine, at least 0, may be traced; None: `steps`.
@@ -218,15 +218,9 @@ def _descend(
 ) -> tuple[Num[Array, "batch n_0"], Float[Array, "batch n_0"]]:
     """Runs Gibbs steps in one machine from a state of its top layer; returns the bottom layer's sample and mean."""
     start_key, chain_key = jax.random.split(key)
-    paper = len(machine.sizes) == 2 and machine.intra[0] is None
 
     def step(i: Array, state: State) -> State:
-        step_key = jax.random.fold_in(chain_key, i)
-        if paper:
-            up_key, down_key = jax.random.split(step_key)
-            upper = _climb(up_key, machine, state[0])[1][-1]
-            return _pass_down(down_key, machine, upper)
-        keys = jax.random.split(step_key, len(state))
+        keys = jax.random.split(jax.random.fold_in(chain_key, i), len(state))
         uniforms = tuple(jax.random.uniform(k, s.shape) for k, s in zip(keys, state, strict=True))
         return jax.vmap(sweep_layers, in_axes=(None, 0, 0))(machine, state, uniforms)
 

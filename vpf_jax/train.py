@@ -4,7 +4,7 @@ Variational EM (Liu, Quek and Lin, arXiv 1711.07732, Algorithms 1 and 2): the E-
 the data, once per epoch over the whole data set (the paper's) or freshly for every minibatch; the M-step takes one
 step per minibatch along the local gradient of
 
-    epsilon * J(theta) + weight_decay / 2 * sum of squared weights
+    epsilon * J(theta) + weight_decay * (sum of squared weights, each once)
 
 in all machines of the stack at the same time. A stack of a one-layer machine is minimum probability flow.
 
@@ -51,7 +51,7 @@ class TrainConfig:
     schedule: str = "constant"
     """Of the learning rate: 'constant', or 'cosine' from learning_rate to 0 over the run."""
     weight_decay: float = 1e-4
-    """Of weights, not biases; at least 0. The gradient of the loss gains weight_decay * w."""
+    """Factor of the sum of squared weights (not biases) in the loss; at least 0."""
     epsilon: float = 0.01
     """The small time of probability flow, which scales the objective against the decay; positive."""
     estep: str = "epoch"
@@ -65,7 +65,7 @@ class TrainConfig:
         for name in ("learning_rate", "epsilon"):
             value = getattr(self, name)
             _require(0 < value < math.inf, name, value, "a positive finite number")
-        _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
+        _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "a finite number of at least 0")
         _require(self.schedule in SCHEDULES, "schedule", self.schedule, f"one of {SCHEDULES}")
         _require(self.estep in ESTEPS, "estep", self.estep, f"one of {ESTEPS}")
         bound = self.max_weight
@@ -170,9 +170,9 @@ def check_finite(metrics: Metrics, epoch: int, last_largest: float) -> None:
 
 
 def largest_weight(stack: Stack) -> Float[Array, ""]:
-    """Largest |w| over all weights of a stack."""
-    leaves = [w for machine in stack for w in (*machine.weights, *machine.intra) if w is not None]
-    return jnp.max(jnp.stack([jnp.max(jnp.abs(w)) for w in leaves]))
+    """Largest |w| over all weights of a stack, 0 for a stack without any."""
+    weights = jax.tree.leaves([(machine.weights, machine.intra) for machine in stack])
+    return jnp.max(jnp.stack([jnp.zeros(()), *(jnp.max(jnp.abs(w)) for w in weights)]))
 
 
 def _minibatch_step(optimizer, config, data, carry, key, rows):
@@ -197,7 +197,7 @@ def _minibatch_step(optimizer, config, data, carry, key, rows):
 
 def _decay(stack: Stack, config: TrainConfig) -> Stack:
     """Gradient of the decay term."""
-    decayed = _map_weights(lambda w: config.weight_decay * w, stack)
+    decayed = _map_weights(lambda w: 2 * config.weight_decay * w, stack)
     return tuple(dataclasses.replace(m, biases=tuple(jnp.zeros_like(b) for b in m.biases)) for m in decayed)
 
 

@@ -1,0 +1,63 @@
+"""Figures: the files are whole PNGs, and the tiles show what was given."""
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from vpf_jax import figures
+
+
+def read(path):
+    pixels = matplotlib.image.imread(path)
+    assert pixels.ndim == 3
+    return pixels[..., :3]
+
+
+def test_tiles_show_white_for_one_and_black_for_zero(tmp_path):
+    images = np.zeros((6, 4, 4))
+    images[3:] = 1.0
+    figures.save_tiles(tmp_path / "tiles.png", images, title="", columns=3)
+    pixels = read(tmp_path / "tiles.png").mean(axis=-1)
+    middle = pixels[:, pixels.shape[1] // 2]
+    # From the top: margin, a row of black tiles, a row of white ones.
+    black = np.flatnonzero(middle < 0.02)
+    assert 0.25 < len(black) / len(middle) < 0.55
+    assert middle[black.max() + 20] > 0.98
+
+
+def test_signed_tiles_show_the_sign_and_each_has_its_own_scale(tmp_path):
+    images = np.stack([np.full((4, 4), -1e-3), np.full((4, 4), 5.0)])
+    figures.save_tiles(tmp_path / "tiles.png", images, title="", columns=2, signed=True)
+    pixels = read(tmp_path / "tiles.png")
+    redder = pixels[..., 0] - pixels[..., 2]
+    middle = pixels.shape[1] // 2
+    # Both tiles at full strength, though one weight is 5,000 times the other.
+    assert redder[:, :middle].min() < -0.2
+    assert redder[:, middle:].max() > 0.2
+    assert redder[:, :middle].max() < 0.05
+    assert redder[:, middle:].min() > -0.05
+
+
+def test_an_all_zero_filter_is_drawn_without_warning(tmp_path):
+    figures.save_tiles(tmp_path / "tiles.png", np.zeros((1, 3, 3)), title="one", signed=True)
+    assert read(tmp_path / "tiles.png").size
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_curves_and_histograms_grow_with_their_panels(tmp_path, number):
+    curves = {f"c{i}": ([1, 2, 3], [i, 2.0, 3.0]) for i in range(number)}
+    figures.save_curves(tmp_path / "curves.png", curves | {"empty": ([], [])}, title="t")
+    values = [np.linspace(0, 1, 9)] * number
+    figures.save_histograms(tmp_path / "h.png", values, names=[str(i) for i in range(number)], xlabel="x", title="t")
+    for name in ("curves.png", "h.png"):
+        pixels = read(tmp_path / name)
+        assert pixels.shape[0] > 150 * number
+        assert pixels.min() < 0.5
+
+
+def test_a_picture_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path):
+    path = tmp_path / "tiles.png"
+    path.write_bytes(b"old")
+    figures.save_tiles(path, np.zeros((1, 3, 3)), title="")
+    assert [p.name for p in tmp_path.iterdir()] == ["tiles.png"]
+    assert read(path).size
