@@ -85,7 +85,7 @@ def test_a_run_leaves_everything_it_promises(straight):
 
 @pytest.mark.slow
 def test_the_summary_compares_samplers_and_chooses_on_validation(straight):
-    _, config, summary = straight
+    _, _, summary = straight
     rows = summary["samplers"]
     settings = [(row["start"], row["gibbs_steps"], row["top_gibbs_steps"]) for row in rows]
     assert settings[0] == ("prior", 3, 3)

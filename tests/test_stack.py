@@ -94,9 +94,7 @@ def test_e_step_of_a_deep_machine_uses_upward_inputs_only(cases):
     below = case._replace(biases=case.biases[:2], weights=case.weights[:1], intra=(None, case.intra[1]))
     bottom = fed_forward(below, point(data, 3))
     assert_fits(state[:2], swept(below, bottom))
-    above = case._replace(
-        biases=(np.zeros(3), case.biases[2]), weights=case.weights[1:], intra=(None, case.intra[2])
-    )
+    above = case._replace(biases=(np.zeros(3), case.biases[2]), weights=case.weights[1:], intra=(None, case.intra[2]))
     top = swept(above, fed_forward(above, upper_marginal(below, bottom)))
     assert_fits(state[2:], upper_marginal(above, top))
 

@@ -70,16 +70,17 @@ def run_chain(
     Raises:
       ValueError: a negative number of sweeps, and what `gibbs_sweep` refuses.
     """
-    if num_sweeps < 0:
+    if not isinstance(num_sweeps, int) or num_sweeps < 0:
         raise ValueError(f"got num_sweeps={num_sweeps}; it takes an integer of at least 0")
     check_state(machine, state, batched=False)
     check_layers("clamped", clamped, len(machine.sizes))
 
-    def sweep(state: State, sweep_key: PRNGKeyArray) -> tuple[State, None]:
-        return gibbs_sweep(sweep_key, machine, state, clamped), None
+    def sweep(state: State, i: Array) -> tuple[State, None]:
+        # fold_in, not a scan over split keys: under vmap JAX's check of key reuse takes the latter for a reuse.
+        return gibbs_sweep(jax.random.fold_in(key, i), machine, state, clamped), None
 
     start = tuple(jnp.asarray(x) for x in state)
-    return jax.lax.scan(sweep, start, jax.random.split(key, num_sweeps))[0]
+    return jax.lax.scan(sweep, start, jnp.arange(num_sweeps))[0]
 
 
 def resample_layer(

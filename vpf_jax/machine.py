@@ -113,23 +113,27 @@ def check_state(machine: BoltzmannMachine, state: State, *, batched: bool) -> No
 
 def check_layers(name: str, layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
     """Returns `layers` as a tuple of distinct layer indices of a machine with `num_layers` layers, or raises."""
-    if isinstance(layers, int) or not all(isinstance(i, int) for i in layers):
-        raise ValueError(f"got {name}={layers!r}; it takes a sequence of layer indices (integers)")
-    if len(set(layers)) != len(tuple(layers)) or not all(0 <= i < num_layers for i in layers):
-        raise ValueError(f"got {name}={tuple(layers)}; it takes distinct layer indices from 0 to {num_layers - 1}")
-    return tuple(layers)
+    indices = _as_integers(layers)
+    if indices is None or len(set(indices)) != len(indices) or not all(0 <= i < num_layers for i in indices):
+        raise ValueError(f"got {name}={layers!r}; it takes distinct layer indices from 0 to {num_layers - 1}")
+    return indices
 
 
 def _check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
-    try:
-        checked = tuple(operator.index(n) for n in sizes)
-    except TypeError:
-        checked = ()
+    checked = _as_integers(sizes)
     if not checked or min(checked) < 1:
         raise ValueError(
             f"got sizes={sizes!r}; it takes at least one layer, each with a positive integer number of units"
         )
     return checked
+
+
+def _as_integers(values: Sequence[int]) -> tuple[int, ...] | None:
+    """A sequence of Python or NumPy integers as a tuple, None for anything else."""
+    try:
+        return tuple(operator.index(value) for value in values)
+    except TypeError:
+        return None
 
 
 def _symmetric_normal(key: PRNGKeyArray, n: int) -> Float[Array, "n n"]:

@@ -1,0 +1,94 @@
+"""The package as users get it: the wheel, its commands in a clean environment, import time, the README's example."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*command, cwd, **kwargs):
+    # Nothing of this checkout may leak into the clean environment.
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME")}
+    return subprocess.run(
+        command, cwd=cwd, env=environment, check=True, capture_output=True, text=True, timeout=900, **kwargs
+    )
+
+
+def readme_blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy of the tracked sources so that no build folder appears in the checkout."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "vpf_jax", source / "vpf_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", str(source / "dist"), cwd=source)
+    (built,) = (source / "dist").glob("*.whl")
+    return built
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_library_alone(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"vpf_jax"}
+    modules = {path.name for path in (ROOT / "vpf_jax").glob("*.py")}
+    assert {Path(name).name for name in names if name.startswith("vpf_jax/") and name.endswith(".py")} == modules
+    assert "vpf_jax/py.typed" in names
+    assert any(name.endswith("LICENSE") for name in names)
+
+
+@pytest.mark.slow
+def test_every_command_runs_from_the_wheel_in_a_clean_environment(wheel, tmp_path):
+    venv.create(tmp_path / "env", with_pip=True)
+    python = str(tmp_path / "env" / "bin" / "python")
+    run(python, "-m", "pip", "install", "--quiet", f"{wheel}[experiments]", cwd=tmp_path)
+    # A checkout has the experiments; the library comes from the wheel.
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    where = run(python, "-c", "import vpf_jax; print(vpf_jax.__file__)", cwd=tmp_path)
+    assert str(tmp_path / "env") in where.stdout
+    for model, hidden in (("rbm", "10"), ("dbm", "10,6"), ("intra_dbm", "10,6")):
+        flags = [f"--model={model}", f"--hidden={hidden}", "--epochs=2", "--num_samples=50", f"--workdir={model}"]
+        run(python, "-W", "error", "-m", "experiments.mnist_dbm", *flags, cwd=tmp_path)
+        assert (tmp_path / model / "summary.json").exists()
+    for program in readme_blocks("python"):
+        run(python, "-W", "error", "-c", program, cwd=tmp_path)
+
+
+def test_the_readme_example_runs_and_learns():
+    (program,) = readme_blocks("python")
+    assert len([line for line in program.splitlines() if line.strip()]) <= 16
+    names: dict = {}
+    exec(textwrap.dedent(program), names)
+    first, last = names["objectives"][0], names["objectives"][-1]
+    assert last < 0.7 * first
+
+
+def test_commands_of_the_readme_exist():
+    shell = "\n".join(readme_blocks("bash"))
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", shell, flags=re.MULTILINE):
+        assert f"\n{target}:" in makefile
+    for module in re.findall(r"python -m experiments\.(\w+)", shell):
+        assert (ROOT / "experiments" / f"{module}.py").exists()
+
+
+@pytest.mark.slow
+def test_importing_loads_neither_files_nor_pictures_nor_data():
+    # What takes long to import and is not needed to compose the pure functions.
+    program = "import sys, vpf_jax; print(*sys.modules)"
+    loaded = set(run(sys.executable, "-c", program, cwd=ROOT).stdout.split())
+    assert loaded.isdisjoint(
+        {"orbax", "optax", "matplotlib", "tensorflow", "tensorflow_datasets", "mlxtend", "sklearn"}
+    )
