@@ -145,7 +145,8 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def initial_state(config: Config, num_visible: int) -> train.TrainState:
-    init_key, train_key = jax.random.split(jax.random.key(config.seed))
+    """The state before the first epoch, determined by the seed."""
+    init_key, train_key, _ = _keys(config)
     sizes = (num_visible, *config.hidden)
     intra = config.model == "intra_dbm"
     if config.coupling == "joint":
@@ -180,20 +181,8 @@ def _train(
             seconds += time.perf_counter() - started
             train.check_finite(measured, epoch, largest)
             largest = float(measured.max_abs_weight)
-            bottom = state.stack[0].weights[0]
-            row = {
-                "epoch": epoch,
-                "objective": float(measured.objective),
-                "max_abs_weight": largest,
-                "weight_sparsity": float(monitor.weight_sparsity(bottom)),
-                "squared_weight": float(monitor.squared_weight(bottom)),
-            }
-            if config.evaluate_every and (epoch % config.evaluate_every == 0 or epoch == config.epochs):
-                prior = generation.prior_of(_evaluation_key(config, 0), state.stack, data)
-                key = _evaluation_key(config, 1)
-                centres = generation.generate(key, state.stack, prior, config.sampler(), config.num_samples)
-                score = generation.parzen_scores(centres, data)
-                row |= {"parzen_validation": score["validation_mean"], "parzen_sigma": score["sigma"]}
+            row = {"epoch": epoch, "objective": float(measured.objective), "max_abs_weight": largest}
+            row |= _measure(config, data, state.stack, epoch)
             metrics.append(row)
             progress.report(row, time.perf_counter() - started)
             if epoch % config.checkpoint_every == 0 or epoch == config.epochs or stops:
@@ -203,6 +192,22 @@ def _train(
                 break
     _stop_if_asked(stops, f"epoch {saved} of {config.epochs} is saved, start again to resume")
     return state, metrics, seconds
+
+
+def _measure(config: Config, data: datasets.Dataset, stack: vpf_jax.Stack, epoch: int) -> dict[str, float]:
+    """What metrics.csv says of the model after an epoch, beside what training reports."""
+    bottom = stack[0].weights[0]
+    row = {
+        "weight_sparsity": float(monitor.weight_sparsity(bottom)),
+        "squared_weight": float(monitor.squared_weight(bottom)),
+    }
+    if config.evaluate_every and (epoch % config.evaluate_every == 0 or epoch == config.epochs):
+        prior = generation.prior_of(_evaluation_key(config, 0), stack, data)
+        key = _evaluation_key(config, 1)
+        centres = generation.generate(key, stack, prior, config.sampler(), config.num_samples)
+        score = generation.parzen_scores(centres, data)
+        row |= {"parzen_validation": score["validation_mean"], "parzen_sigma": score["sigma"]}
+    return row
 
 
 def _summarise(
@@ -297,9 +302,14 @@ def _draw(
     )
 
 
+def _keys(config: Config) -> jax.Array:
+    """Three keys: of the initial machines, of training, and of evaluation."""
+    return jax.random.split(jax.random.key(config.seed), 3)
+
+
 def _evaluation_key(config: Config, use: int) -> jax.Array:
-    """Keys of the evaluation, apart from those of training so that evaluating more often changes no parameter."""
-    return jax.random.fold_in(jax.random.split(jax.random.key(config.seed), 3)[2], use)
+    """A key apart from those of training, so that evaluating more often changes no parameter."""
+    return jax.random.fold_in(_keys(config)[2], use)
 
 
 def _stop_if_asked(stops: list[int], saved: str) -> None:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from vpf_jax.energy import layer_field
 from vpf_jax.machine import BoltzmannMachine, State, check_layers, check_state
+from vpf_jax.random_numbers import uniform
 
 
 def gibbs_sweep(key: PRNGKeyArray, machine: BoltzmannMachine, state: State, clamped: Sequence[int] = ()) -> State:
@@ -38,9 +39,13 @@ def gibbs_sweep(key: PRNGKeyArray, machine: BoltzmannMachine, state: State, clam
     check_state(machine, state, batched=False)
     clamped = check_layers("clamped", clamped, len(machine.sizes))
     state = tuple(jnp.asarray(x) for x in state)
+    return sweep_layers(machine, state, draw_uniforms(key, state), clamped)
+
+
+def draw_uniforms(key: PRNGKeyArray, state: State) -> tuple[Float[Array, "*batch n_l"], ...]:
+    """One uniform number in [0, 1) for each entry of a state."""
     keys = jax.random.split(key, len(state))
-    uniforms = tuple(jax.random.uniform(k, x.shape, machine.biases[0].dtype) for k, x in zip(keys, state, strict=True))
-    return sweep_layers(machine, state, uniforms, clamped)
+    return tuple(uniform(k, x.shape) for k, x in zip(keys, state, strict=True))
 
 
 def sweep_layers(

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from vpf_jax.energy import layer_field
-from vpf_jax.gibbs import asynchronous_sweep, fires, sweep_layers
+from vpf_jax.gibbs import asynchronous_sweep, draw_uniforms, fires, sweep_layers
 from vpf_jax.machine import BoltzmannMachine, State, init_machine
+from vpf_jax.random_numbers import uniform
 
 Stack = tuple[BoltzmannMachine, ...]
 Tree = TypeVar("Tree")
@@ -154,8 +155,7 @@ def confabulate(
 
     def sample(chunk_key: PRNGKeyArray, rows: Array) -> Float[Array, "rows n_0"]:
         start_key, *machine_keys = jax.random.split(chunk_key, len(stack) + 1)
-        x = jax.random.bernoulli(start_key, probabilities[None], (rows.shape[0], num_top))
-        x = x.astype(jnp.uint8)
+        x = (uniform(start_key, (rows.shape[0], num_top)) < probabilities[None]).astype(jnp.uint8)
         for i, (machine, machine_key) in reversed(list(enumerate(zip(stack, machine_keys, strict=True)))):
             num_steps = top_steps if i == len(stack) - 1 else steps
             x, means = _descend(machine_key, machine, x, num_steps)
@@ -208,7 +208,7 @@ def _climb(key: PRNGKeyArray, machine: BoltzmannMachine, x: Num[Array, "batch n_
         if intra is None:
             swept.append(x)
         else:
-            uniforms = jax.random.uniform(sweep_key, x.shape)
+            uniforms = uniform(sweep_key, x.shape)
             swept.append(jax.vmap(asynchronous_sweep, in_axes=(None, 0, 0, 0))(intra, field, x, uniforms))
     return tuple(forward), tuple(swept)
 
@@ -220,8 +220,7 @@ def _descend(
     start_key, chain_key = jax.random.split(key)
 
     def step(i: Array, state: State) -> State:
-        keys = jax.random.split(jax.random.fold_in(chain_key, i), len(state))
-        uniforms = tuple(jax.random.uniform(k, s.shape) for k, s in zip(keys, state, strict=True))
+        uniforms = draw_uniforms(jax.random.fold_in(chain_key, i), state)
         return jax.vmap(sweep_layers, in_axes=(None, 0, 0))(machine, state, uniforms)
 
     # The pass down is the first step; a loop of a traced length serves all lengths with one compilation.
@@ -248,4 +247,4 @@ def _upward_field(machine: BoltzmannMachine, layer: int, below: Num[Array, "batc
 
 
 def _bernoulli(key: PRNGKeyArray, fields: Float[Array, "batch n"]) -> Num[Array, "batch n"]:
-    return fires(fields, jax.random.uniform(key, fields.shape)).astype(jnp.uint8)
+    return fires(fields, uniform(key, fields.shape)).astype(jnp.uint8)
