@@ -346,7 +346,9 @@ flags.DEFINE_integer("epochs", _DEFAULTS.epochs, "Passes over the training image
 flags.DEFINE_integer("batch_size", _DEFAULTS.batch_size, "Images per step, from 1 to the number of training images.")
 flags.DEFINE_float("learning_rate", _DEFAULTS.learning_rate, "Step size of Adam, positive.")
 flags.DEFINE_float(
-    "weight_decay", _DEFAULTS.weight_decay, "At least 0: the gradient of the loss, 0.01 J, gains this times w."
+    "weight_decay",
+    _DEFAULTS.weight_decay,
+    "At least 0: the gradient of the loss, 0.01 J, gains this times w (twice for weights inside a layer).",
 )
 flags.DEFINE_enum("schedule", _DEFAULTS.schedule, train.SCHEDULES, "Learning rate: constant, or cosine down to 0.")
 flags.DEFINE_float("max_weight", None, "Bound on |w|, positive; no bound where it is left out.")

@@ -45,7 +45,7 @@ def test_a_full_batch_epoch_is_one_adam_step_on_the_decayed_objective():
     masses = np.full(12, 1 / 12)
     exact = oracles.expected_gradient(case.flat, states, masses)
     gradient = {
-        "coupling": jnp.asarray(config.epsilon * exact.coupling + config.weight_decay * case.flat.coupling),
+        "coupling": jnp.asarray(config.epsilon * exact.coupling + 2 * config.weight_decay * case.flat.coupling),
         "bias": jnp.asarray(config.epsilon * exact.bias),
     }
     adam = optax.adam(config.learning_rate)

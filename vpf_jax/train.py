@@ -4,7 +4,7 @@ Variational EM (Liu, Quek and Lin, arXiv 1711.07732, Algorithms 1 and 2): the E-
 the data, once per epoch over the whole data set (the paper's) or freshly for every minibatch; the M-step takes one
 step per minibatch along the local gradient of
 
-    epsilon * J(theta) + weight_decay / 2 * (sum of squared weights)
+    epsilon * J(theta) + weight_decay / 2 * (sum of the squares of all entries of the weight matrices)
 
 in all machines of the stack at the same time. A stack of a one-layer machine is minimum probability flow.
 
@@ -23,7 +23,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from vpf_jax.local_rule import objective_and_gradient
-from vpf_jax.machine import State
+from vpf_jax.machine import BoltzmannMachine, State
 from vpf_jax.stack import Stack, check_visible, complete, in_chunks
 
 ESTEPS = ("epoch", "minibatch")
@@ -51,7 +51,8 @@ class TrainConfig:
     schedule: str = "constant"
     """Of the learning rate: 'constant', or 'cosine' from learning_rate to 0 over the run."""
     weight_decay: float = 1e-4
-    """Of weights, not of biases: the gradient of the loss gains weight_decay * w; at least 0."""
+    """Of weights, not of biases; at least 0. The gradient of the loss gains weight_decay * w, and twice that for an
+    intra-layer weight, which is one parameter at two places of its symmetric matrix."""
     epsilon: float = 0.01
     """The small time of probability flow, which scales the objective against the decay; positive."""
     estep: str = "epoch"
@@ -196,10 +197,14 @@ def _minibatch_step(optimizer, config, data, carry, key, rows):
 
 
 def _decay(stack: Stack, config: TrainConfig) -> Stack:
-    """Gradient of the decay term."""
+    """Gradient of the decay term, an intra-layer weight being one parameter that stands at two places."""
     return tuple(
-        dataclasses.replace(m, biases=tuple(jnp.zeros_like(b) for b in m.biases))
-        for m in _map_weights(lambda w: config.weight_decay * w, stack)
+        BoltzmannMachine(
+            biases=tuple(jnp.zeros_like(b) for b in m.biases),
+            weights=tuple(config.weight_decay * w for w in m.weights),
+            intra=tuple(None if l is None else 2 * config.weight_decay * l for l in m.intra),
+        )
+        for m in stack
     )
 
 
