@@ -15,7 +15,7 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 demo: install
-	$(BIN)/python -m experiments.mnist_dbm --model=intra_dbm --dataset=mnist_5k --epochs=300 --weight_decay=1e-3 \
+	$(BIN)/python -m experiments.mnist_dbm --model=intra_dbm --dataset=mnist_5k --epochs=300 \
 	    --evaluate_every=100 --workdir=runs/demo
 	@echo "pictures: runs/demo/samples.png filters.png curves.png activations.png; numbers: runs/demo/summary.json"
 

@@ -4,7 +4,6 @@ Status 0: done. 1: training stopped by itself. 2: something the user gave is not
 after saving. Anything else is a bug and keeps its traceback.
 """
 
-import logging
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -19,11 +18,10 @@ from vpf_jax.train import NonFiniteObjectiveError
 
 def start(main: Callable[[list[str]], None]) -> NoReturn:
     """Parses the flags, runs main(arguments left over) and exits."""
-    # What orbax and tensorflow-datasets log at level INFO is not for the user of an experiment.
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    logging.getLogger().setLevel(logging.WARNING)
 
     def guarded(argv: list[str]) -> None:
+        # orbax and tensorflow-datasets log through absl what the one-line errors here say better.
+        absl_logging.set_verbosity(absl_logging.ERROR)
         try:
             main(argv)
         except (UsageError, DatasetError) as error:

@@ -58,6 +58,18 @@ def test_a_full_batch_epoch_is_one_adam_step_on_the_decayed_objective():
     assert int(state.epoch) == 1
 
 
+def test_decay_pulls_weights_once_intra_layer_weights_twice_and_biases_not():
+    machine = vpf_jax.init_machine(jax.random.key(0), (6, 5), intra=(1,))
+    machine = dataclasses.replace(machine, biases=(jnp.ones(6), jnp.ones(5)))
+    config = train.TrainConfig(batch_size=8, learning_rate=TINY_STEP, weight_decay=0.5, epsilon=1e-9)
+    state, _ = run(start((machine,), config), bits((8, 6)), config, epochs=1)
+    (momentum,) = state.optimizer[0].mu
+    # Adam's first momentum is 0.1 of the gradient.
+    np.testing.assert_allclose(momentum.weights[0], 0.1 * 0.5 * machine.weights[0], atol=1e-7)
+    np.testing.assert_allclose(momentum.intra[1], 0.1 * 2 * 0.5 * machine.intra[1], atol=1e-7)
+    np.testing.assert_allclose(momentum.biases[1], 0, atol=1e-7)
+
+
 @pytest.mark.parametrize("estep", train.ESTEPS)
 def test_the_objective_counts_every_example_once(estep):
     case = make_case("visible", (5,), (0,), 2.0, 0)
