@@ -18,8 +18,8 @@ from vpf_jax import datasets, parzen
 
 # Steps per machine among which the validation images choose.
 CANDIDATE_STEPS = (1, 2, 3, 4, 5)
-# Shown beside them, as (steps in lower machines, steps in the top machine): a long chain in the top machine alone,
-# which does not drift, and long chains in every machine, which do.
+# Shown beside them, as (steps in lower machines, steps in the top machine), to see how far chains drift: a long chain
+# in the top machine alone, and long chains in every machine.
 TOP_CHAIN = (2, 1000)
 LONG_CHAINS = (30, 30)
 

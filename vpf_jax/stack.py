@@ -129,8 +129,8 @@ def confabulate(
     present values, so that a chain leaves the machine's own distribution invariant.
 
     A step's second half, up, changes nothing below it, so k = 0 and k = 1 are the same single pass down. A long chain
-    in the top machine alone (`top_steps`), with few steps in the lower ones, samples the stack as a deep belief network
-    and does not drift; many steps in every machine do.
+    in the top machine alone (`top_steps`), with few steps in the lower ones, samples the stack as a deep belief
+    network; it drifts from the data far less than as many steps in every machine do.
 
     Args:
       key: a random key.
