@@ -130,7 +130,7 @@ def confabulate(
 
     A step's second half, up, changes nothing below it, so k = 0 and k = 1 are the same single pass down. A long chain
     in the top machine alone (`top_steps`), with few steps in the lower ones, samples the stack as a deep belief
-    network; it drifts from the data far less than as many steps in every machine do.
+    network. How far chains drift from the data depends on the training; choose both numbers on validation data.
 
     Args:
       key: a random key.
