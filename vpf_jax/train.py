@@ -36,7 +36,7 @@ class NonFiniteObjectiveError(FloatingPointError):
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Settings of a training run; the defaults are the paper's.
+    """Settings of a training run; the defaults are the paper's, where it states them.
 
     Raises:
       ValueError: a value outside its range.
@@ -52,7 +52,7 @@ class TrainConfig:
     """Of the learning rate: 'constant', or 'cosine' from learning_rate to 0 over the run."""
     weight_decay: float = 1e-4
     """Of weights, not of biases; at least 0. The gradient of the loss gains weight_decay * w, and twice that for an
-    intra-layer weight, which is one parameter at two places of its symmetric matrix."""
+    intra-layer weight, which is one parameter at two places of its symmetric matrix (the paper leaves this open)."""
     epsilon: float = 0.01
     """The small time of probability flow, which scales the objective against the decay; positive."""
     estep: str = "epoch"
