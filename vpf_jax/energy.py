@@ -11,6 +11,7 @@ too large to enumerate.
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
 from vpf_jax.machine import BoltzmannMachine, State, check_state
@@ -58,13 +59,20 @@ def layer_field(machine: BoltzmannMachine, state: State, layer: int) -> Float[Ar
     """Local fields of one layer: its bias and the inputs from below, from above and from inside."""
     z = machine.biases[layer]
     if layer > 0:
-        z = z + state[layer - 1].astype(z.dtype) @ machine.weights[layer - 1]
+        z = z + weighted_input(state[layer - 1], machine.weights[layer - 1], z.dtype)
     if layer < len(machine.weights):
-        z = z + machine.weights[layer] @ state[layer + 1].astype(z.dtype)
+        z = z + weighted_input(state[layer + 1], machine.weights[layer].T, z.dtype)
     intra = machine.intra[layer]
     if intra is not None:
-        z = z + state[layer].astype(z.dtype) @ intra
+        z = z + weighted_input(state[layer], intra, z.dtype)
     return z
+
+
+def weighted_input(
+    x: Num[Array, "*batch n"], weights: Float[Array, "n m"], dtype: DTypeLike
+) -> Float[Array, "*batch m"]:
+    """The product x W: operands in the precision of the weights, sums and result in `dtype`."""
+    return jnp.matmul(x.astype(weights.dtype), weights, preferred_element_type=dtype)
 
 
 def free_energy(machine: BoltzmannMachine, visible: Num[Array, " n_0"]) -> Float[Array, ""]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from vpf_jax.energy import local_fields
 from vpf_jax.flow import alpha, mean_total, rates
-from vpf_jax.machine import BoltzmannMachine, State, check_state
+from vpf_jax.machine import BoltzmannMachine, State, check_state, off_diagonal
 
 
 class DirectedGradient(NamedTuple):
@@ -79,24 +79,34 @@ def _flow(machine: BoltzmannMachine, states: State) -> Flow:
     check_state(machine, states, batched=True)
     fields = jax.vmap(local_fields, in_axes=(None, 0))(machine, tuple(states))
     alphas = tuple(alpha(x, z) for x, z in zip(states, fields, strict=True))
-    deltas = tuple(rates(a, z) for a, z in zip(alphas, fields, strict=True))
+    slopes = tuple(a * rates(a, z) for a, z in zip(alphas, fields, strict=True))
     return Flow(
-        objective=mean_total(deltas),
+        # |alpha| is 1/2. From the slopes, so that the rates need not be stored beside them.
+        objective=mean_total(tuple(2 * jnp.abs(g) for g in slopes)),
         states=tuple(0.5 - a for a in alphas),
-        slopes=tuple(a * d for a, d in zip(alphas, deltas, strict=True)),
+        slopes=slopes,
     )
 
 
 def _directed(machine: BoltzmannMachine, flow: Flow) -> DirectedGradient:
     batch = flow.slopes[0].shape[0]
-    slopes = tuple(g / batch for g in flow.slopes)
-    x = flow.states
+    x, slopes = flow.states, flow.slopes
+    pairs = list(enumerate(machine.weights))
     return DirectedGradient(
-        biases=tuple(jnp.sum(g, axis=0) for g in slopes),
-        forward=tuple(x[i].T @ slopes[i + 1] for i in range(len(x) - 1)),
-        backward=tuple(slopes[i].T @ x[i + 1] for i in range(len(x) - 1)),
+        biases=tuple(jnp.sum(g, axis=0) / batch for g in slopes),
+        forward=tuple(_mean_products(x[i], slopes[i + 1], w) for i, w in pairs),
+        backward=tuple(_mean_products(slopes[i], x[i + 1], w) for i, w in pairs),
         intra=tuple(
-            None if l is None else jnp.fill_diagonal(x[i].T @ slopes[i], 0, inplace=False)
+            None if l is None else off_diagonal(_mean_products(x[i], slopes[i], l))
             for i, l in enumerate(machine.intra)
         ),
     )
+
+
+def _mean_products(
+    a: Float[Array, "batch n"], b: Float[Array, "batch m"], weights: Float[Array, "n m"]
+) -> Float[Array, "n m"]:
+    """Mean over the batch of a_i b_j, the factors in the precision of the weights, the sums in their own."""
+    narrow = weights.dtype
+    sums = jnp.matmul(a.T.astype(narrow), b.astype(narrow), preferred_element_type=b.dtype)
+    return sums / a.shape[0]

@@ -86,7 +86,7 @@ def tie_intra(gradient: BoltzmannMachine) -> BoltzmannMachine:
     Optimizer steps along the result keep intra-layer weights symmetric with zero diagonal.
     """
     return dataclasses.replace(
-        gradient, intra=tuple(None if g is None else _off_diagonal(g + g.T) for g in gradient.intra)
+        gradient, intra=tuple(None if g is None else off_diagonal(g + g.T) for g in gradient.intra)
     )
 
 
@@ -141,5 +141,5 @@ def _symmetric_normal(key: PRNGKeyArray, n: int) -> Float[Array, "n n"]:
     return upper + upper.T
 
 
-def _off_diagonal(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+def off_diagonal(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return jnp.where(jnp.eye(matrix.shape[0], dtype=bool), 0, matrix)

@@ -2,32 +2,59 @@
 
 J. Salmon, M. Moraes, R. Dror and D. Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011). The same generator as
 JAX's default, written as one chain of elementwise operations: the compiler fuses it into the comparison that uses the
-numbers, so that they never travel through memory, and a Gibbs sampler is not bound by its random numbers. The streams
-differ from those of `jax.random.uniform`. Not here: other distributions, keys and their splitting (`jax.random`).
+numbers, so that they never travel through memory, and a Gibbs sampler is not bound by its random numbers.
+
+A stream is the two key words of the cipher. Streams are derived from one another by the cipher itself, one fused
+operation each, where `jax.random.split` takes a loop of small ones: inside a training step or a sweep those would
+last as long as a matrix product. The numbers differ from those of `jax.random.uniform`. Not here: other
+distributions; keys (`jax.random`), which public functions take and open with `stream_of`.
 """
 
 import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
+
+Stream = UInt32[Array, "2"]
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
+# First counter word of blocks that become streams; those that become numbers count from 0 in it.
+_DERIVED = 0xFFFFFFFF
 
 
-def uniform(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """Independent uniform numbers in [0, 1), multiples of 2^-24, float32.
+def stream_of(key: PRNGKeyArray) -> Stream:
+    """The stream of a random key of any implementation; consumes the key."""
+    return jax.random.bits(key, (2,), jnp.uint32)
+
+
+def substream(stream: Stream, index: int | Int[Array, ""]) -> Stream:
+    """One of 2^32 independent streams derived from a stream, apart from its own numbers."""
+    counter = jnp.uint32(_DERIVED), jnp.asarray(index).astype(jnp.uint32)
+    return jnp.stack(threefry_2x32((stream[0], stream[1]), counter))
+
+
+def substreams(stream: Stream, count: int) -> UInt32[Array, "count 2"]:
+    """The first `count` substreams."""
+    return jax.vmap(substream, in_axes=(None, 0))(stream, jnp.arange(count))
+
+
+def uniform(stream: Stream, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Independent uniform numbers in [0, 1), multiples of 2^-24, float32, the same in every call.
 
     Args:
-      key: a random key of any implementation.
+      stream: of `stream_of` or `substream`.
       shape: of the result, up to 2^32 numbers.
     """
-    words = jax.random.bits(key, (2,), jnp.uint32)
-    counters = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
-    zeros = jnp.zeros_like(counters)
-    bits, _ = threefry_2x32((words[0], words[1]), (zeros, counters))
+    bits = _words(stream, 0, shape)
     return jnp.right_shift(bits, 8).astype(jnp.float32) * jnp.float32(2**-24)
+
+
+def permutation(stream: Stream, count: int) -> Int[Array, " count"]:
+    """A uniformly random order of `count` things, by sorting 64-bit numbers: one sort where JAX takes several."""
+    words = _words(stream, 0, (count,)), _words(stream, 1, (count,))
+    return jax.lax.sort((*words, jnp.arange(count)), num_keys=2)[2]
 
 
 def threefry_2x32(
@@ -43,3 +70,9 @@ def threefry_2x32(
         x0 = x0 + keys[(group + 1) % 3]
         x1 = x1 + keys[(group + 2) % 3] + jnp.uint32(group + 1)
     return x0, x1
+
+
+def _words(stream: Stream, which: int, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
+    """One of the two words of each of the blocks 0, 1, 2, ..."""
+    counters = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+    return threefry_2x32((stream[0], stream[1]), (jnp.zeros_like(counters), counters))[which]

@@ -11,19 +11,29 @@ Liu, Quek and Lin, arXiv 1711.07732. Not here: the M-step (`train`); Gibbs kerne
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
-from vpf_jax.energy import layer_field
+from vpf_jax.energy import layer_field, weighted_input
 from vpf_jax.gibbs import asynchronous_sweep, draw_uniforms, fires, sweep_layers
 from vpf_jax.machine import BoltzmannMachine, State, init_machine
-from vpf_jax.random_numbers import uniform
+from vpf_jax.random_numbers import Stream, stream_of, substream, substreams, uniform
 
 Stack = tuple[BoltzmannMachine, ...]
 Tree = TypeVar("Tree")
+
+
+class Hidden(NamedTuple):
+    """What the E-step samples in one machine, bottom layer first: uint8 [batch, n_l] each."""
+
+    forward: tuple[Array, ...]
+    """States of the feed-forward pass; the next machine takes the last one."""
+    swept: tuple[Array | None, ...]
+    """States after the asynchronous sweep; None for a layer without intra-layer weights, which keeps its own."""
+
 
 # Rows that pass through a stack together where the whole batch is large: their states fit the cache of a core.
 CHUNK = 1000
@@ -83,10 +93,34 @@ def complete(key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_0"]) 
     The samples carry no gradient.
     """
     check_visible(stack, visible)
+    return join_states(visible, climb(stream_of(key), stack, visible))
+
+
+def climb(stream: Stream, stack: Stack, visible: Num[Array, "batch n_0"]) -> tuple[Hidden, ...]:
+    """The samples of `complete`, each once; `join_states` makes states of them."""
+    found = []
+    for number, machine in enumerate(stack):
+        machine_stream = substream(stream, number)
+        forward, swept = [], []
+        for i in range(1, len(machine.sizes)):
+            field = _upward_field(machine, i, visible)
+            visible = _bernoulli(substream(machine_stream, 2 * i), field)
+            forward.append(visible)
+            intra = machine.intra[i]
+            if intra is None:
+                swept.append(None)
+            else:
+                uniforms = uniform(substream(machine_stream, 2 * i + 1), visible.shape)
+                swept.append(jax.vmap(asynchronous_sweep, in_axes=(None, 0, 0, 0))(intra, field, visible, uniforms))
+        found.append(Hidden(tuple(forward), tuple(swept)))
+    return tuple(found)
+
+
+def join_states(visible: Num[Array, "batch n_0"], hidden: tuple[Hidden, ...]) -> tuple[State, ...]:
+    """For each machine its state, made of the visible states and the samples of `climb`."""
     states = []
-    for machine_key, machine in zip(jax.random.split(key, len(stack)), stack, strict=True):
-        forward, swept = _climb(machine_key, machine, visible)
-        states.append((visible, *swept))
+    for forward, swept in hidden:
+        states.append((visible, *(f if s is None else s for f, s in zip(forward, swept, strict=True))))
         visible = forward[-1] if forward else visible
     return tuple(states)
 
@@ -101,16 +135,16 @@ def mean_activations(
     """
     check_visible(stack, visible)
 
-    def activations(chunk_key: PRNGKeyArray, rows: Num[Array, "rows n_0"]) -> list[Array]:
-        found = []
-        for machine_key, machine in zip(jax.random.split(chunk_key, len(stack)), stack, strict=True):
-            for layer_key, i in _hidden(machine_key, machine):
+    def activations(stream: Stream, rows: Num[Array, "rows n_0"]) -> list[Array]:
+        found: list[Array] = []
+        for machine in stack:
+            for i in range(1, len(machine.sizes)):
                 field = _upward_field(machine, i, rows)
+                rows = _bernoulli(substream(stream, len(found)), field)
                 found.append(jax.nn.sigmoid(field))
-                rows = _bernoulli(layer_key, field)
         return found
 
-    return tuple(jnp.mean(a, axis=0) for a in in_chunks(key, activations, visible))
+    return tuple(jnp.mean(a, axis=0) for a in in_chunks(stream_of(key), activations, visible))
 
 
 def confabulate(
@@ -153,32 +187,32 @@ def confabulate(
         raise ValueError(f"got a prior of shape {jnp.shape(prior)}; the top layer takes one of shape ({num_top},)")
     probabilities = jnp.full(num_top, 0.5) if prior is None else prior
 
-    def sample(chunk_key: PRNGKeyArray, rows: Array) -> Float[Array, "rows n_0"]:
-        start_key, *machine_keys = jax.random.split(chunk_key, len(stack) + 1)
-        x = (uniform(start_key, (rows.shape[0], num_top)) < probabilities[None]).astype(jnp.uint8)
-        for i, (machine, machine_key) in reversed(list(enumerate(zip(stack, machine_keys, strict=True)))):
+    def sample(stream: Stream, rows: Array) -> Float[Array, "rows n_0"]:
+        start = uniform(substream(stream, len(stack)), (rows.shape[0], num_top))
+        x = (start < probabilities[None]).astype(jnp.uint8)
+        for i in reversed(range(len(stack))):
             num_steps = top_steps if i == len(stack) - 1 else steps
-            x, means = _descend(machine_key, machine, x, num_steps)
+            x, means = _descend(substream(stream, i), stack[i], x, num_steps)
         return means
 
-    return in_chunks(key, sample, jnp.arange(num_samples))
+    return in_chunks(stream_of(key), sample, jnp.arange(num_samples))
 
 
-def in_chunks(key: PRNGKeyArray, function: Callable[[PRNGKeyArray, Array], Tree], rows: Array) -> Tree:
-    """Applies function(key, rows) to `CHUNK` rows at a time, each with its own key, and joins the results.
+def in_chunks(stream: Stream, function: Callable[[Stream, Array], Tree], rows: Array) -> Tree:
+    """Applies function(stream, rows) to `CHUNK` rows at a time, each with its own stream, and joins the results.
 
     Bounds the memory of passes over whole data sets and keeps what they touch in cache.
     """
     full, rest = divmod(rows.shape[0], CHUNK)
-    keys = jax.random.split(key, full + 1)
+    streams = substreams(stream, full + 1)
     parts = []
     if full:
         chunks = rows[: full * CHUNK].reshape(full, CHUNK, *rows.shape[1:])
-        mapped = jax.lax.map(lambda part: function(*part), (keys[:full], chunks))
+        mapped = jax.lax.map(lambda part: function(*part), (streams[:full], chunks))
         parts.append(jax.tree.map(lambda a: a.reshape(full * CHUNK, *a.shape[2:]), mapped))
     if rest:
-        parts.append(function(keys[full], rows[full * CHUNK :]))
-    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+        parts.append(function(streams[full], rows[full * CHUNK :]))
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
 
 
 def check_visible(stack: Stack, visible: Num[Array, "batch n_0"]) -> None:
@@ -190,61 +224,37 @@ def check_visible(stack: Stack, visible: Num[Array, "batch n_0"]) -> None:
         )
 
 
-def _hidden(key: PRNGKeyArray, machine: BoltzmannMachine) -> list[tuple[PRNGKeyArray, int]]:
-    """A key for each hidden layer of a machine."""
-    layers = range(1, len(machine.sizes))
-    return list(zip(jax.random.split(key, max(len(layers), 1)), layers, strict=False))
-
-
-def _climb(key: PRNGKeyArray, machine: BoltzmannMachine, x: Num[Array, "batch n_0"]) -> tuple[State, State]:
-    """Bottom-up states of the hidden layers of one machine: as fed forward, and after the asynchronous sweeps."""
-    forward, swept = [], []
-    for layer_key, i in _hidden(key, machine):
-        sample_key, sweep_key = jax.random.split(layer_key)
-        field = _upward_field(machine, i, x)
-        x = _bernoulli(sample_key, field)
-        forward.append(x)
-        intra = machine.intra[i]
-        if intra is None:
-            swept.append(x)
-        else:
-            uniforms = uniform(sweep_key, x.shape)
-            swept.append(jax.vmap(asynchronous_sweep, in_axes=(None, 0, 0, 0))(intra, field, x, uniforms))
-    return tuple(forward), tuple(swept)
-
-
 def _descend(
-    key: PRNGKeyArray, machine: BoltzmannMachine, x: Num[Array, "batch n_top"], num_steps: int | Array
+    stream: Stream, machine: BoltzmannMachine, x: Num[Array, "batch n_top"], num_steps: int | Array
 ) -> tuple[Num[Array, "batch n_0"], Float[Array, "batch n_0"]]:
     """Runs Gibbs steps in one machine from a state of its top layer; returns the bottom layer's sample and mean."""
-    start_key, chain_key = jax.random.split(key)
 
     def step(i: Array, state: State) -> State:
-        uniforms = draw_uniforms(jax.random.fold_in(chain_key, i), state)
+        uniforms = draw_uniforms(substream(stream, i), state)
         return jax.vmap(sweep_layers, in_axes=(None, 0, 0))(machine, state, uniforms)
 
     # The pass down is the first step; a loop of a traced length serves all lengths with one compilation.
-    state = jax.lax.fori_loop(1, num_steps, step, _pass_down(start_key, machine, x))
+    state = jax.lax.fori_loop(1, num_steps, step, _pass_down(substream(stream, 0), machine, x))
     fields = jax.vmap(lambda s: layer_field(machine, s, 0))(state)
     return state[0], jax.nn.sigmoid(fields)
 
 
-def _pass_down(key: PRNGKeyArray, machine: BoltzmannMachine, x: Num[Array, "batch n_top"]) -> State:
+def _pass_down(stream: Stream, machine: BoltzmannMachine, x: Num[Array, "batch n_top"]) -> State:
     """Top-down state of one machine given its top layer, inputs from below zeroed."""
     states = [x]
-    keys = jax.random.split(key, len(machine.weights))
     for i in reversed(range(len(machine.weights))):
-        weights = machine.weights[i]
-        x = _bernoulli(keys[i], x.astype(weights.dtype) @ weights.T + machine.biases[i][None])
+        bias = machine.biases[i]
+        field = weighted_input(x, machine.weights[i].T, bias.dtype) + bias[None]
+        x = _bernoulli(substream(stream, i), field)
         states.insert(0, x)
     return tuple(states)
 
 
 def _upward_field(machine: BoltzmannMachine, layer: int, below: Num[Array, "batch n"]) -> Array:
     """Bias plus the input from the layer below."""
-    weights = machine.weights[layer - 1]
-    return below.astype(weights.dtype) @ weights + machine.biases[layer][None]
+    bias = machine.biases[layer]
+    return weighted_input(below, machine.weights[layer - 1], bias.dtype) + bias[None]
 
 
-def _bernoulli(key: PRNGKeyArray, fields: Float[Array, "batch n"]) -> Num[Array, "batch n"]:
-    return fires(fields, uniform(key, fields.shape)).astype(jnp.uint8)
+def _bernoulli(stream: Stream, fields: Float[Array, "batch n"]) -> Num[Array, "batch n"]:
+    return fires(fields, uniform(stream, fields.shape)).astype(jnp.uint8)

@@ -23,11 +23,13 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from vpf_jax.local_rule import objective_and_gradient
-from vpf_jax.machine import BoltzmannMachine, State
-from vpf_jax.stack import Stack, check_visible, complete, in_chunks
+from vpf_jax.machine import BoltzmannMachine
+from vpf_jax.random_numbers import permutation, stream_of, substream, substreams
+from vpf_jax.stack import Stack, check_visible, climb, in_chunks, join_states
 
 ESTEPS = ("epoch", "minibatch")
 SCHEDULES = ("constant", "cosine")
+PRECISIONS = ("float32", "bfloat16")
 
 
 class NonFiniteObjectiveError(FloatingPointError):
@@ -59,6 +61,8 @@ class TrainConfig:
     """When hidden states are sampled: 'epoch' (all, at its start) or 'minibatch' (just before each step)."""
     max_weight: float | None = None
     """Bound on |w| of every weight, positive; None: no bound."""
+    precision: str = "float32"
+    """Of the factors of matrix products: 'float32', or 'bfloat16' with sums, parameters and optimizer in float32."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -69,6 +73,7 @@ class TrainConfig:
         _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "a finite number of at least 0")
         _require(self.schedule in SCHEDULES, "schedule", self.schedule, f"one of {SCHEDULES}")
         _require(self.estep in ESTEPS, "estep", self.estep, f"one of {ESTEPS}")
+        _require(self.precision in PRECISIONS, "precision", self.precision, f"one of {PRECISIONS}")
         bound = self.max_weight
         allowed = "a positive finite number, or None for no bound"
         _require(bound is None or 0 < bound < math.inf, "max_weight", bound, allowed)
@@ -126,24 +131,24 @@ def train_epoch(
         raise ValueError(
             f"got batch_size={config.batch_size} with {num_examples} examples; it is allowed up to their number"
         )
-    estep_key, order_key, steps_key = jax.random.split(jax.random.fold_in(state.key, state.epoch), 3)
-    data: tuple[State, ...] | Array = visible
+    order_stream, estep_stream = substreams(stream_of(jax.random.fold_in(state.key, state.epoch)), 2)
+    visible = visible[permutation(order_stream, num_examples)]
+    hidden = None
     if config.estep == "epoch":
-        stack = state.stack
-        data = in_chunks(estep_key, lambda key, rows: complete(key, stack, rows), visible)
-    order = jax.random.permutation(order_key, num_examples)
+        stack = _narrowed(state.stack, config)
+        hidden = in_chunks(estep_stream, lambda stream, rows: climb(stream, stack, rows), visible)
     num_full, rest = divmod(num_examples, config.batch_size)
     optimizer = _optimizer(config, num_full + (rest > 0))
-    keys = jax.random.split(steps_key, num_full + 1)
 
     def step(carry, inputs):
-        return _minibatch_step(optimizer, config, data, carry, *inputs)
+        number, batch = inputs
+        return _minibatch_step(optimizer, config, carry, substream(estep_stream, number), batch)
 
-    rows = order[: num_full * config.batch_size].reshape(num_full, config.batch_size)
-    carry, objectives = jax.lax.scan(step, (state.stack, state.optimizer), (keys[:-1], rows))
+    batches, last = _cut((visible, hidden), num_full, config.batch_size)
+    carry, objectives = jax.lax.scan(step, (state.stack, state.optimizer), (jnp.arange(num_full), batches))
     total = jnp.sum(objectives) * config.batch_size
     if rest:
-        carry, objective = step(carry, (keys[-1], order[num_full * config.batch_size :]))
+        carry, objective = step(carry, (num_full, last))
         total += objective * rest
     stack, optimizer_state = carry
     metrics = Metrics(objective=total / num_examples, max_abs_weight=largest_weight(stack))
@@ -176,15 +181,25 @@ def largest_weight(stack: Stack) -> Float[Array, ""]:
     return jnp.max(jnp.stack([jnp.zeros(()), *(jnp.max(jnp.abs(w)) for w in weights)]))
 
 
-def _minibatch_step(optimizer, config, data, carry, key, rows):
-    """One M-step on the rows of one minibatch, hidden states sampled first where the E-step is per minibatch."""
+def _cut(data, num_full, batch_size):
+    """Full minibatches, stacked along a new first axis, and what is left after them."""
+    end = num_full * batch_size
+    full = jax.tree.map(lambda a: a[:end].reshape(num_full, batch_size, *a.shape[1:]), data)
+    return full, jax.tree.map(lambda a: a[end:], data)
+
+
+def _minibatch_step(optimizer, config, carry, stream, batch):
+    """One M-step on one minibatch, hidden states sampled first where the E-step is per minibatch."""
     stack, optimizer_state = carry
-    batch = jax.tree.map(lambda a: a[rows], data)
-    states: tuple[State, ...] = complete(key, stack, batch) if config.estep == "minibatch" else batch
+    visible, hidden = batch
+    narrow = _narrowed(stack, config)
+    if config.estep == "minibatch":
+        hidden = climb(stream, narrow, visible)
+    states = join_states(visible, hidden)
     objectives, gradients = zip(
-        *(objective_and_gradient(m, s) for m, s in zip(stack, states, strict=True)), strict=True
+        *(objective_and_gradient(m, s) for m, s in zip(narrow, states, strict=True)), strict=True
     )
-    scale = rows.shape[0] / config.batch_size
+    scale = visible.shape[0] / config.batch_size
     loss_gradient = jax.tree.map(
         lambda g, decay: scale * (config.epsilon * g + decay), gradients, _decay(stack, config)
     )
@@ -194,6 +209,11 @@ def _minibatch_step(optimizer, config, data, carry, key, rows):
         bound = config.max_weight
         stack = _map_weights(lambda w: jnp.clip(w, -bound, bound), stack)
     return (stack, optimizer_state), sum(objectives)
+
+
+def _narrowed(stack: Stack, config: TrainConfig) -> Stack:
+    """The stack with weights in the precision of matrix products; biases keep theirs."""
+    return _map_weights(lambda w: w.astype(config.precision), stack)
 
 
 def _decay(stack: Stack, config: TrainConfig) -> Stack:
