@@ -4,10 +4,13 @@ Status 0: done. 1: training stopped by itself. 2: something the user gave is not
 after saving. Anything else is a bug and keeps its traceback.
 """
 
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
+import jax
 from absl import app, flags
 from absl import logging as absl_logging
 
@@ -22,6 +25,7 @@ def start(main: Callable[[list[str]], None]) -> NoReturn:
     def guarded(argv: list[str]) -> None:
         # orbax and tensorflow-datasets log through absl what the one-line errors here say better.
         absl_logging.set_verbosity(absl_logging.ERROR)
+        _keep_compiled_programs()
         try:
             main(argv)
         except (UsageError, DatasetError) as error:
@@ -50,6 +54,13 @@ def _parse(argv: list[str]) -> list[str]:
         _fail(2, f"{error}{allowed}")
     except flags.Error as error:
         _fail(2, error)
+
+
+def _keep_compiled_programs() -> None:
+    """Lets a second start reuse what the first has compiled, in $JAX_COMPILATION_CACHE_DIR or the user's cache."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "vpf_jax"))
 
 
 def _fail(status: int, message: object) -> NoReturn:

@@ -64,6 +64,7 @@ class Config:
     max_weight: float | None = None
     coupling: str = "pairwise"
     estep: str = "epoch"
+    precision: str = "float32"
     gibbs_steps: int = 3
     top_gibbs_steps: int | None = None
     num_samples: int = 10_000
@@ -364,6 +365,12 @@ flags.DEFINE_enum(
     _DEFAULTS.estep,
     train.ESTEPS,
     "When hidden states are sampled: once per epoch for all images (the paper's), or for each minibatch.",
+)
+flags.DEFINE_enum(
+    "precision",
+    _DEFAULTS.precision,
+    train.PRECISIONS,
+    "Of the factors in training's matrix products; sums, parameters and the optimizer stay in float32.",
 )
 flags.DEFINE_integer("gibbs_steps", _DEFAULTS.gibbs_steps, "Gibbs steps per machine when generating, at least 0.")
 flags.DEFINE_integer(

@@ -264,3 +264,21 @@ def fit(counts: np.ndarray, distribution: np.ndarray, smallest_expected: float =
     freedom = len(expected) - 1
     chi_square = np.sum((found - expected) ** 2 / expected)
     return Fit(float(deviation.max()), float((chi_square - freedom) / np.sqrt(2 * freedom)))
+
+
+def asynchronous_sweep(coupling, fields, states, uniforms):
+    """One layer swept unit by unit in index order, each unit seeing the newest values of the others.
+
+    Returns the new states of the batch, and how close the closest decision was: the smallest distance of a field to
+    the logit of its uniform number.
+    """
+    coupling, fields, uniforms = (np.asarray(a, np.float64) for a in (coupling, fields, uniforms))
+    states = np.array(states, np.float64)
+    with np.errstate(divide="ignore"):
+        thresholds = np.log(uniforms) - np.log1p(-uniforms)
+    closest = np.inf
+    for j in range(states.shape[1]):
+        margin = fields[:, j] + states @ coupling[:, j] - thresholds[:, j]
+        states[:, j] = margin > 0
+        closest = min(closest, np.abs(margin).min())
+    return states, closest

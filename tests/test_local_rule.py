@@ -1,5 +1,6 @@
 """The local rule against autodiff, finite differences and the enumerated expectation."""
 
+import dataclasses
 import functools
 
 import jax
@@ -26,6 +27,7 @@ from vpf_jax import (
     flip_rates,
     gibbs_sweep,
     local_gradient,
+    local_rule,
     tie_intra,
     vpf_objective,
 )
@@ -324,3 +326,29 @@ def test_any_connectivity(case):
     states = case.some_states(9)
     found = gradient_of(case.machine, case.layered(states))
     assert_gradient(found, oracles.expected_gradient(case.flat, states, uniform(states)))
+
+
+@each_case()
+def test_narrow_weights_move_the_objective_and_the_gradient_within_their_rounding(case):
+    """bfloat16 rounds a weight, and a slope, by at most 2^-9 of itself; sums stay in float32."""
+    states = case.some_states(40)
+    layered = case.layered(states)
+    wide = case.machine
+    narrow = dataclasses.replace(wide, weights=to_bfloat16(wide.weights), intra=to_bfloat16(wide.intra))
+    objective, gradient = jax.jit(local_rule.objective_and_gradient)(narrow, layered)
+    exact = oracles.objective(case.flat, states, uniform(states))
+    # What rounding can add to the field of a unit, and to the logarithm of its flip rate.
+    field_error = 2**-9 * np.max(states @ np.abs(case.flat.coupling))
+    rate_error = np.expm1(field_error / 2) + 1e-5
+    assert abs(float(objective) / exact - 1) < rate_error
+    assert objective.dtype == jnp.float32
+    # The mean of |x_i alpha_j delta_j| bounds both halves of a weight's gradient.
+    slope_bound = 0.5 * exact
+    expected = gradient_of(wide, layered)
+    for found, wanted in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
+        assert found.dtype == jnp.float32
+        assert np.abs(np.asarray(found) - np.asarray(wanted)).max() < 2 * slope_bound * (rate_error + 2**-9)
+
+
+def to_bfloat16(weights):
+    return jax.tree.map(lambda w: w.astype(jnp.bfloat16), weights)

@@ -274,3 +274,18 @@ def test_defaults_depend_on_the_model():
     assert mnist_dbm.Config(model="rbm").hidden == (196,)
     assert mnist_dbm.Config(model="dbm").hidden == (196, 196, 64)
     assert mnist_dbm.Config(model="dbm", seed=3).workdir == os.path.join("runs", "mnist_5k-dbm-seed3")
+
+
+@pytest.mark.slow
+def test_a_second_start_reuses_what_the_first_compiled(tmp_path):
+    cache = tmp_path / "cache"
+    # Everything is kept, however short its compilation.
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = os.environ | kept
+    written = []
+    for name in ("first", "second"):
+        done = start(*TINY_FLAGS, f"--workdir={tmp_path / name}", env=environment)
+        assert done.returncode == 0, done.stderr
+        written.append({file.name for file in cache.glob("*-cache")})
+    assert any("train_epoch" in name for name in written[0])
+    assert written[1] == written[0]

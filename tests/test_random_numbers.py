@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.extend.random import threefry_2x32 as reference
 
-from vpf_jax.random_numbers import threefry_2x32, uniform
+from vpf_jax.random_numbers import permutation, stream_of, substream, substreams, threefry_2x32, uniform
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,16 @@ def test_it_is_jaxs_generator():
 
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 def test_numbers_are_uniform_and_uncorrelated(impl):
-    numbers = np.asarray(uniform(jax.random.key(0, impl=impl), (1000, 1000)), np.float64)
+    assert_uniform_and_uncorrelated(uniform(stream_of(jax.random.key(0, impl=impl)), (1000, 1000)))
+
+
+def test_numbers_of_neighbouring_streams_are_uniform_and_uncorrelated():
+    streams = substreams(substream(stream_of(jax.random.key(0)), 7), 1000)
+    assert_uniform_and_uncorrelated(jax.vmap(lambda stream: uniform(stream, (1000,)))(streams))
+
+
+def assert_uniform_and_uncorrelated(numbers):
+    numbers = np.asarray(numbers, np.float64)
     count = numbers.size
     assert numbers.min() >= 0
     assert numbers.max() < 1
@@ -48,8 +57,30 @@ def test_numbers_are_uniform_and_uncorrelated(impl):
 
 
 def test_numbers_differ_by_key_and_agree_by_key_under_jit_and_vmap():
-    keys = jax.random.split(jax.random.key(1), 3)
-    rows = [np.asarray(uniform(key, (50,))) for key in keys]
+    def draw(key):
+        return uniform(stream_of(key), (50,))
+
+    rows = [np.asarray(draw(key)) for key in jax.random.split(jax.random.key(1), 3)]
     assert len(np.unique(rows)) > 140
-    mapped = jax.jit(jax.vmap(lambda key: uniform(key, (50,))))(jax.random.split(jax.random.key(1), 3))
+    mapped = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(1), 3))
     np.testing.assert_array_equal(mapped, rows)
+
+
+def test_streams_are_the_ciphers_blocks_apart_from_its_numbers():
+    stream = stream_of(jax.random.key(2))
+    words = tuple(int(word) for word in stream)
+    expected = reference(stream, jnp.asarray([0xFFFFFFFF, 5], jnp.uint32))
+    np.testing.assert_array_equal(substream(stream, 5), expected)
+    np.testing.assert_array_equal(substreams(stream, 6)[5], expected)
+    family = {words, *(tuple(int(w) for w in row) for row in substreams(stream, 1000))}
+    assert len(family) == 1001
+
+
+def test_a_permutation_holds_every_number_and_each_order_is_as_likely():
+    streams = substreams(stream_of(jax.random.key(3)), 24_000)
+    orders = np.asarray(jax.vmap(lambda stream: permutation(stream, 4))(streams))
+    np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(4), (24_000, 1)))
+    _, counts = np.unique(orders @ [1000, 100, 10, 1], return_counts=True)
+    assert len(counts) == 24
+    # Chi-square with 23 degrees of freedom, of standard deviation sqrt(46): four of them.
+    assert abs(np.sum((counts - 1000) ** 2) / 1000 - 23) < 4 * np.sqrt(46)

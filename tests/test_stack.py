@@ -8,6 +8,7 @@ import pytest
 from families import joined, make_case
 
 import vpf_jax
+from vpf_jax.random_numbers import stream_of, uniform
 from vpf_jax.stack import CHUNK, in_chunks
 
 NUM_SAMPLES = 40_000
@@ -189,16 +190,16 @@ def test_mean_activations_are_the_exact_feed_forward_ones(cases):
 @pytest.mark.parametrize("num_rows", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
 def test_chunks_cover_every_row_once_in_order(num_rows):
     rows = jnp.arange(num_rows)
-    found = in_chunks(jax.random.key(0), lambda key, part: (2 * part, part[:, None]), rows)
+    found = in_chunks(stream_of(jax.random.key(0)), lambda stream, part: (2 * part, part[:, None]), rows)
     np.testing.assert_array_equal(found[0], 2 * rows)
     assert found[1].shape == (num_rows, 1)
 
 
-def test_chunks_draw_from_different_keys():
-    def draw(key, part):
-        return jax.random.uniform(key, part.shape)
+def test_chunks_draw_from_different_streams():
+    def draw(stream, part):
+        return uniform(stream, part.shape)
 
-    found = in_chunks(jax.random.key(0), draw, jnp.arange(2 * CHUNK + 500))
+    found = in_chunks(stream_of(jax.random.key(0)), draw, jnp.arange(2 * CHUNK + 500))
     assert len(np.unique(found)) > 2 * CHUNK
 
 

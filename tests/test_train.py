@@ -11,7 +11,7 @@ import pytest
 from families import make_case
 
 import vpf_jax
-from vpf_jax import train
+from vpf_jax import datasets, train
 
 TINY_STEP = 1e-12
 
@@ -176,6 +176,26 @@ def test_training_is_determined_by_its_key_and_lowers_the_objective(kind, estep)
     assert float(at_end.objective) < 0.9 * float(at_start.objective)
 
 
+@pytest.mark.slow
+def test_narrow_products_leave_the_parzen_score_within_the_spread_of_seeds():
+    data = datasets.load_dataset("mnist_5k")
+    visible = jnp.asarray(datasets.binarise(data.train.images))
+
+    def score(seed, precision):
+        init_key, train_key, sample_key = jax.random.split(jax.random.key(seed), 3)
+        stack = vpf_jax.init_stack(init_key, (784, 48, 24), intra=True)
+        config = train.TrainConfig(epochs=15, precision=precision)
+        state, metrics = run(train.init_state(train_key, stack, config), visible, config)
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.stack))
+        centres = vpf_jax.confabulate(sample_key, state.stack, 2000)
+        return float(jnp.mean(vpf_jax.parzen_log_likelihood(centres, data.test.images, 0.2))), float(metrics.objective)
+
+    wide, narrow = (np.asarray([score(seed, precision) for seed in range(4)]) for precision in train.PRECISIONS)
+    standard_errors = np.sqrt((wide.var(axis=0, ddof=1) + narrow.var(axis=0, ddof=1)) / 4)
+    assert np.all(np.abs(narrow.mean(axis=0) - wide.mean(axis=0)) < 4 * standard_errors)
+    assert np.any(wide != narrow)
+
+
 def test_minimum_probability_flow_finds_its_teacher():
     teacher = make_case("visible", (5,), (0,), 2.0, 7)
     rng = np.random.default_rng(0)
@@ -236,6 +256,7 @@ def test_a_non_finite_objective_is_an_error_that_says_what_to_try():
         ({"weight_decay": -0.1}, "weight_decay=-0.1; it takes a finite number of at least 0"),
         ({"schedule": "linear"}, "schedule=linear; it takes one of"),
         ({"estep": "never"}, "estep=never; it takes one of"),
+        ({"precision": "float16"}, "precision=float16; it takes one of"),
         ({"max_weight": 0.0}, "max_weight=0.0; it takes a positive finite number"),
     ],
 )

@@ -132,9 +132,7 @@ def fires(field: Float[Array, "..."], uniform: Float[Array, "..."]) -> Array:
 
 
 @jax.custom_batching.custom_vmap
-def _sweep(
-    intra: Float[Array, "n n"], margins: Float[Array, " n"], x: Float[Array, " n"]
-) -> Float[Array, " n"]:
+def _sweep(intra: Float[Array, "n n"], margins: Float[Array, " n"], x: Float[Array, " n"]) -> Float[Array, " n"]:
     """The sweep of one configuration; margin: field outside the layer minus threshold."""
     return _sweep_columns(intra, margins[:, None], x[:, None])[:, 0]
 
@@ -145,7 +143,9 @@ def _sweep_batch(axis_size: int, batched: list[bool], intra: Array, margins: Arr
         axes = tuple(0 if b else None for b in batched)
         single = jax.vmap(_sweep.fun, in_axes=axes, axis_size=axis_size)
         return single(intra, margins, x), True
-    margins, x = (a if b else jnp.broadcast_to(a, (axis_size, *a.shape)) for a, b in zip((margins, x), batched[1:], strict=True))
+    margins, x = (
+        a if b else jnp.broadcast_to(a, (axis_size, *a.shape)) for a, b in zip((margins, x), batched[1:], strict=True)
+    )
     return _sweep_columns(intra, margins.T, x.T).T, True
 
 
@@ -174,9 +174,10 @@ def _sweep_columns(
         margin = jax.lax.fori_loop(_index(0), _index(size), resample, margin)
         return jax.lax.dynamic_update_slice_in_dim(x, (margin > 0).astype(x.dtype), start, axis=0)
 
-    num_blocks, rest = divmod(x.shape[0], _BLOCK)
-    x = jax.lax.fori_loop(_index(0), _index(num_blocks), lambda b, x: resample_block(b * _index(_BLOCK), _BLOCK, x), x)
-    return resample_block(_index(num_blocks * _BLOCK), rest, x) if rest else x
+    size = min(_BLOCK, x.shape[0])
+    num_blocks, rest = divmod(x.shape[0], size)
+    x = jax.lax.fori_loop(_index(0), _index(num_blocks), lambda b, x: resample_block(b * size, size, x), x)
+    return resample_block(_index(num_blocks * size), rest, x) if rest else x
 
 
 def _row(matrix: Float[Array, "n m"], i: Array) -> Float[Array, " m"]:

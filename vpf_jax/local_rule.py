@@ -97,8 +97,7 @@ def _directed(machine: BoltzmannMachine, flow: Flow) -> DirectedGradient:
         forward=tuple(_mean_products(x[i], slopes[i + 1], w) for i, w in pairs),
         backward=tuple(_mean_products(slopes[i], x[i + 1], w) for i, w in pairs),
         intra=tuple(
-            None if l is None else off_diagonal(_mean_products(x[i], slopes[i], l))
-            for i, l in enumerate(machine.intra)
+            None if l is None else off_diagonal(_mean_products(x[i], slopes[i], l)) for i, l in enumerate(machine.intra)
         ),
     )
 

@@ -101,7 +101,8 @@ def climb(stream: Stream, stack: Stack, visible: Num[Array, "batch n_0"]) -> tup
     found = []
     for number, machine in enumerate(stack):
         machine_stream = substream(stream, number)
-        forward, swept = [], []
+        forward: list[Array] = []
+        swept: list[Array | None] = []
         for i in range(1, len(machine.sizes)):
             field = _upward_field(machine, i, visible)
             visible = _bernoulli(substream(machine_stream, 2 * i), field)

@@ -213,6 +213,8 @@ def _minibatch_step(optimizer, config, carry, stream, batch):
 
 def _narrowed(stack: Stack, config: TrainConfig) -> Stack:
     """The stack with weights in the precision of matrix products; biases keep theirs."""
+    if config.precision == "float32":
+        return stack
     return _map_weights(lambda w: w.astype(config.precision), stack)
 
 
