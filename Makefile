@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo bench test lint format clean
 
 install: $(INSTALLED)
 
@@ -18,6 +18,12 @@ demo: install
 	$(BIN)/python -m experiments.mnist_dbm --model=intra_dbm --dataset=mnist_5k --epochs=300 \
 	    --evaluate_every=100 --workdir=runs/demo
 	@echo "pictures: runs/demo/samples.png filters.png curves.png activations.png; numbers: runs/demo/summary.json"
+
+# Without the peers the benchmarks still run, and say which are missing.
+bench: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[experiments,bench]" || true
+	$(BIN)/python -m benchmarks.run --workdir=runs/bench
+	@echo "table, plot and every timing: runs/bench/table.md growth.png results.json"
 
 test: lint
 	$(BIN)/python -m pytest

@@ -174,10 +174,12 @@ def _train(
     visible = jnp.asarray(datasets.binarise(data.train.images))
     largest = float(train.largest_weight(state.stack))
     saved = done
+    run_epoch = None
     with Progress(config.epochs, done) as progress:
         for epoch in range(done + 1, config.epochs + 1):
             started = time.perf_counter()
-            state, measured = train.train_epoch(state, visible, config=config.training())
+            run_epoch = run_epoch or train.compile_epoch(state, visible, config.training())
+            state, measured = run_epoch(state, visible)
             jax.block_until_ready(measured)
             seconds += time.perf_counter() - started
             train.check_finite(measured, epoch, largest)

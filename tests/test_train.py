@@ -1,6 +1,7 @@
 """Training: one epoch against a hand-written one, what every epoch keeps, what it learns, and what is refused."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -228,6 +229,22 @@ def test_one_compilation_serves_a_run_and_nothing_returns_to_the_host():
     assert float(metrics.objective) > 0
     # The caller's own stack is not what was donated.
     assert not stack[0].weights[0].is_deleted()
+
+
+def test_an_epoch_compiled_ahead_is_the_same_epoch():
+    stack = vpf_jax.init_stack(jax.random.key(0), (11, 6, 5), intra=True)
+    config = train.TrainConfig(batch_size=8, epochs=3)
+    visible = bits((29, 11))
+    epoch = train.compile_epoch(start(stack, config), visible, config)
+    given = start(stack, config)
+    found, metrics = epoch(given, visible)
+    assert given.stack[0].weights[0].is_deleted()
+    expected, expected_metrics = train.train_epoch(start(stack, config), visible, config=config)
+    # Wider vectors may add in another order.
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), found.stack, expected.stack)
+    np.testing.assert_allclose(metrics.objective, expected_metrics.objective, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"shape \(29, 10\)"):
+        train.compile_epoch(start(stack, config), visible[:, :10], config)
 
 
 def test_a_non_finite_objective_is_an_error_that_says_what_to_try():

@@ -1,0 +1,73 @@
+"""The table and the plot of a run of the benchmarks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from benchmarks.measure import Row, ratio
+
+_COLUMNS = ("what", "seconds", "range", "GFLOP/s", "of the product peak", "times as long as", "note")
+
+
+def table(rows: Sequence[Row], peak: Row) -> str:
+    """A Markdown table: medians, ranges, rates, fractions of the peak and ratios within rounds."""
+    by_name = {row.case.name: row for row in rows}
+    return _markdown(_COLUMNS, [_cells(row, by_name, peak) for row in rows])
+
+
+def growth_table(curves: dict[str, list[tuple[int, Row]]]) -> str:
+    """A Markdown table of the medians along each curve."""
+    cells = [
+        [name, str(size), f"{row.median:.3g}", f"{row.case.flops / row.median / 1e9:.0f}"]
+        for name, points in curves.items()
+        for size, row in points
+    ]
+    return _markdown(("an epoch of the RBM by", "", "seconds", "GFLOP/s"), cells)
+
+
+def _markdown(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *cells]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cells(row: Row, by_name: dict[str, Row], peak: Row) -> list[str]:
+    if not row.seconds:
+        return [row.case.name, "not measured", "", "", "", "", row.note]
+    rate = share = ""
+    if row.case.flops:
+        rate = f"{row.case.flops / row.median / 1e9:.0f}"
+        # Of the best round: what the machine can do, not what it did while something else ran.
+        share = f"{row.case.flops / row.median / (peak.case.flops / min(peak.seconds)):.0%}"
+    others = [by_name[name] for name in row.case.against if name in by_name]
+    return [
+        row.case.name,
+        f"{row.median:.3g}",
+        f"{min(row.seconds):.3g} to {max(row.seconds):.3g}",
+        rate,
+        share,
+        "; ".join(f"{ratio(row, other):.3g} x {other.case.name}" for other in others if other.seconds),
+        row.note,
+    ]
+
+
+def growth_plot(path: Path, curves: dict[str, list[tuple[int, Row]]], title: str) -> None:
+    """One panel per curve, both axes logarithmic, with the line that grows in proportion."""
+    figure, axes = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3.2), layout="constrained")
+    for axis, (name, points) in zip(axes, curves.items(), strict=True):
+        sizes = [size for size, _ in points]
+        medians = [row.median for _, row in points]
+        axis.loglog(sizes, medians, "o-", label="measured")
+        axis.loglog(sizes, [medians[-1] * size / sizes[-1] for size in sizes], "k:", label="in proportion")
+        axis.set_xlabel(name)
+        axis.set_xticks(sizes, [str(size) for size in sizes], rotation=60)
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("seconds per epoch")
+    axes[0].legend()
+    figure.suptitle(title)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,46 @@
+"""What a start costs, each in a process of its own: the import, and a first epoch with an empty and a filled cache."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+_IMPORT = "import vpf_jax"
+_FIRST_EPOCH = """
+import sys, time
+import jax, jax.numpy as jnp
+import vpf_jax
+from vpf_jax import datasets, train
+data = datasets.load_dataset(sys.argv[1], sys.argv[2] or None)
+visible = jnp.asarray(datasets.binarise(data.train.images))
+config = train.TrainConfig()
+hidden = tuple(int(n) for n in sys.argv[3].split(","))
+stack = vpf_jax.init_stack(jax.random.key(0), (visible.shape[1], *hidden), intra=True)
+state = train.init_state(jax.random.key(1), stack, config)
+started = time.perf_counter()
+state, metrics = train.compile_epoch(state, visible, config)(state, visible)
+jax.block_until_ready(metrics)
+print(time.perf_counter() - started)
+"""
+
+
+def import_seconds() -> float:
+    """Of a fresh interpreter that imports vpf_jax and ends."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", _IMPORT], check=True)
+    return time.perf_counter() - started
+
+
+def first_epoch_seconds(dataset: str, data_dir: str | None, hidden: tuple[int, ...]) -> tuple[float, float]:
+    """Of the intra-layer DBM's first epoch, compilation included: with an empty cache, and in a second process."""
+    names = ",".join(str(n) for n in hidden)
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
+
+        def start() -> float:
+            command = [sys.executable, "-c", _FIRST_EPOCH, dataset, data_dir or "", names]
+            done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+            return float(done.stdout)
+
+        return start(), start()
