@@ -55,16 +55,19 @@ def _cells(row: Row, by_name: dict[str, Row], peak: Row) -> list[str]:
 
 
 def growth_plot(path: Path, curves: dict[str, list[tuple[int, Row]]], title: str) -> None:
-    """One panel per curve, both axes logarithmic, with the line that grows in proportion."""
-    figure, axes = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3.2), layout="constrained")
+    """One panel per curve, both axes logarithmic, with the line that is in proportion to the flops."""
+    figure, axes = plt.subplots(1, len(curves), figsize=(3.6 * len(curves), 3.6), layout="constrained")
     for axis, (name, points) in zip(axes, curves.items(), strict=True):
         sizes = [size for size, _ in points]
         medians = [row.median for _, row in points]
         axis.loglog(sizes, medians, "o-", label="measured")
-        axis.loglog(sizes, [medians[-1] * size / sizes[-1] for size in sizes], "k:", label="in proportion")
+        last = points[-1][1]
+        proportional = [last.median * row.case.flops / last.case.flops for _, row in points]
+        axis.loglog(sizes, proportional, "k:", label="in proportion to the flops")
         axis.set_xlabel(name)
         axis.set_xticks(sizes, [str(size) for size in sizes], rotation=60)
-        axis.minorticks_off()
+        axis.xaxis.minorticks_off()
+        axis.set_ylim(0.5 * min(medians), 2 * max(medians))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("seconds per epoch")
     axes[0].legend()

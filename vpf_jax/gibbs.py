@@ -127,8 +127,7 @@ def asynchronous_sweep(
 
 def fires(field: Float[Array, "..."], uniform: Float[Array, "..."]) -> Array:
     """Bernoulli(sigmoid(field)) as booleans, driven by uniform numbers in [0, 1)."""
-    # The barrier keeps the compiler from drawing the numbers again in every operation that uses the result.
-    return jax.lax.optimization_barrier(uniform < jax.nn.sigmoid(field))
+    return uniform < jax.nn.sigmoid(field)
 
 
 @jax.custom_batching.custom_vmap

@@ -64,7 +64,8 @@ class TrainConfig:
     max_weight: float | None = None
     """Bound on |w| of every weight, positive; None: no bound."""
     precision: str = "float32"
-    """Of the factors of matrix products: 'float32', or 'bfloat16' with sums, parameters and optimizer in float32."""
+    """Of the factors of matrix products: 'float32' leaves them as the parameters are, 'bfloat16' narrows them; sums,
+    parameters and the optimizer keep their precision."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
