@@ -21,7 +21,7 @@ from experiments.workdir import UsageError
 from vpf_jax import datasets, train
 
 # Recorded around the operations that they consist of.
-_WRAPPERS = ("Execute", "while", "call", "end:")
+_WRAPPERS = ("Execute", "while", "call", "end:", "$")
 
 
 def main(argv: list[str]) -> None:
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     for plane in profile.planes:
         for line in plane.lines:
             for event in line.events:
-                if line.name != "python" and not any(name in event.name for name in _WRAPPERS):
+                if not any(name in event.name for name in _WRAPPERS):
                     milliseconds[event.name] += event.duration_ns / 1e6
                     counts[event.name] += 1
     print(f"an epoch takes {seconds:.3f} s without the trace\n\n| operation | times | ms |\n| --- | ---: | ---: |")
