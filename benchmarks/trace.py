@@ -28,6 +28,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UsageError(f"got {argv[1]}; benchmarks.trace takes flags alone, --help lists them")
     values = flags.FLAGS
+    if not values.hidden or not all(n.isdecimal() and int(n) for n in values.hidden):
+        raise UsageError(f"got --hidden={','.join(values.hidden)}; it takes positive integers, as in 196,196,64")
     try:
         hidden = tuple(int(n) for n in values.hidden)
         settings = {"batch_size": values.batch_size, "estep": values.estep, "precision": values.precision}
@@ -36,7 +38,7 @@ def main(argv: list[str]) -> None:
         epoch = epoch_case("traced", visible, hidden, values.intra, **settings).setup()
         epoch()
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(str(error).replace("got ", "got --", 1)) from None
     started = time.perf_counter()
     epoch()
     seconds = time.perf_counter() - started
@@ -58,14 +60,18 @@ def main(argv: list[str]) -> None:
         print(f"| {name} | {counts[name]} | {found:.1f} |")
 
 
-flags.DEFINE_enum("dataset", "mnist", datasets.DATASETS, "Data to train on.")
-flags.DEFINE_string("data_dir", None, "Folder with mnist/ and fashion_mnist/, as in the experiments.")
-flags.DEFINE_list("hidden", ["196"], "Units of the hidden layers.")
-flags.DEFINE_bool("intra", False, "Whether the hidden layers have intra-layer weights.")
-flags.DEFINE_integer("batch_size", 40, "Images per step.")
-flags.DEFINE_enum("estep", "epoch", train.ESTEPS, "When hidden states are sampled.")
-flags.DEFINE_enum("precision", "float32", train.PRECISIONS, "Of the factors in matrix products.")
-flags.DEFINE_integer("rows", 25, "Operations to print.")
+def define_flags() -> None:
+    """Called where this is the program, as flags of one name may be defined only once in a process."""
+    flags.DEFINE_enum("dataset", "mnist", datasets.DATASETS, "Data to train on.")
+    flags.DEFINE_string("data_dir", None, "Folder with mnist/ and fashion_mnist/, as in the experiments.")
+    flags.DEFINE_list("hidden", ["196"], "Units of the hidden layers.")
+    flags.DEFINE_bool("intra", False, "Whether the hidden layers have intra-layer weights.")
+    flags.DEFINE_integer("batch_size", 40, "Images per step.")
+    flags.DEFINE_enum("estep", "epoch", train.ESTEPS, "When hidden states are sampled.")
+    flags.DEFINE_enum("precision", "float32", train.PRECISIONS, "Of the factors in matrix products.")
+    flags.DEFINE_integer("rows", 25, "Operations to print.")
+
 
 if __name__ == "__main__":
+    define_flags()
     cli.start(main)

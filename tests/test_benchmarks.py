@@ -83,12 +83,28 @@ def test_the_command_runs_at_tiny_sizes(tmp_path):
     assert (tmp_path / "growth.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
+def test_a_trace_names_operations_and_how_often_they_ran():
+    flags = ["--dataset=mnist_5k", "--hidden=12,8", "--intra", "--batch_size=100", "--rows=200"]
+    command = [sys.executable, "-m", "benchmarks.trace", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][2:]
+    steps = [name for name, times, _ in rows if int(times) % 40 == 0]
+    assert len(steps) > 10
+
+
 @pytest.mark.parametrize(
-    ("flag", "message"),
-    [("--parts=epochs,tea", "--parts=epochs,tea; it takes some of epochs"), ("--rounds=0", "--rounds=0; it takes")],
+    ("program", "flag", "message"),
+    [
+        ("run", "--parts=epochs,tea", "--parts=epochs,tea; it takes some of epochs"),
+        ("run", "--rounds=0", "--rounds=0; it takes"),
+        ("trace", "--hidden=12,x", "--hidden=12,x; it takes positive integers"),
+        ("trace", "--batch_size=0", "--batch_size=0; it takes an integer of at least 1"),
+    ],
 )
-def test_wrong_flags_are_refused_in_one_line(flag, message):
-    command = [sys.executable, "-m", "benchmarks.run", "--tiny", flag]
+def test_wrong_flags_are_refused_in_one_line(program, flag, message):
+    command = [sys.executable, "-m", f"benchmarks.{program}", "--dataset=mnist_5k", flag]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 2
     assert message in done.stderr
