@@ -1,4 +1,4 @@
-"""Our own cases: epochs of training and block Gibbs sampling.
+"""Our own cases: epochs of training, block Gibbs sampling and Parzen scores.
 
 Flops of an epoch are 8 per weight and example: two products for the fields and two for the gradient, 2 flops each.
 The E-step's own product, sweeps, random numbers and the optimizer are in the time and not in the flops. A Gibbs sweep
@@ -79,6 +79,16 @@ def gibbs_case(name: str, sizes: tuple[int, int], num_chains: int, num_sweeps: i
         return lambda: jax.block_until_ready(sample(jax.random.key(1), states))
 
     return Case(name, setup, flops=4.0 * sizes[0] * sizes[1] * num_chains * num_sweeps)
+
+
+def parzen_case(name: str, dimension: int, num_points: int) -> Case:
+    """Parzen log-likelihood of as many points as centres; counted as the product inside their distances."""
+
+    def setup() -> Callable[[], object]:
+        centres, points = jax.random.uniform(jax.random.key(0), (2, num_points, dimension))
+        return lambda: jax.block_until_ready(vpf_jax.parzen_log_likelihood(centres, points, 0.2))
+
+    return Case(name, setup, flops=2.0 * dimension * num_points**2)
 
 
 def num_weights(sizes: tuple[int, ...], intra: bool) -> int:

@@ -21,14 +21,14 @@ from absl import flags
 
 import vpf_jax
 from benchmarks import report, start, target
-from benchmarks.cases import epoch_case, gibbs_case
+from benchmarks.cases import epoch_case, gibbs_case, parzen_case
 from benchmarks.measure import Case, Row, measure, peak_case
 from benchmarks.peers import port_case, rbms_case, sklearn_case, thrml_case
 from experiments import cli
 from experiments.workdir import UsageError
 from vpf_jax import datasets
 
-PARTS = ("epochs", "gibbs", "start", "growth", "target")
+PARTS = ("epochs", "sampling", "start", "growth", "target")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,14 +97,15 @@ def epoch_cases(visible: np.ndarray, sizes: Sizes) -> list[Case]:
     ]
 
 
-def gibbs_cases(sizes: Sizes, num_visible: int) -> list[Case]:
-    """Block Gibbs sampling of an RBM."""
+def sampling_cases(sizes: Sizes, num_visible: int) -> list[Case]:
+    """Block Gibbs sampling of an RBM, and the Parzen score of samples."""
     layers = num_visible, sizes.gibbs_hidden
     full = sizes.chains, sizes.sweeps
     name = f"block Gibbs, RBM {layers[0]}-{layers[1]}, {full[0]} chains, {full[1]} sweeps"
     return [
         gibbs_case(name, layers, *full),
         thrml_case(f"thrml, {name}", layers, sizes.peer_chains, sizes.peer_sweeps, full, against=(name,)),
+        parzen_case(f"Parzen scores, {sizes.samples} points and centres", num_visible, sizes.samples),
     ]
 
 
@@ -136,8 +137,8 @@ def run(
     cases = [peak_case(sizes.peak)]
     if "epochs" in parts:
         cases += epoch_cases(visible, sizes)
-    if "gibbs" in parts:
-        cases += gibbs_cases(sizes, visible.shape[1])
+    if "sampling" in parts:
+        cases += sampling_cases(sizes, visible.shape[1])
     rows = measure(cases, rounds, say)
     text.append(report.table(rows, rows[0]))
     results["rows"] = [_plain(row) for row in rows]

@@ -14,7 +14,7 @@ from vpf_jax.monitor import squared_weight, weight_sparsity
 from vpf_jax.parzen import choose_sigma, parzen_log_likelihood
 from vpf_jax.stack import Stack, complete, confabulate, init_stack, mean_activations, sample_hidden
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BoltzmannMachine",
