@@ -342,6 +342,9 @@ def test_narrow_weights_move_the_objective_and_the_gradient_within_their_roundin
     rate_error = np.expm1(field_error / 2) + 1e-5
     assert abs(float(objective) / exact - 1) < rate_error
     assert objective.dtype == jnp.float32
+    # The sums themselves are not rounded: with the rounded weights the objective is exact to single precision.
+    rounded = case._replace(weights=as_rounded(narrow.weights), intra=as_rounded(narrow.intra))
+    np.testing.assert_allclose(objective, oracles.objective(rounded.flat, states, uniform(states)), rtol=1e-5)
     # The mean of |x_i alpha_j delta_j| bounds both halves of a weight's gradient.
     slope_bound = 0.5 * exact
     expected = gradient_of(wide, layered)
@@ -352,3 +355,7 @@ def test_narrow_weights_move_the_objective_and_the_gradient_within_their_roundin
 
 def to_bfloat16(weights):
     return jax.tree.map(lambda w: w.astype(jnp.bfloat16), weights)
+
+
+def as_rounded(weights):
+    return jax.tree.map(lambda w: np.asarray(w.astype(jnp.float32), np.float64), weights)

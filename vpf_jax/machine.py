@@ -142,4 +142,5 @@ def _symmetric_normal(key: PRNGKeyArray, n: int) -> Float[Array, "n n"]:
 
 
 def off_diagonal(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The matrix with its diagonal set to 0."""
     return jnp.where(jnp.eye(matrix.shape[0], dtype=bool), 0, matrix)
