@@ -5,9 +5,9 @@ JAX's default, written as one chain of elementwise operations: the compiler fuse
 numbers, so that they never travel through memory, and a Gibbs sampler is not bound by its random numbers.
 
 A stream is the two key words of the cipher. Streams are derived from one another by the cipher itself, one fused
-operation each, where `jax.random.split` takes a loop of small ones: inside a training step or a sweep those would
-last as long as a matrix product. The numbers differ from those of `jax.random.uniform`. Not here: other
-distributions; keys (`jax.random`), which public functions take and open with `stream_of`.
+operation each, where `jax.random.split` takes a loop of small ones; and they may be derived inside a mapped scan,
+which JAX's check of key reuse takes for a reuse of keys. The numbers differ from those of `jax.random.uniform`. Not
+here: other distributions; keys (`jax.random`), which public functions take and open with `stream_of`.
 """
 
 import math
