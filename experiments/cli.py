@@ -1,14 +1,17 @@
-"""How an experiment's command starts and ends: flags, one-line errors, exit status.
+"""How an experiment's command starts and ends: settings and their flags, one-line errors, exit status.
 
 Status 0: done. 1: training stopped by itself. 2: something the user gave is not allowed. 128 + n: stopped by signal n,
 after saving. Anything else is a bug and keeps its traceback.
 """
 
+import dataclasses
 import os
 import sys
+import types
+import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags
@@ -17,6 +20,33 @@ from absl import logging as absl_logging
 from experiments.workdir import Stopped, UsageError
 from vpf_jax.datasets import DatasetError
 from vpf_jax.train import NonFiniteObjectiveError
+
+
+def setting(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    """A field of a `Config` dataclass that `start_experiment` makes a flag of.
+
+    Args:
+      default: an int, float, bool, string or tuple of ints or strings, or None where the field's type allows it.
+      help: what --help says; it states the range.
+      choices: the values allowed, of a string or of each entry of a tuple of strings.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+def start_experiment(config_class: type, run: Callable[[Any], Any]) -> NoReturn:
+    """Makes a flag of every setting of the class, and runs run(config) on what was given."""
+    fields = dataclasses.fields(config_class)
+    hints = typing.get_type_hints(config_class)
+    kinds = {field.name: _kind(hints[field.name]) for field in fields}
+    for field in fields:
+        _define_flag(field, kinds[field.name])
+
+    def main(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise UsageError(f"got the argument {argv[1]!r}; only flags are allowed, --help lists them")
+        run(config_class(**{f.name: _value(f, kinds[f.name], flags.FLAGS[f.name].value) for f in fields}))
+
+    start(main)
 
 
 def start(main: Callable[[list[str]], None]) -> NoReturn:
@@ -36,6 +66,47 @@ def start(main: Callable[[list[str]], None]) -> NoReturn:
             _fail(stop.exit_status, stop)
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _kind(hint: Any) -> Any:
+    """The type of a setting: int, float, bool, str, or (tuple, type of its entries); None is left out of a union."""
+    if isinstance(hint, types.UnionType):
+        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is tuple:
+        return tuple, typing.get_args(hint)[0]
+    return hint
+
+
+def _define_flag(field: dataclasses.Field, kind: Any) -> None:
+    name, default, told = field.name, field.default, field.metadata["help"]
+    choices = field.metadata["choices"]
+    if isinstance(kind, tuple):
+        flags.DEFINE_list(name, [str(value) for value in typing.cast(tuple, default)], told)
+    elif kind is str and choices:
+        flags.DEFINE_enum(name, typing.cast(str, default), choices, told)
+    elif kind is bool:
+        flags.DEFINE_boolean(name, typing.cast(bool, default), told)
+    elif kind is int:
+        flags.DEFINE_integer(name, typing.cast(int | None, default), told)
+    elif kind is float:
+        flags.DEFINE_float(name, typing.cast(float | None, default), told)
+    else:
+        flags.DEFINE_string(name, typing.cast(str | None, default), told)
+
+
+def _value(field: dataclasses.Field, kind: Any, given: Any) -> Any:
+    """What a flag's value is in the config."""
+    if not isinstance(kind, tuple):
+        return given
+    choices = field.metadata["choices"]
+    try:
+        values = tuple(kind[1](text.strip()) for text in given)
+    except ValueError:
+        raise UsageError(f"got --{field.name}={','.join(given)}; it takes {field.metadata['help']}") from None
+    strangers = [value for value in values if choices and value not in choices]
+    if strangers:
+        raise UsageError(f"got --{field.name}={','.join(given)}; it takes some of {', '.join(choices)}")
+    return values
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -21,6 +21,7 @@ from absl import flags
 
 import vpf_jax
 from experiments import cli, generation
+from experiments.phases import PhasedRun
 from experiments.progress import Progress
 from experiments.workdir import (
     MetricsFile,
@@ -31,18 +32,25 @@ from experiments.workdir import (
     stop_requests,
     write_json,
 )
-from vpf_jax import checkpoint, datasets, figures, monitor, train
+from vpf_jax import datasets, figures, monitor, train
 
 MODELS = ("rbm", "dbm", "intra_dbm")
+SWITCH = ("on", "off")
+REFINEMENTS = ("none", "pcd", "cd")
 COUPLINGS = ("pairwise", "joint")
 DEFAULT_HIDDEN = {"rbm": (196,), "dbm": (196, 196, 64), "intra_dbm": (196, 196, 64)}
 # Settings that may change between starts of one run: they do not change what is computed.
 FREE = ("data_dir", "workdir", "checkpoint_every")
+# Training images on which the monitors of an epoch are measured, and the use of the key that they draw with.
+NUM_WATCHED = 1000
+WATCHING = 2**31 - 1
 COLUMNS = (
     "objective",
     "max_abs_weight",
     "weight_sparsity",
     "squared_weight",
+    "mean_activation",
+    "pseudo_log_likelihood",
     "parzen_validation",
     "parzen_sigma",
 )
@@ -63,7 +71,16 @@ class Config:
     schedule: str = "constant"
     max_weight: float | None = None
     coupling: str = "pairwise"
+    rule: str = "vpf"
+    rule_steps: int = 1
+    hidden_flips: str = "on"
+    expectation: str = "sample"
+    flips_per_step: int | None = None
     estep: str = "epoch"
+    refine: str = "none"
+    refine_epochs: int = 20
+    refine_learning_rate: float = 5e-4
+    refine_weight_decay: float = 1e-4
     precision: str = "float32"
     gibbs_steps: int = 3
     top_gibbs_steps: int | None = None
@@ -98,11 +115,13 @@ class Config:
         for name, least in (("evaluate_every", 0), ("checkpoint_every", 1), ("seed", 0)):
             _require(getattr(self, name) >= least, name, getattr(self, name), f"an integer of at least {least}")
         _require(self.seed < 2**32, "seed", self.seed, "an integer below 2^32")
+        _require(self.hidden_flips in SWITCH, "hidden_flips", self.hidden_flips, f"one of {', '.join(SWITCH)}")
+        _require(self.refine in REFINEMENTS, "refine", self.refine, f"one of {', '.join(REFINEMENTS)}")
         object.__setattr__(self, "hidden", hidden)
         workdir = self.workdir or f"runs/{self.dataset}-{self.model}-seed{self.seed}"
         object.__setattr__(self, "workdir", workdir)
         try:
-            self.training()
+            self.phases()
         except ValueError as error:
             raise UsageError(str(error).replace("got ", "got --", 1)) from None
 
@@ -110,9 +129,34 @@ class Config:
         top = self.gibbs_steps if self.top_gibbs_steps is None else self.top_gibbs_steps
         return generation.Sampler("prior", self.gibbs_steps, top)
 
-    def training(self) -> train.TrainConfig:
-        names = {f.name for f in dataclasses.fields(train.TrainConfig)} - {"epsilon"}
-        return train.TrainConfig(**{name: getattr(self, name) for name in names})
+    def phases(self) -> tuple[train.TrainConfig, ...]:
+        """Training by the rule, and the refinement where one is asked for.
+
+        Raises:
+          ValueError: a value outside its range.
+        """
+        names = {f.name for f in dataclasses.fields(train.TrainConfig)} - {"epsilon", "hidden_flips"}
+        first = train.TrainConfig(
+            **{name: getattr(self, name) for name in names}, hidden_flips=self.hidden_flips == "on"
+        )
+        if self.refine == "none":
+            return (first,)
+        try:
+            refinement = dataclasses.replace(
+                first,
+                rule=self.refine,
+                epochs=self.refine_epochs,
+                learning_rate=self.refine_learning_rate,
+                weight_decay=self.refine_weight_decay,
+                schedule="cosine",
+            )
+        except ValueError as error:
+            raise ValueError(str(error).replace("got ", "got refine_", 1)) from None
+        return first, refinement
+
+    @property
+    def all_epochs(self) -> int:
+        return sum(phase.epochs for phase in self.phases())
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -132,7 +176,7 @@ def run(config: Config) -> dict[str, Any]:
             f"got --batch_size={config.batch_size}; {config.dataset} has {num_examples} training images, "
             "and a batch is allowed up to that"
         )
-    workdir = open_workdir(config.workdir, held, FREE)
+    workdir = open_workdir(config.workdir, held, FREE, dataclasses.asdict(Config()))
     summary = read_json(workdir / "summary.json")
     if summary is not None:
         print(f"finished already, in {workdir}: nothing left to do (a new --workdir starts afresh)")
@@ -146,7 +190,11 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def initial_state(config: Config, num_visible: int) -> train.TrainState:
-    """The state before the first epoch, determined by the seed."""
+    """The state before the first epoch, determined by the seed.
+
+    Raises:
+      UsageError: a model that the rule does not take.
+    """
     init_key, train_key, _ = _keys(config)
     sizes = (num_visible, *config.hidden)
     intra = config.model == "intra_dbm"
@@ -155,56 +203,49 @@ def initial_state(config: Config, num_visible: int) -> train.TrainState:
         stack: vpf_jax.Stack = (vpf_jax.init_machine(init_key, sizes, layers),)
     else:
         stack = vpf_jax.init_stack(init_key, sizes, intra)
-    return train.init_state(train_key, stack, config.training())
+    try:
+        return train.init_state(train_key, stack, config.phases()[0])
+    except ValueError as error:
+        raise UsageError(f"--model={config.model} with --coupling={config.coupling}: {error}") from None
 
 
 def _train(
     config: Config, data: datasets.Dataset, workdir: Path, stops: list[int]
 ) -> tuple[train.TrainState, MetricsFile, float]:
     """Runs the epochs that are left; returns the final state, the metrics and the seconds spent in epochs."""
-    state = initial_state(config, data.train.images.shape[1])
-    folder = workdir / "checkpoints"
-    found = checkpoint.restore_checkpoint(folder, state)
-    done, seconds = 0, 0.0
-    if found is not None:
-        done, state, info = found
-        seconds = info["train_seconds"]
-        print(f"resuming after epoch {done} of {config.epochs}")
-    metrics = MetricsFile(workdir / "metrics.csv", COLUMNS, done)
     visible = jnp.asarray(datasets.binarise(data.train.images))
-    largest = float(train.largest_weight(state.stack))
-    saved = done
-    run_epoch = None
-    with Progress(config.epochs, done) as progress:
-        for epoch in range(done + 1, config.epochs + 1):
-            started = time.perf_counter()
-            run_epoch = run_epoch or train.compile_epoch(state, visible, config.training())
-            state, measured = run_epoch(state, visible)
-            jax.block_until_ready(measured)
-            seconds += time.perf_counter() - started
+    run = PhasedRun(
+        workdir,
+        initial_state(config, visible.shape[1]),
+        visible,
+        config.phases(),
+        checkpoint_every=config.checkpoint_every,
+    )
+    if run.epoch:
+        print(f"resuming after epoch {run.epoch} of {config.all_epochs}")
+    metrics = MetricsFile(workdir / "metrics.csv", COLUMNS, run.epoch)
+    largest = float(train.largest_weight(run.state.stack))
+    with Progress(config.all_epochs, run.epoch) as progress:
+        started = time.perf_counter()
+        for epoch, measured in run.epochs(stops):
             train.check_finite(measured, epoch, largest)
             largest = float(measured.max_abs_weight)
             row = {"epoch": epoch, "objective": float(measured.objective), "max_abs_weight": largest}
-            row |= _measure(config, data, state.stack, epoch)
+            row |= _measure(config, data, run.state.stack, epoch, visible[:NUM_WATCHED])
             metrics.append(row)
             progress.report(row, time.perf_counter() - started)
-            if epoch % config.checkpoint_every == 0 or epoch == config.epochs or stops:
-                checkpoint.save_checkpoint(folder, epoch, state, {"train_seconds": seconds})
-                saved = epoch
-            if stops:
-                break
-    _stop_if_asked(stops, f"epoch {saved} of {config.epochs} is saved, start again to resume")
-    return state, metrics, seconds
+            started = time.perf_counter()
+    _stop_if_asked(stops, f"epoch {run.saved} of {config.all_epochs} is saved, start again to resume")
+    return run.state, metrics, run.info["train_seconds"]
 
 
-def _measure(config: Config, data: datasets.Dataset, stack: vpf_jax.Stack, epoch: int) -> dict[str, float]:
+def _measure(
+    config: Config, data: datasets.Dataset, stack: vpf_jax.Stack, epoch: int, watched: jax.Array
+) -> dict[str, float]:
     """What metrics.csv says of the model after an epoch, beside what training reports."""
-    bottom = stack[0].weights[0]
-    row = {
-        "weight_sparsity": float(monitor.weight_sparsity(bottom)),
-        "squared_weight": float(monitor.squared_weight(bottom)),
-    }
-    if config.evaluate_every and (epoch % config.evaluate_every == 0 or epoch == config.epochs):
+    key = jax.random.fold_in(_evaluation_key(config, WATCHING), epoch)
+    row = {name: float(value) for name, value in _watch(key, stack, watched).items()}
+    if config.evaluate_every and (epoch % config.evaluate_every == 0 or epoch == config.all_epochs):
         prior = generation.prior_of(_evaluation_key(config, 0), stack, data)
         key = _evaluation_key(config, 1)
         centres = generation.generate(key, stack, prior, config.sampler(), config.num_samples)
@@ -237,11 +278,11 @@ def _summarise(
         "model": config.model,
         "dataset": config.dataset,
         "seed": config.seed,
-        "epochs": config.epochs,
+        "epochs": config.all_epochs,
         "objective": metrics.rows[-1]["objective"],
         "max_abs_weight": metrics.rows[-1]["max_abs_weight"],
         "train_seconds": round(seconds, 2),
-        "seconds_per_epoch": round(seconds / config.epochs, 4),
+        "seconds_per_epoch": round(seconds / config.all_epochs, 4),
         "parzen_mean": samplers[0]["mean"],
         "parzen_sem": samplers[0]["sem"],
         "parzen_sigma": samplers[0]["sigma"],
@@ -289,6 +330,8 @@ def _draw(
         "objective": "objective J",
         "weight_sparsity": "weight sparsity",
         "squared_weight": "squared weight",
+        "mean_activation": "mean activation",
+        "pseudo_log_likelihood": "log pseudo-\nlikelihood",
         "parzen_validation": "Parzen, validation",
     }
     figures.save_curves(
@@ -303,6 +346,9 @@ def _draw(
         xlabel="mean activation over the training images",
         title=name,
     )
+
+
+_watch = jax.jit(monitor.watch)
 
 
 def _keys(config: Config) -> jax.Array:
@@ -362,12 +408,38 @@ flags.DEFINE_enum(
     "Of the layers: pairwise, each pair a machine of its own (the paper's), or joint, one deep machine (a research "
     "option: with the bottom-up E-step it samples badly).",
 )
+flags.DEFINE_enum("rule", _DEFAULTS.rule, train.RULES, "Learning rule; the others are what VPF is compared with.")
+flags.DEFINE_integer("rule_steps", _DEFAULTS.rule_steps, "Gibbs sweeps per step of cd and pcd, at least 1.")
+flags.DEFINE_enum("hidden_flips", _DEFAULTS.hidden_flips, SWITCH, "Whether flips of hidden units count in VPF.")
+flags.DEFINE_enum(
+    "expectation",
+    _DEFAULTS.expectation,
+    train.EXPECTATIONS,
+    "Over the hidden states in VPF: one sample of them, or the closed form (machines without weights inside the hidden "
+    "layers; 15 times as slow unless --flips_per_step is given).",
+)
+flags.DEFINE_integer(
+    "flips_per_step",
+    None,
+    "Visible units, drawn at random, whose flips a step of mpf, pl, ratio or VPF with --expectation=exact counts, at "
+    "least 1; all where it is left out.",
+)
 flags.DEFINE_enum(
     "estep",
     _DEFAULTS.estep,
     train.ESTEPS,
     "When hidden states are sampled: once per epoch for all images (the paper's), or for each minibatch.",
 )
+flags.DEFINE_enum(
+    "refine",
+    _DEFAULTS.refine,
+    REFINEMENTS,
+    "Rule by which training goes on after --epochs, with --rule_steps sweeps per step, its learning rate falling to 0 "
+    "along a cosine.",
+)
+flags.DEFINE_integer("refine_epochs", _DEFAULTS.refine_epochs, "Passes of the refinement, at least 1.")
+flags.DEFINE_float("refine_learning_rate", _DEFAULTS.refine_learning_rate, "Its first step size, positive.")
+flags.DEFINE_float("refine_weight_decay", _DEFAULTS.refine_weight_decay, "Its --weight_decay, at least 0.")
 flags.DEFINE_enum(
     "precision",
     _DEFAULTS.precision,

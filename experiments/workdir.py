@@ -9,7 +9,7 @@ import csv
 import json
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,13 +27,16 @@ class Stopped(Exception):
         self.exit_status = 128 + signal_number
 
 
-def open_workdir(path: str | Path, config: dict[str, Any], free: Sequence[str] = ()) -> Path:
+def open_workdir(
+    path: str | Path, config: dict[str, Any], free: Sequence[str] = (), defaults: Mapping[str, Any] | None = None
+) -> Path:
     """Makes the folder and its config.json, or checks that it holds a run of the same configuration.
 
     Args:
       path: the folder.
       config: values that JSON can hold.
       free: names of settings that may differ between starts of one run, such as where the data lie.
+      defaults: what settings stand for that a run of an earlier version does not know.
 
     Raises:
       UsageError: a path that is no folder, a folder with other contents, or a run of another configuration.
@@ -47,6 +50,9 @@ def open_workdir(path: str | Path, config: dict[str, Any], free: Sequence[str] =
             held = json.loads(file.read_text())
         except ValueError:
             raise UsageError(f"{file} cannot be read as JSON; give a new --workdir") from None
+        held = dict(defaults or {}) | held
+        # As JSON gives them back, tuples being lists.
+        config = json.loads(json.dumps(config))
         names = [n for n in config if n not in free and config[n] != held.get(n)]
         names += [n for n in held if n not in config]
         if names:
@@ -68,8 +74,13 @@ def open_workdir(path: str | Path, config: dict[str, Any], free: Sequence[str] =
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file atomically."""
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.write_text(text)
     os.replace(temporary, path)
 
 

@@ -13,7 +13,7 @@ there cannot be repeated here. Cost grows as 2^n: meant for n <= 10.
 States are rows of 0.0 and 1.0; state number s holds bit j of s in unit j.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -151,7 +151,14 @@ def objective(machine: FlatMachine, states: np.ndarray, masses: np.ndarray) -> f
 def finite_difference_gradient(
     machine: FlatMachine, states: np.ndarray, masses: np.ndarray, step: float = 2e-5
 ) -> FlatMachine:
-    """Central differences of `objective`, one parameter per bias and per connected unordered pair.
+    """Central differences of `objective`, one parameter per bias and per connected unordered pair."""
+    return finite_differences(lambda moved: objective(moved, states, masses), machine, step)
+
+
+def finite_differences(
+    function: Callable[[FlatMachine], float], machine: FlatMachine, step: float = 2e-5
+) -> FlatMachine:
+    """Central differences of a function of a machine, one parameter per bias and per connected unordered pair.
 
     With fields below 10 the truncation error (alpha^3 step^2 / 6) and the rounding error (1e-16 /
     step) are both about 1e-11 of the objective.
@@ -159,13 +166,11 @@ def finite_difference_gradient(
 
     def slope(coupling_step: np.ndarray, bias_step: np.ndarray) -> float:
         ahead, behind = (
-            objective(
+            function(
                 machine._replace(
                     coupling=machine.coupling + sign * coupling_step,
                     bias=machine.bias + sign * bias_step,
-                ),
-                states,
-                masses,
+                )
             )
             for sign in (1, -1)
         )
@@ -282,3 +287,73 @@ def asynchronous_sweep(coupling, fields, states, uniforms):
         states[:, j] = margin > 0
         closest = min(closest, np.abs(margin).min())
     return states, closest
+
+
+def marginal_energy(machine: FlatMachine, state: np.ndarray, summed: Sequence[int]) -> float:
+    """-log sum exp(-E) over all values of the units of the summed layers, the others as in the state."""
+    layer_of = np.repeat(np.arange(len(machine.sizes)), machine.sizes)
+    kept = ~np.isin(layer_of, summed)
+    states = all_states(len(machine.bias))
+    return -log_sum_exp(-energies(machine, states[(states[:, kept] == state[kept]).all(axis=1)]))
+
+
+def log_likelihoods(machine: FlatMachine) -> np.ndarray:
+    """Log p(v) of every visible vector, [2^n_0]."""
+    free = np.array([free_energy(machine, vector) for vector in all_states(machine.sizes[0])])
+    return -free - log_partition(machine)
+
+
+def mix(base: FlatMachine, machine: FlatMachine, beta: float) -> FlatMachine:
+    """The machine with the energies (1 - beta) E_base(x) + beta E(x)."""
+    return machine._replace(
+        coupling=(1 - beta) * base.coupling + beta * machine.coupling,
+        bias=(1 - beta) * base.bias + beta * machine.bias,
+    )
+
+
+def belief_network_log_likelihoods(machines: Sequence[FlatMachine]) -> np.ndarray:
+    """Log p(v) of every visible vector of a stack read as a deep belief network, bottom machine first.
+
+    The marginal of the top machine over its visible layer is handed down through the conditional distributions of
+    the lower layer of each two-layer machine below it, by enumeration.
+    """
+    log_marginal = log_likelihoods(machines[-1])
+    for machine in reversed(machines[:-1]):
+        lower, upper = (all_states(size) for size in machine.sizes)
+        joint = np.array([-energies(machine, np.hstack([np.tile(x, (len(upper), 1)), upper])) for x in lower])
+        conditional = joint - [log_sum_exp(column) for column in joint.T]
+        log_marginal = np.array([log_sum_exp(row) for row in conditional + log_marginal])
+    return log_marginal
+
+
+def flip_log_ratios(machine: FlatMachine, visible: np.ndarray) -> np.ndarray:
+    """Log p(v with bit i flipped) / p(v) of the marginal of the visible layer, [rows, n_0]."""
+    ratios = [
+        [free_energy(machine, row) - free_energy(machine, flipped(row[None], unit)[0]) for unit in range(len(row))]
+        for row in visible
+    ]
+    return np.array(ratios)
+
+
+def factorial(machine: FlatMachine, visible: np.ndarray, hidden_probabilities: np.ndarray) -> np.ndarray:
+    """The distribution [2^n] that puts equal mass on each row of `visible`, hidden bits independent given it."""
+    joint = np.zeros(2 ** len(machine.bias))
+    for row, probabilities in zip(visible, hidden_probabilities, strict=True):
+        states = completions(machine, row)
+        hidden = states[:, len(row) :]
+        masses = np.prod(np.where(hidden == 1, probabilities, 1 - probabilities), axis=1)
+        joint[state_numbers(states)] += masses / len(visible)
+    return joint
+
+
+def statistics(machine: FlatMachine, distribution: np.ndarray) -> FlatMachine:
+    """Means of x_i x_j over connected pairs and of x_j: minus the derivative of the mean energy."""
+    states = all_states(len(machine.bias))
+    pairs = np.einsum("s,si,sj->ij", distribution, states, states)
+    return machine._replace(coupling=pairs * machine.connected, bias=distribution @ states)
+
+
+def contrast(machine: FlatMachine, data: np.ndarray, chains: np.ndarray) -> FlatMachine:
+    """The statistics of the chains' distribution minus those of the data's; both [2^n]."""
+    found, wanted = statistics(machine, chains), statistics(machine, data)
+    return machine._replace(coupling=found.coupling - wanted.coupling, bias=found.bias - wanted.bias)

@@ -1,5 +1,9 @@
 """Energies, local fields, free energies and log Z against enumeration."""
 
+import functools
+import itertools
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +21,7 @@ from families import (
     on_states,
 )
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vpf_jax import (
     BoltzmannMachine,
@@ -26,6 +31,7 @@ from vpf_jax import (
     local_fields,
     log_partition_exact,
 )
+from vpf_jax.energy import MAX_EXACT_UNITS, marginal_energy, summable_layers
 
 log_partition = compiled(log_partition_exact)
 
@@ -255,3 +261,82 @@ def test_any_connectivity(case):
     assert_close(found, oracles.energies(case.flat, states))
     assert_close(joined(fields), oracles.local_fields(case.flat, states))
     assert_close(log_partition(case.machine), oracles.log_partition(case.flat))
+
+
+def closed_form_layers(case):
+    """The sets of layers that can be summed out of a machine."""
+    free = [i for i, block in enumerate(case.intra) if block is None]
+    subsets = (chosen for size in range(len(free) + 1) for chosen in itertools.combinations(free, size))
+    return [chosen for chosen in subsets if not any(i + 1 in chosen for i in chosen)]
+
+
+def assert_sums_out(case, summed):
+    states = case.all_states()
+    found = mapped(functools.partial(marginal_energy, summed=summed))(case.machine, case.layered(states))
+    assert_close(found, [oracles.marginal_energy(case.flat, state, summed) for state in states])
+
+
+@each_case()
+@in_float64
+def test_marginal_energy_sums_over_the_states_of_the_summed_layers(case):
+    """From every state, so that the values given for the summed layers are seen to be ignored."""
+    for summed in closed_form_layers(case):
+        assert_sums_out(case, summed)
+
+
+@settings(max_examples=10, deadline=None)
+@given(case=cases(max_units=6), data=st.data())
+@in_float64
+def test_marginal_energy_of_any_connectivity(case, data):
+    assert_sums_out(case, data.draw(st.sampled_from(closed_form_layers(case))))
+
+
+@pytest.mark.parametrize(
+    ("family", "summed"), [("rbm", (0, 1)), ("dbm", (0, 2, 3)), ("intra_dbm", (1,)), ("semi_restricted", (0,))]
+)
+def test_layers_without_a_closed_form_are_refused(family, summed):
+    case = CASES[f"{family}-moderate"]
+    with pytest.raises(ValueError, match=re.escape(str(summed))):
+        marginal_energy(case.machine, case.layered(case.some_states(1)[0]), summed)
+
+
+def test_a_summed_layer_that_does_not_exist_is_refused():
+    case = CASES["rbm-moderate"]
+    with pytest.raises(ValueError, match="summed"):
+        marginal_energy(case.machine, case.layered(case.some_states(1)[0]), (2,))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "intra", "expected"),
+    [
+        ((5, 3), (), (0,)),
+        ((3, 5), (), (1,)),
+        ((4, 4), (), (1,)),
+        ((5, 3), (0,), (1,)),
+        ((3, 2, 4, 2), (), (0, 2)),
+        ((3, 2, 4, 2), (2,), (1, 3)),
+        ((4, 3), (0, 1), ()),
+        ((4,), (), (0,)),
+    ],
+)
+def test_the_larger_part_of_a_machine_is_summed_out(sizes, intra, expected):
+    assert summable_layers(init_machine(jax.random.key(0), sizes, intra=intra)) == expected
+
+
+@in_float64
+def test_log_partition_of_a_wide_machine_is_equal_through_either_layer():
+    """784 units summed out for each state of the other 10, and the free energies of those 10 as the visible layer."""
+    rng = np.random.default_rng(0)
+    biases = (jnp.asarray(rng.normal(size=784)), jnp.asarray(rng.normal(size=10)))
+    machine = BoltzmannMachine(biases=biases, weights=(jnp.asarray(rng.normal(size=(784, 10))),), intra=(None, None))
+    narrow = jnp.asarray(oracles.all_states(10), jnp.uint8)
+    expected = oracles.log_sum_exp(-np.asarray(mapped(free_energy)(upside_down(machine), narrow)))
+    assert_close(log_partition(machine), expected)
+    assert_close(log_partition(upside_down(machine)), expected)
+
+
+def test_enumeration_is_refused_by_the_units_that_cannot_be_summed_out():
+    with pytest.raises(ValueError, match=rf"{MAX_EXACT_UNITS + 1} units"):
+        log_partition_exact(init_machine(jax.random.key(0), (30, MAX_EXACT_UNITS + 1)))
+    with pytest.raises(ValueError, match=r"30 units"):
+        log_partition_exact(init_machine(jax.random.key(0), (30, 3), intra=(0,)))

@@ -61,3 +61,38 @@ def test_a_picture_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path):
     figures.save_tiles(path, np.zeros((1, 3, 3)), title="")
     assert [p.name for p in tmp_path.iterdir()] == ["tiles.png"]
     assert read(path).size
+
+
+def test_rows_of_reconstructions_lie_one_under_the_other_right_of_their_names(tmp_path):
+    shades = {"black": 0.0, "grey": 0.5, "white": 1.0}
+    rows = {name: np.full((6, 4, 4), shade) for name, shade in shades.items()}
+    figures.save_reconstructions(tmp_path / "rows.png", rows, title="")
+    pixels = read(tmp_path / "rows.png").mean(axis=-1)
+    column = pixels[:, int(0.8 * pixels.shape[1])]
+    black, grey = np.flatnonzero(column < 0.02), np.flatnonzero(np.abs(column - 0.5) < 0.02)
+    assert 0 < black.min() < black.max() < grey.min() < grey.max() < 0.75 * len(column)
+    # The names: ink in the margin at the left, beside white.
+    margin = pixels[:, : int(0.05 * pixels.shape[1])]
+    assert margin.min() < 0.9
+    assert margin.max() > 0.98
+
+
+def test_rows_of_unequal_length_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="same shape"):
+        figures.save_reconstructions(tmp_path / "r.png", {"a": np.ones((2, 3, 3)), "b": np.ones((1, 3, 3))}, title="")
+
+
+def test_lines_are_drawn_with_error_bars_on_linear_and_logarithmic_axes(tmp_path):
+    x, y = [1, 10, 100], np.array([1.0, 10.0, 100.0])
+    pictures = {}
+    for name, errors, log in (("bare", None, False), ("bars", 0.5 * y, False), ("log", None, True)):
+        path = tmp_path / f"{name}.png"
+        figures.save_lines(path, {"one": (x, y, errors)}, xlabel="x", ylabel="y", title="t", logx=log, logy=log)
+        pictures[name] = read(path)
+    assert all(np.any(pictures["bare"] != pictures[other]) for other in ("bars", "log"))
+    # On both logarithmic axes the three points are evenly spread: the middle one lies in the middle, and is blue.
+    blue = pictures["log"][..., 2] - pictures["log"][..., 0] > 0.4
+    marked = np.argwhere(blue)
+    extent = marked.min(axis=0), marked.max(axis=0)
+    centre = (extent[0] + extent[1]) // 2
+    assert blue[centre[0] - 3 : centre[0] + 4, centre[1] - 3 : centre[1] + 4].any()

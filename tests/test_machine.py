@@ -235,6 +235,6 @@ def test_free_energy_refuses_weights_inside_the_hidden_layer():
 
 
 def test_enumeration_refuses_large_machines():
-    machine = init_machine(jax.random.key(0), (15, 10))
+    machine = init_machine(jax.random.key(0), (25, 25))
     with pytest.raises(ValueError, match=mentions("25", "24")):
         log_partition_exact(machine)

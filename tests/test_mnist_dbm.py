@@ -180,6 +180,10 @@ def test_a_damaged_newest_checkpoint_costs_only_its_epochs(straight, tmp_path):
         {"model": "rbm", "hidden": (10,), "estep": "minibatch"},
         {"model": "dbm", "coupling": "joint", "max_weight": 0.5, "schedule": "cosine"},
         {"model": "intra_dbm", "coupling": "joint", "batch_size": 37, "gibbs_steps": 1, "top_gibbs_steps": 5},
+        {"model": "rbm", "hidden": (10,), "rule": "pl", "flips_per_step": 50},
+        {"model": "dbm", "expectation": "exact", "hidden_flips": "off", "flips_per_step": 8},
+        {"model": "rbm", "hidden": (10,), "rule": "cd", "rule_steps": 2},
+        {"model": "intra_dbm", "refine": "pcd", "refine_epochs": 2},
     ],
 )
 def test_every_model_and_option_runs(settings, tmp_path):
@@ -213,6 +217,7 @@ def test_overflow_ends_in_one_line_and_keeps_the_last_good_checkpoint(tmp_path):
         (["--dataset=mnist", "--data_dir=EMPTY"], "no folder mnist"),
         (["--nonsense=1"], "nonsense.*--help"),
         (["stray"], "'stray'; only flags are allowed"),
+        (["--rule=pl"], "--model=intra_dbm.*rule 'pl' takes machines of 1 or 2 layers without weights inside"),
     ],
 )
 def test_wrong_flags_give_one_line_and_status_2(arguments, message, tmp_path):
@@ -254,6 +259,13 @@ def test_help_explains_every_flag_and_its_range():
         ({"hidden": (4,)}, "--hidden=4; it takes two or more hidden layers"),
         ({"model": "rbm", "hidden": (4, 3)}, "--hidden=4,3; it takes one hidden layer for rbm"),
         ({"epochs": 0}, "--epochs=0"),
+        ({"rule": "nce"}, "--rule=nce"),
+        ({"rule_steps": 0}, "--rule_steps=0"),
+        ({"hidden_flips": "maybe"}, "--hidden_flips=maybe; it takes one of on, off"),
+        ({"expectation": "mean"}, "--expectation=mean"),
+        ({"flips_per_step": 0}, "--flips_per_step=0"),
+        ({"refine": "vpf"}, "--refine=vpf; it takes one of none, pcd, cd"),
+        ({"refine": "pcd", "refine_epochs": 0}, "--refine_epochs=0"),
         ({"batch_size": 0}, "--batch_size=0"),
         ({"weight_decay": -1.0}, "--weight_decay=-1.0"),
         ({"max_weight": -1.0}, "--max_weight=-1.0"),

@@ -79,3 +79,11 @@ def test_a_request_to_stop_is_noted_and_the_usual_handlers_come_back(number):
         assert stops == [number]
         assert signal.getsignal(number) is usual
     assert signal.getsignal(number) is usual
+
+
+def test_a_setting_that_an_earlier_version_does_not_know_stands_at_its_default(tmp_path):
+    folder = open_workdir(tmp_path / "run", {"epochs": 3, "layers": (4, 2)})
+    assert open_workdir(folder, {"epochs": 3, "layers": (4, 2), "rule": "vpf"}, defaults={"rule": "vpf"}) == folder
+    # From then on the folder knows it.
+    with pytest.raises(UsageError, match="--rule=vpf, but --rule=cd was given"):
+        open_workdir(folder, {"epochs": 3, "layers": (4, 2), "rule": "cd"}, defaults={"rule": "vpf"})

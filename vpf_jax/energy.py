@@ -1,24 +1,28 @@
-"""Energy, local fields, free energy, and exact sums over small machines.
+"""Energy, local fields, marginal and free energies, and exact sums over small machines.
 
     E(x)   = - sum_{i<j} w_ij x_i x_j - sum_j b_j x_j          p(x) = exp(-E(x)) / Z
     z_j(x) = sum_i w_ij x_i + b_j                               the local field of unit j
     E(x) - E(x with bit j flipped) = (1 - 2 x_j) z_j
 
 (Liu, Quek and Lin, arXiv 1711.07732, equation 1.) Everything a machine does follows from its local fields: Gibbs
-conditionals are sigmoid(z) (`gibbs`), flip rates exp(alpha z) (`flow`). Not here: estimates of log Z for machines
-too large to enumerate.
+conditionals are sigmoid(z) (`gibbs`), flip rates exp(alpha z) (`flow`). Layers that do not see each other and have no
+intra-layer weights are summed out in closed form, each of their units giving a factor 1 + exp(z_j). Not here:
+estimates of log Z for machines too large to enumerate (`ais`).
 """
+
+import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
-from vpf_jax.machine import BoltzmannMachine, State, check_state
+from vpf_jax.machine import BoltzmannMachine, State, check_layers, check_state
 
 MAX_EXACT_UNITS = 24
-# States summed at once by the enumeration: 2^14 states of 24 units are 1.5 MB.
-_EXACT_CHUNK_BITS = 14
+# Entries of the states that the enumeration sums at once: 2^19 in single precision are 2 MB.
+_EXACT_CHUNK_BITS = 19
 
 
 def energy(machine: BoltzmannMachine, state: State) -> Float[Array, ""]:
@@ -75,11 +79,42 @@ def weighted_input(
     return jnp.matmul(x.astype(weights.dtype), weights, preferred_element_type=dtype)
 
 
+def marginal_energy(machine: BoltzmannMachine, state: State, summed: Sequence[int]) -> Float[Array, ""]:
+    """Energy of one configuration with some layers summed out: -log sum_{x_summed} exp(-E(x)).
+
+    Closed form, E(x with the summed layers at 0) - sum_j log(1 + exp(z_j)) over their units j, which are independent
+    given the other layers.
+
+    Args:
+      machine: the machine.
+      state: one array [n_l] of zeros and ones per layer; the values of the summed layers are ignored.
+      summed: indices of layers without intra-layer weights, no two of them neighbours.
+
+    Raises:
+      ValueError: a state that does not fit the machine, or layers that cannot be summed out in closed form.
+    """
+    check_state(machine, state, batched=False)
+    summed = check_layers("summed", summed, len(machine.sizes))
+    if any(machine.intra[i] is not None or i + 1 in summed for i in summed):
+        raise ValueError(f"got summed={summed}; it takes layers without intra-layer weights, no two of them neighbours")
+    x = tuple(jnp.zeros_like(x_l) if i in summed else x_l for i, x_l in enumerate(_as_parameters(machine, state)))
+    fields = (layer_field(machine, x, i) for i in summed)
+    return energy(machine, x) - sum(jnp.sum(jax.nn.softplus(z)) for z in fields)
+
+
+def summable_layers(machine: BoltzmannMachine) -> tuple[int, ...]:
+    """The layers to sum out: those of one parity without intra-layer weights, of the parity where they hold more units.
+
+    Where both hold the same number, the odd ones. Empty if every layer has intra-layer weights.
+    """
+    parities = [tuple(i for i in range(first, len(machine.sizes), 2) if machine.intra[i] is None) for first in (1, 0)]
+    return max(parities, key=lambda layers: sum(machine.sizes[i] for i in layers))
+
+
 def free_energy(machine: BoltzmannMachine, visible: Num[Array, " n_0"]) -> Float[Array, ""]:
     """Free energy F(v) of a two-layer machine: exp(-F(v)) = sum_h exp(-E(v, h)).
 
-    Closed form, F(v) = E(v, 0) - sum_j log(1 + exp(z_j)), since hidden units without intra-layer weights are
-    independent given v. Visible intra-layer weights are allowed.
+    The marginal energy with the hidden layer summed out. Visible intra-layer weights are allowed.
 
     Raises:
       ValueError: a machine of another shape, or a visible vector that does not fit it.
@@ -90,38 +125,45 @@ def free_energy(machine: BoltzmannMachine, visible: Num[Array, " n_0"]) -> Float
             f"{' with hidden intra-layer weights' if any(l is not None for l in machine.intra[1:]) else ''}; "
             "the free energy has a closed form for two layers without weights inside the hidden one"
         )
-    state = (visible, jnp.zeros(machine.sizes[1], machine.biases[1].dtype))
-    return energy(machine, state) - jnp.sum(jax.nn.softplus(layer_field(machine, state, 1)))
+    return marginal_energy(machine, (visible, jnp.zeros(machine.sizes[1])), (1,))
 
 
 def log_partition_exact(machine: BoltzmannMachine) -> Float[Array, ""]:
-    """Exact log Z by enumeration of all 2^n states, in bounded memory.
+    """Exact log Z in bounded memory: `summable_layers` in closed form, all states of the other layers enumerated.
 
     Raises:
-      ValueError: a machine of more than `MAX_EXACT_UNITS` units.
+      ValueError: a machine with more than `MAX_EXACT_UNITS` units in the layers to enumerate.
     """
-    if machine.num_units > MAX_EXACT_UNITS:
+    summed = summable_layers(machine)
+    num_units = sum(n for i, n in enumerate(machine.sizes) if i not in summed)
+    if num_units > MAX_EXACT_UNITS:
         raise ValueError(
-            f"got a machine of {machine.num_units} units; exact enumeration is allowed up to {MAX_EXACT_UNITS}"
+            f"got a machine of layer sizes {machine.sizes} with {num_units} units to enumerate; "
+            f"exact enumeration is allowed up to {MAX_EXACT_UNITS}"
         )
-    low_bits = min(machine.num_units, _EXACT_CHUNK_BITS)
+    # The states of a chunk hold all units, the summed ones too.
+    low_bits = min(num_units, max(0, _EXACT_CHUNK_BITS - math.ceil(math.log2(machine.num_units))))
     low = jnp.arange(2**low_bits, dtype=jnp.uint32)
 
     def log_sum(high: Array) -> Float[Array, ""]:
         numbers = low + high * jnp.uint32(2**low_bits)
-        states = jax.vmap(lambda number: _unpack(machine, number))(numbers)
-        return jax.nn.logsumexp(-jax.vmap(lambda state: energy(machine, state))(states))
+        states = jax.vmap(lambda number: _unpack(machine, number, summed))(numbers)
+        return jax.nn.logsumexp(-jax.vmap(lambda state: marginal_energy(machine, state, summed))(states))
 
-    high = jnp.arange(2 ** (machine.num_units - low_bits), dtype=jnp.uint32)
+    high = jnp.arange(2 ** (num_units - low_bits), dtype=jnp.uint32)
     return jax.nn.logsumexp(jax.lax.map(log_sum, high))
 
 
-def _unpack(machine: BoltzmannMachine, number: Array) -> State:
-    """The state whose units are the binary digits of `number`, first unit lowest."""
-    shifts = jnp.arange(machine.num_units, dtype=jnp.uint32)
-    bits = jnp.right_shift(number[None], shifts) & 1
-    ends = [sum(machine.sizes[: i + 1]) for i in range(len(machine.sizes) - 1)]
-    return tuple(jnp.split(bits, ends))
+def _unpack(machine: BoltzmannMachine, number: Array, summed: tuple[int, ...]) -> State:
+    """The state whose units are the binary digits of `number`, first unit lowest; zeros in the summed layers."""
+    state, start = [], 0
+    for i, n in enumerate(machine.sizes):
+        if i in summed:
+            state.append(jnp.zeros(n, jnp.uint32))
+        else:
+            state.append(jnp.right_shift(number[None], jnp.arange(start, start + n, dtype=jnp.uint32)) & 1)
+            start += n
+    return tuple(state)
 
 
 def _as_parameters(machine: BoltzmannMachine, state: State) -> State:

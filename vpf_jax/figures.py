@@ -1,6 +1,7 @@
-"""PNG figures: tiles of images, curves over epochs, histograms. Needs matplotlib (the extra `experiments`).
+"""PNG figures: images in tiles or labelled rows, curves over epochs, lines with error bars, histograms.
 
-Each function takes arrays and a path, and replaces the file atomically. Not here: what the arrays mean.
+Each function takes arrays and a path, and replaces the file atomically. Needs matplotlib (the extra `experiments`). Not
+here: what the arrays mean.
 """
 
 import os
@@ -8,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
@@ -23,19 +25,27 @@ def save_tiles(path: str | Path, images: ArrayLike, *, title: str, columns: int 
       signed: values of either sign, such as weights: each tile on its own symmetric scale, blue below 0, red above.
         Otherwise values in [0, 1], 1 drawn white.
     """
-    images = np.asarray(images)
-    rows = -(-len(images) // columns)
-    height, width = images.shape[1:]
-    sheet = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1), np.nan)
-    for n, image in enumerate(images):
-        top, left = (n // columns) * (height + 1) + 1, (n % columns) * (width + 1) + 1
-        scale = max(float(np.abs(image).max()), 1e-12) if signed else 1.0
-        sheet[top : top + height, left : left + width] = image / scale
-    figure = Figure(figsize=(columns * 0.6, rows * 0.6 + 0.5), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(sheet, cmap="RdBu_r" if signed else "gray", vmin=-1 if signed else 0, vmax=1, interpolation="nearest")
+    figure, axes = _tiles(np.asarray(images), columns, title, signed)
     axes.set_axis_off()
-    axes.set_title(title)
+    _save(figure, path)
+
+
+def save_reconstructions(path: str | Path, rows: Mapping[str, ArrayLike], *, title: str) -> None:
+    """Draws one row of images per entry, its name at the left: originals, corrupted ones, repairs of the same.
+
+    Args:
+      path: the PNG file.
+      rows: name of the row and its images [n, height, width], values in [0, 1], 1 drawn white; the same shape in all.
+      title: above the rows.
+    """
+    images = np.stack([np.asarray(row) for row in rows.values()])
+    _, count, height, width = images.shape
+    figure, axes = _tiles(images.reshape(-1, height, width), count, title)
+    figure.set_figwidth(figure.get_figwidth() + 0.09 * max(map(len, rows)))
+    axes.set_xticks([])
+    axes.set_yticks((height + 1) * (np.arange(len(rows)) + 0.5), labels=list(rows))
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
     _save(figure, path)
 
 
@@ -54,6 +64,33 @@ def save_curves(path: str | Path, curves: Mapping[str, tuple[ArrayLike, ArrayLik
     _save(figure, path)
 
 
+def save_lines(
+    path: str | Path,
+    lines: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike | None]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str,
+    logx: bool = False,
+    logy: bool = False,
+) -> None:
+    """Draws several lines (x, y, standard errors of y or None) in one panel, with a legend."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, (x, y, standard_error) in lines.items():
+        axes.errorbar(x, y, yerr=standard_error, label=name, marker="o", markersize=3, capsize=2)
+    axes.set(
+        xlabel=xlabel,
+        ylabel=ylabel,
+        title=title,
+        xscale="log" if logx else "linear",
+        yscale="log" if logy else "linear",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path)
+
+
 def save_histograms(
     path: str | Path, values: Sequence[ArrayLike], *, names: Sequence[str], xlabel: str, title: str
 ) -> None:
@@ -66,6 +103,22 @@ def save_histograms(
     panels[-1].set_xlabel(xlabel)
     figure.suptitle(title)
     _save(figure, path)
+
+
+def _tiles(images: np.ndarray, columns: int, title: str, signed: bool = False) -> tuple[Figure, Axes]:
+    """Images [n, height, width] side by side, a white line around each; scales as `save_tiles` says."""
+    rows = -(-len(images) // columns)
+    height, width = images.shape[1:]
+    sheet = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1), np.nan)
+    for n, image in enumerate(images):
+        top, left = (n // columns) * (height + 1) + 1, (n % columns) * (width + 1) + 1
+        scale = max(float(np.abs(image).max()), 1e-12) if signed else 1.0
+        sheet[top : top + height, left : left + width] = image / scale
+    figure = Figure(figsize=(columns * 0.6, rows * 0.6 + 0.5), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(sheet, cmap="RdBu_r" if signed else "gray", vmin=-1 if signed else 0, vmax=1, interpolation="nearest")
+    axes.set_title(title)
+    return figure, axes
 
 
 def _save(figure: Figure, path: str | Path) -> None:

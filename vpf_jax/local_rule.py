@@ -59,9 +59,18 @@ def local_gradient(machine: BoltzmannMachine, states: State) -> BoltzmannMachine
     return objective_and_gradient(machine, states)[1]
 
 
-def objective_and_gradient(machine: BoltzmannMachine, states: State) -> tuple[Float[Array, ""], BoltzmannMachine]:
-    """`vpf_objective` and `local_gradient` at the cost of the gradient alone; same arguments and errors."""
-    flow = _flow(machine, states)
+def objective_and_gradient(
+    machine: BoltzmannMachine, states: State, hidden_flips: bool = True
+) -> tuple[Float[Array, ""], BoltzmannMachine]:
+    """`vpf_objective` and `local_gradient` at the cost of the gradient alone; same arguments and errors.
+
+    Args:
+      machine: the machine.
+      states: complete states, one array [batch, n_l] per layer.
+      hidden_flips: whether flips of hidden units count. Where hidden states are exact samples given the visible ones
+        and the present parameters, they change the expected gradient by nothing (detailed balance) and are noise.
+    """
+    flow = _flow(machine, states, hidden_flips)
     directed = _directed(machine, flow)
     return flow.objective, BoltzmannMachine(
         biases=directed.biases,
@@ -75,11 +84,13 @@ def directed_gradient(machine: BoltzmannMachine, states: State) -> DirectedGradi
     return _directed(machine, _flow(machine, states))
 
 
-def _flow(machine: BoltzmannMachine, states: State) -> Flow:
+def _flow(machine: BoltzmannMachine, states: State, hidden_flips: bool = True) -> Flow:
     check_state(machine, states, batched=True)
     fields = jax.vmap(local_fields, in_axes=(None, 0))(machine, tuple(states))
     alphas = tuple(alpha(x, z) for x, z in zip(states, fields, strict=True))
     slopes = tuple(a * rates(a, z) for a, z in zip(alphas, fields, strict=True))
+    if not hidden_flips:
+        slopes = (slopes[0], *(jnp.zeros_like(g) for g in slopes[1:]))
     return Flow(
         # |alpha| is 1/2. From the slopes, so that the rates need not be stored beside them.
         objective=mean_total(tuple(2 * jnp.abs(g) for g in slopes)),
@@ -94,15 +105,15 @@ def _directed(machine: BoltzmannMachine, flow: Flow) -> DirectedGradient:
     pairs = list(enumerate(machine.weights))
     return DirectedGradient(
         biases=tuple(jnp.sum(g, axis=0) / batch for g in slopes),
-        forward=tuple(_mean_products(x[i], slopes[i + 1], w) for i, w in pairs),
-        backward=tuple(_mean_products(slopes[i], x[i + 1], w) for i, w in pairs),
+        forward=tuple(mean_products(x[i], slopes[i + 1], w) for i, w in pairs),
+        backward=tuple(mean_products(slopes[i], x[i + 1], w) for i, w in pairs),
         intra=tuple(
-            None if l is None else off_diagonal(_mean_products(x[i], slopes[i], l)) for i, l in enumerate(machine.intra)
+            None if l is None else off_diagonal(mean_products(x[i], slopes[i], l)) for i, l in enumerate(machine.intra)
         ),
     )
 
 
-def _mean_products(
+def mean_products(
     a: Float[Array, "batch n"], b: Float[Array, "batch m"], weights: Float[Array, "n m"]
 ) -> Float[Array, "n m"]:
     """Mean over the batch of a_i b_j, the factors in the precision of the weights, the sums in their own."""

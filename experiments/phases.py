@@ -1,0 +1,94 @@
+"""Training through one phase or more, resumed from the newest readable checkpoint.
+
+Phases follow one another with a fresh optimizer (`vpf_jax.train.start_phase`). The checkpoints of the first lie in
+checkpoints/, those of the n-th in checkpoints-n/. Not here: what is measured after an epoch, and what is reported.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vpf_jax import checkpoint, train
+
+
+class PhasedRun:
+    """A run of one seed, or of several along a leading axis of the state's arrays."""
+
+    def __init__(
+        self,
+        folder: Path,
+        state: train.TrainState,
+        visible: jax.Array,
+        phases: Sequence[train.TrainConfig],
+        *,
+        checkpoint_every: int,
+        at_once: int | None = None,
+    ) -> None:
+        """Goes to where the checkpoints of an earlier start end.
+
+        Args:
+          folder: where the folders of checkpoints lie.
+          state: before the first epoch.
+          visible: the training images, zeros and ones.
+          phases: settings of the phases.
+          checkpoint_every: epochs between checkpoints; the end of a phase has one too.
+          at_once: of several seeds, those in one batched computation; None: all.
+        """
+        self.state = state
+        self.epoch = 0
+        """Finished epochs."""
+        self.saved = 0
+        """Epoch of the newest checkpoint."""
+        self.info: dict[str, Any] = {"train_seconds": 0.0}
+        """Saved with every checkpoint: seconds spent in epochs, without compilation, and what the caller adds."""
+        self._folder, self._visible, self._phases = folder, visible, phases
+        self._every, self._at_once = checkpoint_every, at_once
+        self._phase = 0
+        while True:
+            found = checkpoint.restore_checkpoint(self._checkpoints(), self.state)
+            if found is not None:
+                self.epoch, self.state, self.info = found
+                self.saved = self.epoch
+            if found is None or self.epoch < self._end() or self._phase + 1 == len(phases):
+                break
+            self._start_next_phase()
+
+    def epochs(self, stops: Sequence[int]) -> Iterator[tuple[int, train.Metrics]]:
+        """Runs the epochs that are left, giving the number and metrics of each as it ends.
+
+        Once the caller is done with an epoch it is saved where that is due; where a signal is in `stops` it is saved
+        in any case, and no other epoch is run. A caller that raises leaves the last checkpoint as it is.
+        """
+        run_epoch = None
+        while not stops:
+            if self.epoch == self._end():
+                if self._phase + 1 == len(self._phases):
+                    return
+                self._start_next_phase()
+                run_epoch = None
+            if run_epoch is None:
+                run_epoch = train.compile_epoch(self.state, self._visible, self._phases[self._phase], self._at_once)
+            started = time.perf_counter()
+            self.state, measured = run_epoch(self.state, self._visible)
+            jax.block_until_ready(measured)
+            self.info["train_seconds"] += time.perf_counter() - started
+            self.epoch += 1
+            yield self.epoch, measured
+            if self.epoch % self._every == 0 or self.epoch == self._end() or stops:
+                checkpoint.save_checkpoint(self._checkpoints(), self.epoch, self.state, self.info)
+                self.saved = self.epoch
+
+    def _end(self) -> int:
+        return sum(phase.epochs for phase in self._phases[: self._phase + 1])
+
+    def _checkpoints(self) -> Path:
+        return self._folder / ("checkpoints" if self._phase == 0 else f"checkpoints-{self._phase + 1}")
+
+    def _start_next_phase(self) -> None:
+        self._phase += 1
+        phase, visible = self._phases[self._phase], self._visible
+        start = jax.jit(lambda state: train.start_phase(state, visible, phase))
+        self.state = jax.vmap(start)(self.state) if self.state.epoch.ndim else start(self.state)

@@ -1,0 +1,240 @@
+"""The scripts that compare rules, at quick settings: what they write, resuming, shared machines, wrong input."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib.image
+import numpy as np
+import pytest
+
+from experiments import comparison, features, likelihood, reconstruction
+from experiments.workdir import Stopped, UsageError, stop_requests
+from vpf_jax import datasets, train
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = {"reconstruction": reconstruction, "likelihood": likelihood, "features": features}
+
+
+def quick_flags(script):
+    """The quick setting that the script's own docstring gives, but for its folder."""
+    command = re.search(r"^    (python -m .*--workdir=runs/quick)$", script.__doc__, re.DOTALL | re.MULTILINE)[1]
+    *_, quick = command.split("python -m ")
+    return [word for word in quick.replace("\\", " ").split()[1:] if not word.startswith("--workdir")]
+
+
+def start(name, *arguments):
+    command = [sys.executable, "-m", f"experiments.{name}", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module", params=SCRIPTS)
+def quick(request, tmp_path_factory):
+    """A quick run of each script as a command."""
+    workdir = tmp_path_factory.mktemp("quick") / request.param
+    flags = [*quick_flags(SCRIPTS[request.param]), f"--workdir={workdir}"]
+    return request.param, workdir, flags, start(request.param, *flags)
+
+
+@pytest.mark.slow
+def test_the_quick_setting_writes_its_table_and_summary(quick):
+    name, workdir, _, ended = quick
+    assert ended.returncode == 0, ended.stderr
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["seeds"] == [0, 1]
+    table = (workdir / "table.md").read_text()
+    assert "+-" in table
+    assert "nan" not in table
+    assert table in ended.stdout
+    if name == "reconstruction":
+        assert set(summary["rules"]) == set(comparison.RULES)
+        for row in summary["rules"].values():
+            for protocol in ("paper", "clamped"):
+                assert {side: len(found) for side, found in row[protocol].items()} == dict.fromkeys(
+                    ("top", "bottom", "left", "right"), 2
+                )
+        assert matplotlib.image.imread(workdir / "reconstructions.png").shape[0] > 300
+    if name == "likelihood":
+        assert set(summary["rbms"]) == {"vpf", "pcd1"}
+        for row in summary["rbms"].values():
+            assert all(run["log_likelihood"] < 0 for run in row["runs"])
+        for row in summary["stacks"].values():
+            assert all(run["bound"] < 0 for run in row["runs"])
+            assert all(len(run["samplers"]) > 5 for run in row["runs"])
+        assert len(summary["parzen_real_data"]) == 2
+    if name == "features":
+        pictures = {p.name for p in workdir.glob("*.png")}
+        assert pictures == {
+            *(f"{curve}.png" for curve in features.CURVES),
+            "activations.png",
+            "filters-36.png",
+            "filters-64.png",
+        }
+        assert all(0.3 < accuracy < 1 for row in summary["hidden"].values() for accuracy in row["probe_accuracy"])
+
+
+@pytest.mark.slow
+def test_a_finished_run_says_so(quick):
+    name, workdir, flags, ended = quick
+    assert ended.returncode == 0, ended.stderr
+    before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file() and p.name != "config.json"}
+    again = start(name, *flags)
+    assert again.returncode == 0
+    assert "finished already" in again.stdout
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+@pytest.mark.slow
+def test_trained_machines_are_shared_and_a_lost_table_is_made_again(quick, tmp_path):
+    name, workdir, flags, ended = quick
+    assert ended.returncode == 0, ended.stderr
+    shared = [*flags[:-1], f"--models={workdir / 'models'}", f"--workdir={tmp_path / 'other'}"]
+    again = start(name, *shared)
+    assert again.returncode == 0, again.stderr
+    assert not (tmp_path / "other" / "models").exists()
+    assert (tmp_path / "other" / "table.md").read_text() == (workdir / "table.md").read_text()
+
+
+RECIPE = comparison.Recipe(
+    "two phases",
+    (5,),
+    (train.TrainConfig(epochs=3, batch_size=40), train.TrainConfig(rule="pcd", epochs=2, batch_size=40)),
+)
+
+
+def small_data():
+    data = datasets.load_dataset("mnist_5k")
+    some = datasets.Split(data.train.images[:200], data.train.labels[:200])
+    return dataclasses.replace(data, train=some)
+
+
+def train_small(folder, seeds, stops=(), at_once=1):
+    return comparison.train_recipe(folder, RECIPE, small_data(), seeds, stops, at_once=at_once, checkpoint_every=10)
+
+
+def test_a_stopped_recipe_resumes_to_the_same_machines(tmp_path):
+    straight = train_small(tmp_path / "straight", (0, 1))
+    assert straight.num_seeds == 2
+    assert {name: curve.shape for name, curve in straight.curves.items()}["objective"] == (5, 2)
+
+    class StopAfterTwo(list):
+        """A signal that arrives in the second epoch."""
+
+        asked = 0
+
+        def __bool__(self):
+            self.asked += 1
+            return self.asked > 4
+
+        def __getitem__(self, index):
+            return 15
+
+    with pytest.raises(Stopped, match=r"two phases, epoch [1-4] of 5, is saved"):
+        train_small(tmp_path / "stopped", (0, 1), StopAfterTwo())
+    resumed = train_small(tmp_path / "stopped", (0, 1))
+    for one, other in zip(jax.tree.leaves(straight.stacks), jax.tree.leaves(resumed.stacks), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for name, curve in straight.curves.items():
+        np.testing.assert_array_equal(resumed.curves[name], curve)
+
+
+def test_seeds_trained_at_once_equal_single_runs(tmp_path):
+    together = train_small(tmp_path / "together", (3, 4), at_once=2)
+    for index, seed in enumerate((3, 4)):
+        single = train_small(tmp_path / f"single-{seed}", (seed,))
+        for one, other in zip(jax.tree.leaves(single.stack(0)), jax.tree.leaves(together.stack(index)), strict=True):
+            np.testing.assert_allclose(other, one, atol=1e-5)
+
+
+def test_other_settings_go_to_another_folder():
+    other = dataclasses.replace(RECIPE, phases=(train.TrainConfig(epochs=4), RECIPE.phases[1]))
+    names = {
+        RECIPE.folder_name("mnist", (0, 1)),
+        RECIPE.folder_name("mnist", (0,)),
+        RECIPE.folder_name("fashion_mnist", (0, 1)),
+        other.folder_name("mnist", (0, 1)),
+    }
+    assert len(names) == 4
+    assert all(name.startswith("two-phases-") for name in names)
+
+
+def test_recipes_fit_their_models_and_keep_the_number_of_epochs():
+    for recipe in comparison.rbm_recipes((20,), 10).values():
+        assert recipe.epochs == 10
+        comparison.initial_state(recipe, 784, (0,))
+    for recipe in comparison.stack_recipes((6, 5), 10).values():
+        assert recipe.epochs == 10
+        comparison.initial_state(recipe, 9, (0,))
+
+
+def test_mean_and_standard_error():
+    assert comparison.cell([1.0, 2.0, 3.0, 4.0]) == "2.5 +- 0.6"
+    assert comparison.cell(jnp.array([2.0]), 2) == "2.00"
+    assert comparison.markdown_table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "settings", "message"),
+    [
+        (reconstruction, {"dataset": "cifar"}, "--dataset=cifar; it takes one of"),
+        (reconstruction, {"num_seeds": 0}, "--num_seeds=0; it takes an integer of at least 1"),
+        (reconstruction, {"hidden": 0}, "--hidden=0"),
+        (reconstruction, {"epochs": 1}, "--epochs=1; it takes an integer of at least 2"),
+        (likelihood, {"num_chains": 1}, "--num_chains=1"),
+        (likelihood, {"deep_hidden": (4,)}, "--deep_hidden=4; it takes two or more positive integers"),
+        (features, {"hidden": ()}, "--hidden=; it takes distinct positive integers"),
+        (features, {"hidden": (4, 4)}, "--hidden=4,4; it takes distinct positive integers"),
+        (features, {"probe_images": 3}, "--probe_images=3"),
+    ],
+)
+def test_settings_out_of_range_are_refused(script, settings, message):
+    with pytest.raises(UsageError, match=message):
+        script.Config(**settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("reconstruction", ["--rules=vpf,gan"], "--rules=vpf,gan; it takes some of vpf"),
+        ("features", ["--hidden=12,x"], "--hidden=12,x; it takes"),
+        ("features", ["--rule=gan"], "--rule=gan.*vpf"),
+        ("likelihood", ["--epochs=many"], "--epochs=many.*at least 2"),
+        ("likelihood", ["--dataset=mnist", "--data_dir=EMPTY"], "no folder mnist"),
+        ("reconstruction", ["stray"], "'stray'; only flags are allowed"),
+    ],
+)
+def test_wrong_flags_give_one_line_and_status_2(name, arguments, message, tmp_path):
+    arguments = [argument.replace("EMPTY", str(tmp_path)) for argument in arguments]
+    ended = start(name, f"--workdir={tmp_path / 'run'}", *arguments)
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert re.search(message, ended.stderr)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_explains_every_flag(name):
+    ended = start(name, "--help")
+    assert ended.returncode == 0
+    for field in dataclasses.fields(SCRIPTS[name].Config):
+        assert re.search(rf"--(\[no\])?{field.name}:", ended.stdout)
+
+
+@pytest.mark.slow
+def test_a_request_to_stop_ends_the_script_with_what_was_trained(tmp_path):
+    config = reconstruction.Config(
+        dataset="mnist_5k", num_seeds=1, hidden=8, epochs=2, rules=("vpf", "cd1"), workdir=str(tmp_path / "run")
+    )
+    data = datasets.load_dataset("mnist_5k")
+    with stop_requests() as stops:
+        stops.append(15)
+        with pytest.raises(Stopped, match="start again to resume"):
+            comparison.train_for(config, comparison.rbm_recipes((8,), 2)["vpf"], data, stops)
+    assert reconstruction.run(config)["rules"]["vpf"]["train_seconds"] > 0
