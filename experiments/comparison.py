@@ -198,8 +198,8 @@ def initial_state(recipe: Recipe, num_visible: int, seeds: Sequence[int]) -> tra
     """
     sizes = (num_visible, *recipe.hidden)
 
-    def start(key: jax.Array) -> train.TrainState:
-        init_key, train_key = jax.random.split(key)
+    def start(seed: jax.Array) -> train.TrainState:
+        init_key, train_key = jax.random.split(jax.random.key(seed))
         if recipe.joint:
             layers = tuple(range(1, len(sizes))) if recipe.intra else ()
             stack: vpf_jax.Stack = (vpf_jax.init_machine(init_key, sizes, layers),)
@@ -207,7 +207,7 @@ def initial_state(recipe: Recipe, num_visible: int, seeds: Sequence[int]) -> tra
             stack = vpf_jax.init_stack(init_key, sizes, recipe.intra)
         return train.init_state(train_key, stack, recipe.phases[0])
 
-    return jax.vmap(start)(jnp.stack([jax.random.key(seed) for seed in seeds]))
+    return jax.vmap(start)(jnp.asarray(seeds))
 
 
 def train_recipe(

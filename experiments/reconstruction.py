@@ -8,7 +8,7 @@ corrupted and repaired under two protocols, the paper's and the stricter one tha
 Writes table.md, summary.json and reconstructions.png into --workdir, and the trained machines into --models, which
 other experiments can share. A second start resumes; a finished run says so. A quick setting, two minutes on two cores:
 
-    python -m experiments.reconstruction --dataset=mnist_5k --epochs=4 --num_seeds=2 --hidden=64 --workdir=runs/quick
+    python -m experiments.reconstruction --dataset=mnist_5k --epochs=12 --num_seeds=2 --hidden=64 --workdir=runs/quick
 """
 
 import dataclasses
@@ -129,7 +129,7 @@ def _table(config: Config, rows: dict[str, dict[str, Any]]) -> str:
             ]
             for rule, row in rows.items()
         ]
-        text += f"\n{told.capitalize()}\n\n" + comparison.markdown_table(["rule", *SIDES, "training"], cells)
+        text += f"\n{told[0].upper() + told[1:]}\n\n" + comparison.markdown_table(["rule", *SIDES, "training"], cells)
     return text
 
 

@@ -17,14 +17,11 @@ VISIBLE = jnp.asarray(np.random.default_rng(0).integers(0, 2, (22, 6)), jnp.uint
 
 
 def initial(num_seeds=None):
-    def start(key):
-        init_key, train_key = jax.random.split(key)
+    def start(seed):
+        init_key, train_key = jax.random.split(jax.random.key(seed))
         return train.init_state(train_key, vpf_jax.init_stack(init_key, (6, 4)), PHASES[0])
 
-    if num_seeds is None:
-        return start(jax.random.key(0))
-
-    return jax.vmap(start)(jax.random.split(jax.random.key(0), num_seeds))
+    return start(0) if num_seeds is None else jax.vmap(start)(jnp.arange(num_seeds))
 
 
 def open_run(folder, num_seeds=None, checkpoint_every=1):

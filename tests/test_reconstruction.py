@@ -103,14 +103,13 @@ def test_only_masked_pixels_change(repair):
 
 @pytest.mark.parametrize("intra", [None, np.zeros((3, 3))], ids=["plain", "intra"])
 def test_held_pixels_stay_against_any_field(intra):
-    """Held at 1 against a field of -200, at 0 against 200: the hidden unit, a copy of both, must see them."""
-    case = Case(
-        "strong", (np.array([-200.0, 200.0, 0.0]), np.zeros(1)), (np.array([[8.0], [-8.0], [8.0]]),), (None, None)
-    )
+    """Held at 1 against a field of -200, at 0 against 200; the hidden unit is on only while both are."""
+    weights = np.array([[24.0], [-24.0], [8.0]])
+    case = Case("strong", (np.array([-200.0, 200.0, 0.0]), np.array([-12.0])), (weights,), (None, None))
     case = case._replace(intra=(intra, None))
     mask = np.array([False, False, True])
     repaired = compiled(inpaint)(jax.random.key(3), case.machine, jnp.tile(jnp.array([[1, 0, 1]]), (500, 1)), mask, 5)
-    # With h = 1, of probability 1 - e^-8 or more, the mean is sigmoid(8); a lost pixel would turn most h off.
+    # The field of h is at least 12 and the mean sigmoid(8); with either pixel lost it is -4 or less, the mean 1/2.
     assert float(jnp.mean(repaired[:, 2])) > 0.99
 
 

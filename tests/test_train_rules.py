@@ -150,7 +150,7 @@ def test_seeds_together_equal_single_runs(rule, at_once):
         return train.init_state(train_key, vpf_jax.init_stack(init_key, (6, 4)), config)
 
     seeds = (3, 4, 5)
-    states = jax.vmap(initial)(jnp.stack([jax.random.key(seed) for seed in seeds]))
+    states = jax.vmap(lambda seed: initial(jax.random.key(seed)))(jnp.array(seeds))
     run_epoch = train.compile_epoch(states, visible, config, at_once)
     for _ in range(config.epochs):
         states, metrics = run_epoch(states, visible)

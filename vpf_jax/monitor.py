@@ -132,7 +132,7 @@ def linear_probe(
     """Accuracy of multinomial logistic regression on given features, such as hidden activations.
 
     Each feature is standardised by its mean and deviation over the training examples. scikit-learn fits the
-    regression with L-BFGS, which is deterministic: about ten seconds for 50,000 x 196 features on two cores.
+    regression with L-BFGS, which is deterministic: about ten seconds for 50,000 x 196 features on two idle cores.
 
     Args:
       features_train: one row per example.
