@@ -40,6 +40,8 @@ def start_experiment(config_class: type, run: Callable[[Any], Any]) -> NoReturn:
     kinds = {field.name: _kind(hints[field.name]) for field in fields}
     for field in fields:
         _define_flag(field, kinds[field.name])
+        # --help shows the flags of the program, not those of this module.
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field.name])
 
     def main(argv: list[str]) -> None:
         if len(argv) > 1:

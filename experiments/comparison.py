@@ -28,12 +28,13 @@ from vpf_jax import datasets, monitor, train
 NUM_WATCHED = 1000
 # Rules of an RBM and their names in tables.
 TITLES = {
+    "vpf_paper": "VPF, the paper's settings",
     "vpf": "VPF",
     "vpf_pcd": "VPF, then PCD-1",
     "cd1": "CD-1",
     "pcd1": "PCD-1",
     "pcd10": "PCD-10",
-    "pl": "pseudo-likelihood",
+    "pl": "PL",
     "ratio": "ratio matching",
     "mpf": "marginal MPF",
 }
@@ -41,9 +42,9 @@ RULES = tuple(TITLES)
 # Deep models and their names in tables.
 STACK_TITLES = {
     "dbm": "DBM, the paper's settings",
-    "dbm_refined": "DBM, refined by PCD-1",
     "intra_dbm": "intra-layer DBM, the paper's settings",
-    "intra_dbm_refined": "intra-layer DBM, refined by PCD-1",
+    "dbm_refined": "DBM, then PCD-1",
+    "intra_dbm_refined": "intra-layer DBM, then PCD-1",
     "joint_dbm": "one deep machine, joint coupling",
 }
 STACKS = tuple(STACK_TITLES)
@@ -100,6 +101,7 @@ class Recipe:
 
     @property
     def epochs(self) -> int:
+        """Of all phases."""
         return sum(phase.epochs for phase in self.phases)
 
     def folder_name(self, dataset: str, seeds: Sequence[int]) -> str:
@@ -131,15 +133,17 @@ class Trained(NamedTuple):
 def rbm_recipes(hidden: tuple[int, ...], epochs: int) -> dict[str, Recipe]:
     """How each rule trains an RBM in a number of epochs, with the settings that suit it (README, Results)."""
     half = epochs // 2
-    flow = train.TrainConfig(epochs=epochs)
-    cosine = train.TrainConfig(epochs=epochs, schedule="cosine")
+    paper = train.TrainConfig(epochs=epochs)
+    flow = dataclasses.replace(paper, estep="minibatch", weight_decay=4e-4)
+    cosine = dataclasses.replace(paper, schedule="cosine")
     # A tenth of the flips per step: what costs the others one product costs these rules all pairs of units per example.
     flips = dataclasses.replace(cosine, flips_per_step=98)
     phases = {
+        "vpf_paper": (paper,),
         "vpf": (flow,),
         "vpf_pcd": (
             dataclasses.replace(flow, epochs=epochs - half),
-            dataclasses.replace(cosine, rule="pcd", epochs=half),
+            dataclasses.replace(cosine, rule="pcd", epochs=half, learning_rate=1.5e-3, weight_decay=3e-3),
         ),
         "cd1": (dataclasses.replace(cosine, rule="cd"),),
         "pcd1": (dataclasses.replace(cosine, rule="pcd"),),
@@ -152,15 +156,20 @@ def rbm_recipes(hidden: tuple[int, ...], epochs: int) -> dict[str, Recipe]:
 
 
 def stack_recipes(hidden: tuple[int, ...], epochs: int) -> dict[str, Recipe]:
-    """How deep models are trained: by the paper's settings, and by those found best (README, Results)."""
+    """How deep models are trained: by the paper's settings for a number of epochs, and, a fifth of them, otherwise."""
     flow = train.TrainConfig(epochs=epochs)
-    refined = max(1, epochs // 5)
-    phases = (
-        dataclasses.replace(flow, epochs=epochs - refined),
-        train.TrainConfig(rule="pcd", epochs=refined, schedule="cosine"),
-    )
+    fifth = max(1, epochs // 5)
+    short = dataclasses.replace(flow, epochs=fifth)
+    refinement = train.TrainConfig(rule="pcd", epochs=fifth, learning_rate=2e-3, weight_decay=2e-3, schedule="cosine")
+    phases = {
+        "dbm": (flow,),
+        "intra_dbm": (flow,),
+        "dbm_refined": (short, refinement),
+        "intra_dbm_refined": (short, refinement),
+        "joint_dbm": (short,),
+    }
     return {
-        name: Recipe(title, hidden, phases if "refined" in name else (flow,), "intra" in name, "joint" in name)
+        name: Recipe(title, hidden, phases[name], intra="intra" in name, joint="joint" in name)
         for name, title in STACK_TITLES.items()
     }
 

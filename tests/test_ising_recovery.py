@@ -212,6 +212,12 @@ def test_seeds_fitted_together_agree_with_one_alone(rule):
     assert jnp.abs(together[1] - together[0]).max() > 0.01
 
 
+def test_seeds_have_chains_of_their_own():
+    samples = jnp.asarray(np.random.default_rng(1).integers(0, 2, (200, 9), dtype=np.uint8))
+    found, _ = ising_recovery.fit_seeds(Config(**TINY), "pcd", jnp.stack([samples, samples]))
+    assert jnp.abs(found.glass.couplings[0] - found.glass.couplings[1]).max() > 1e-3
+
+
 def test_errors_are_split_into_bonds_and_others():
     truth = jax.tree.map(lambda leaf: leaf[None], ising_recovery.draw_glass(jax.random.key(0), 3, 0.5))
     there = ising_recovery.bonds(3)
@@ -338,7 +344,7 @@ def test_images_are_fitted_with_the_quick_setting(tmp_path):
     independent = np.mean(np.sum(np.where(images, np.log(means), np.log(1 - means)), axis=1))
     scores = {row["rule"]: row["held_out"]["mean"] for row in summary["rows"] if row["num_samples"] == 3000}
     # The pixels are far from independent, even where independent ones are told the means of the test images.
-    assert all(independent / 2 < score < 0 for score in scores.values())
+    assert all(independent * 2 / 3 < score < 0 for score in scores.values())
     assert len(summary["agreement"]) == 9
     assert all(0.3 < row["correlation"]["mean"] < 1 for row in summary["agreement"])
     assert summary["sampler"] is None
@@ -392,7 +398,7 @@ def test_defaults_depend_on_the_data():
 
 
 def test_the_command_explains_its_flags_and_refuses_wrong_ones_in_one_line():
-    told = start("--helpfull").stdout
+    told = start("--help").stdout
     assert all(f"--{name}:" in told for name in Config.__dataclass_fields__)
     wrong = start("--sample_sizes=many")
     assert wrong.returncode == 2

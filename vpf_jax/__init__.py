@@ -1,45 +1,72 @@
 """Variational probability flow for binary Boltzmann machines, in JAX (Liu, Quek and Lin, arXiv 1711.07732).
 
 The public functions stand here; the modules they come from hold one concept each and say so in their first lines:
-`machine`, `energy`, `flow`, `local_rule`, `gibbs`, `stack`, `train`, `parzen`, `monitor`, `datasets`, `checkpoint`,
-`figures`.
+`machine`, `energy`, `flow`, `local_rule`, `visible_flips`, `gibbs`, `stack`, `baselines`, `train`, `parzen`,
+`tempering`, `ais`, `likelihood`, `reconstruction`, `monitor`, `datasets`, `checkpoint`, `figures`.
 """
 
-from vpf_jax.energy import energy, free_energy, local_fields, log_partition_exact
+from vpf_jax.ais import LogPartition, ais_log_partition, ais_log_partition_reverse
+from vpf_jax.baselines import contrastive_divergence, flip_estimate, persistent_contrastive_divergence
+from vpf_jax.energy import energy, free_energy, local_fields, log_partition_exact, marginal_energy
 from vpf_jax.flow import flip_rates, vpf_objective
 from vpf_jax.gibbs import gibbs_sweep, run_chain
+from vpf_jax.likelihood import rbm_log_likelihood, stack_bound, variational_bound
 from vpf_jax.local_rule import DirectedGradient, directed_gradient, local_gradient
 from vpf_jax.machine import BoltzmannMachine, State, init_machine, tie_intra
-from vpf_jax.monitor import squared_weight, weight_sparsity
+from vpf_jax.monitor import linear_probe, pseudo_log_likelihood, squared_weight, weight_sparsity
 from vpf_jax.parzen import choose_sigma, parzen_log_likelihood
+from vpf_jax.reconstruction import band_mask, corrupt, inpaint, random_mask, reconstruct, reconstruction_error
 from vpf_jax.stack import Stack, complete, confabulate, init_stack, mean_activations, sample_hidden
+from vpf_jax.tempering import independent_machine, run_tempered
+from vpf_jax.visible_flips import averaged_flow
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "BoltzmannMachine",
     "DirectedGradient",
+    "LogPartition",
     "Stack",
     "State",
+    "ais_log_partition",
+    "ais_log_partition_reverse",
+    "averaged_flow",
+    "band_mask",
     "choose_sigma",
     "complete",
     "confabulate",
+    "contrastive_divergence",
+    "corrupt",
     "directed_gradient",
     "energy",
+    "flip_estimate",
     "flip_rates",
     "free_energy",
     "gibbs_sweep",
+    "independent_machine",
     "init_machine",
     "init_stack",
+    "inpaint",
+    "linear_probe",
     "local_fields",
     "local_gradient",
     "log_partition_exact",
+    "marginal_energy",
     "mean_activations",
     "parzen_log_likelihood",
+    "persistent_contrastive_divergence",
+    "pseudo_log_likelihood",
+    "random_mask",
+    "rbm_log_likelihood",
+    "reconstruct",
+    "reconstruction_error",
     "run_chain",
+    "run_tempered",
     "sample_hidden",
     "squared_weight",
+    "stack_bound",
     "tie_intra",
+    "variational_bound",
     "vpf_objective",
     "weight_sparsity",
 ]

@@ -41,7 +41,7 @@ def save_reconstructions(path: str | Path, rows: Mapping[str, ArrayLike], *, tit
     images = np.stack([np.asarray(row) for row in rows.values()])
     _, count, height, width = images.shape
     figure, axes = _tiles(images.reshape(-1, height, width), count, title)
-    figure.set_figwidth(figure.get_figwidth() + 0.1 * max(map(len, rows)))
+    figure.set_figwidth(figure.get_figwidth() + 0.12 * max(map(len, rows)))
     axes.set_xticks([])
     axes.set_yticks((height + 1) * (np.arange(len(rows)) + 0.5), labels=list(rows))
     axes.tick_params(length=0)
