@@ -33,6 +33,7 @@ TITLES = {
     "vpf_pcd": "VPF, then PCD-1",
     "cd1": "CD-1",
     "pcd1": "PCD-1",
+    "pcd1_decay": "PCD-1, strong decay",
     "pcd10": "PCD-10",
     "pl": "PL",
     "ratio": "ratio matching",
@@ -132,21 +133,24 @@ class Trained(NamedTuple):
 
 def rbm_recipes(hidden: tuple[int, ...], epochs: int) -> dict[str, Recipe]:
     """How each rule trains an RBM in a number of epochs, with the settings that suit it (README, Results)."""
-    half = epochs // 2
+    first = max(1, epochs // 4)
     paper = train.TrainConfig(epochs=epochs)
     flow = dataclasses.replace(paper, estep="minibatch", weight_decay=4e-4)
     cosine = dataclasses.replace(paper, schedule="cosine")
-    # A tenth of the flips per step: what costs the others one product costs these rules all pairs of units per example.
-    flips = dataclasses.replace(cosine, flips_per_step=98)
+    # Against what it forgets of the data in its free steps; a decay as strong costs PCD likelihood.
+    decayed = dataclasses.replace(cosine, rule="pcd", learning_rate=3e-3, weight_decay=4e-3)
+    # An eighth of the flips per step: all pairs of units are summed over for each, where others take one product.
+    flips = dataclasses.replace(cosine, flips_per_step=98, weight_decay=1e-3)
     phases = {
         "vpf_paper": (paper,),
         "vpf": (flow,),
         "vpf_pcd": (
-            dataclasses.replace(flow, epochs=epochs - half),
-            dataclasses.replace(cosine, rule="pcd", epochs=half, learning_rate=1.5e-3, weight_decay=3e-3),
+            dataclasses.replace(flow, epochs=first),
+            dataclasses.replace(decayed, epochs=epochs - first),
         ),
         "cd1": (dataclasses.replace(cosine, rule="cd"),),
         "pcd1": (dataclasses.replace(cosine, rule="pcd"),),
+        "pcd1_decay": (decayed,),
         "pcd10": (dataclasses.replace(cosine, rule="pcd", rule_steps=10),),
         "pl": (dataclasses.replace(flips, rule="pl"),),
         "ratio": (dataclasses.replace(flips, rule="ratio"),),
@@ -263,25 +267,6 @@ def train_recipe(
     seconds = run.info["train_seconds"] / len(seeds)
     print(f"{recipe.name}: {seconds:.1f} s of training per seed", flush=True)
     return Trained(run.state.stack, seconds, {name: np.array([row[name] for row in rows]) for name in rows[-1]})
-
-
-def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Mean over runs and its standard error; the error of a single run is not a number."""
-    values = np.asarray(values, np.float64)
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return float(values.mean()), float(error)
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of ready cells."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def cell(values: Sequence[float] | np.ndarray, digits: int = 1) -> str:
-    """Mean +- standard error over runs, as a cell of a table."""
-    mean, error = mean_and_error(values)
-    return f"{mean:.{digits}f}" if np.isnan(error) else f"{mean:.{digits}f} +- {error:.{digits}f}"
 
 
 @jax.jit

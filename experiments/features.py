@@ -23,7 +23,8 @@ import numpy as np
 
 import vpf_jax
 from experiments import cli, comparison
-from experiments.workdir import UsageError, open_workdir, read_json, stop_requests, write_json, write_text
+from experiments.tables import cell, markdown_table
+from experiments.workdir import UsageError, finished_summary, open_workdir, stop_requests, write_json, write_text
 from vpf_jax import datasets, figures, monitor
 from vpf_jax.energy import weighted_input
 
@@ -70,9 +71,8 @@ def run(config: Config) -> dict[str, Any]:
     """
     data = datasets.load_dataset(config.dataset, config.data_dir)
     workdir = open_workdir(config.workdir, dataclasses.asdict(config), comparison.FREE)
-    summary = read_json(workdir / "summary.json")
+    summary = finished_summary(workdir)
     if summary is not None:
-        print(f"finished already, in {workdir}: nothing left to do (a new --workdir starts afresh)")
         return summary
     models = {}
     with stop_requests() as stops:
@@ -131,8 +131,8 @@ def _table(config: Config, rows: dict[str, dict[str, Any]], pixels: float) -> st
     cells = [
         [
             hidden,
-            *(comparison.cell(row[name], digits) for name, digits in columns.values()),
-            comparison.cell(100 * np.array(row["probe_accuracy"]), 2) + " %",
+            *(cell(row[name], digits) for name, digits in columns.values()),
+            cell(100 * np.array(row["probe_accuracy"]), 2) + " %",
             f"{row['train_seconds']:.1f} s",
         ]
         for hidden, row in rows.items()
@@ -140,7 +140,7 @@ def _table(config: Config, rows: dict[str, dict[str, Any]], pixels: float) -> st
     return (
         f"RBMs trained by {comparison.TITLES[config.rule]} on {config.dataset}, {config.epochs} epochs; mean +- "
         f"standard error over {config.num_seeds} seeds. A linear probe of the pixels reads {100 * pixels:.2f} %.\n\n"
-        + comparison.markdown_table(["hidden units", *columns, "linear probe", "training"], cells)
+        + markdown_table(["hidden units", *columns, "linear probe", "training"], cells)
     )
 
 

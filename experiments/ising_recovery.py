@@ -49,7 +49,16 @@ from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray, UInt8
 
 import vpf_jax
 from experiments import cli
-from experiments.workdir import Stopped, UsageError, open_workdir, read_json, stop_requests, write_json
+from experiments.tables import cell, markdown_table, mean_and_error
+from experiments.workdir import (
+    Stopped,
+    UsageError,
+    finished_summary,
+    open_workdir,
+    stop_requests,
+    write_json,
+    write_text,
+)
 from vpf_jax import baselines, datasets, figures, tempering
 from vpf_jax.machine import BoltzmannMachine, off_diagonal
 from vpf_jax.random_numbers import stream_of, substream
@@ -199,15 +208,14 @@ def run(config: Config) -> dict[str, Any]:
         )
     held = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
     workdir = open_workdir(config.workdir, held, FREE)
-    summary = read_json(workdir / "summary.json")
+    summary = finished_summary(workdir)
     if summary is not None:
-        print(f"finished already, in {workdir}: nothing left to do (a new --workdir starts afresh)")
         return summary
     with stop_requests() as stops:
         data = _draw_data(config, workdir, stops) if images is None else _image_data(config, images)
         _fit_all(config, data, workdir, stops)
     summary = _summarise(config, data, workdir)
-    (workdir / "table.md").write_text(_table(config, summary))
+    write_text(workdir / "table.md", _table(config, summary))
     _draw(config, summary, workdir)
     write_json(workdir / "summary.json", summary)
     return summary
@@ -536,7 +544,7 @@ def _summarise(config: Config, data: Data, workdir: Path) -> dict[str, Any]:
             closed = rule != "pcd"
             rows.append(
                 {"rule": rule, "num_samples": num_samples}
-                | {name: _over_seeds(values) for name, values in measured.items()}
+                | {name: _described(values) for name, values in measured.items()}
                 | {
                     "seconds": seconds,
                     "steps": float(np.mean(fits.steps)),
@@ -547,7 +555,7 @@ def _summarise(config: Config, data: Data, workdir: Path) -> dict[str, Any]:
             values = coupling_agreement(found[first][0].glass, found[second][0].glass)
             agreement.append(
                 {"rules": [first, second], "num_samples": num_samples}
-                | {name: _over_seeds(value) for name, value in values.items()}
+                | {name: _described(value) for name, value in values.items()}
             )
     return {
         "dataset": config.dataset,
@@ -593,10 +601,10 @@ def coupling_agreement(first: Glass, second: Glass) -> dict[str, Float[np.ndarra
     }
 
 
-def _over_seeds(values: Float[np.ndarray, " num_seeds"]) -> dict[str, Any]:
-    """Mean and standard error, None from one seed."""
-    error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "sem": error}
+def _described(values: Float[np.ndarray, " num_seeds"]) -> dict[str, Any]:
+    """Mean over the seeds, its standard error, and the values."""
+    mean, error = mean_and_error(values)
+    return {"mean": mean, "sem": error, "values": np.asarray(values, np.float64).tolist()}
 
 
 def _table(config: Config, summary: dict[str, Any]) -> str:
@@ -620,7 +628,7 @@ def _table(config: Config, summary: dict[str, Any]) -> str:
     ]
     text = (
         f"{config.dataset}, {config.size} x {config.size}: mean and standard error over {config.num_seeds} seeds; J in "
-        "spin units, seconds of training per seed without compilation.\n\n" + _markdown(columns, lines)
+        "spin units, seconds of training per seed without compilation.\n\n" + markdown_table(columns, lines)
     )
     if config.dataset == "glass" or not summary["agreement"]:
         return text
@@ -633,17 +641,12 @@ def _table(config: Config, summary: dict[str, Any]) -> str:
         ]
         for row in summary["agreement"]
     ]
-    return text + "\n" + _markdown(["samples", "rules", "correlation of J", "rms difference of J"], lines)
-
-
-def _markdown(columns: list[str], lines: list[list[str]]) -> str:
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in [columns, ["---"] * len(columns), *lines])
+    return text + "\n" + markdown_table(["samples", "rules", "correlation of J", "rms difference of J"], lines)
 
 
 def _text(value: dict[str, Any]) -> str:
     digits = 4 if abs(value["mean"]) < 10 else 2
-    error = "" if value["sem"] is None else f" +- {value['sem']:.{digits}f}"
-    return f"{value['mean']:.{digits}f}{error}"
+    return cell(value["values"], digits)
 
 
 def _draw(config: Config, summary: dict[str, Any], workdir: Path) -> None:

@@ -29,7 +29,17 @@ import jax.numpy as jnp
 
 import vpf_jax
 from experiments import cli, comparison, generation
-from experiments.workdir import Stopped, UsageError, open_workdir, read_json, stop_requests, write_json, write_text
+from experiments.tables import cell, markdown_table
+from experiments.workdir import (
+    Stopped,
+    UsageError,
+    finished_summary,
+    open_workdir,
+    read_json,
+    stop_requests,
+    write_json,
+    write_text,
+)
 from vpf_jax import ais, datasets, likelihood, tempering
 
 # Gibbs sweeps between the end of a forward annealing and the start of a reverse one.
@@ -94,9 +104,8 @@ def run(config: Config) -> dict[str, Any]:
     """
     data = datasets.load_dataset(config.dataset, config.data_dir)
     workdir = open_workdir(config.workdir, dataclasses.asdict(config), comparison.FREE)
-    summary = read_json(workdir / "summary.json")
+    summary = finished_summary(workdir)
     if summary is not None:
-        print(f"finished already, in {workdir}: nothing left to do (a new --workdir starts afresh)")
         return summary
     rbms = comparison.rbm_recipes((config.hidden,), config.epochs)
     deep = comparison.stack_recipes(config.deep_hidden, config.deep_epochs)
@@ -217,7 +226,7 @@ def _table(config: Config, found: dict[str, dict[str, Any]], real: list[float]) 
     """RBMs, stacks, and what they stand beside."""
 
     def column(name: str, runs: list[dict[str, Any]], digits: int = 1) -> str:
-        return comparison.cell([run[name] for run in runs], digits)
+        return cell([run[name] for run in runs], digits)
 
     text = f"{config.dataset}; mean +- standard error over {config.num_seeds} seeds\n"
     if found["rbms"]:
@@ -232,7 +241,7 @@ def _table(config: Config, found: dict[str, dict[str, Any]], real: list[float]) 
             [
                 comparison.TITLES[rule],
                 column("log_likelihood", row["runs"], 2),
-                comparison.cell([run["log_z_reverse"] - run["log_z"] for run in row["runs"]], 2),
+                cell([run["log_z_reverse"] - run["log_z"] for run in row["runs"]], 2),
                 column("effective_sample_size", row["runs"]),
                 f"{row['train_seconds']:.1f} s",
             ]
@@ -240,7 +249,7 @@ def _table(config: Config, found: dict[str, dict[str, Any]], real: list[float]) 
         ]
         text += (
             f"\n{config.hidden} hidden units, {config.epochs} epochs; {config.num_chains} chains, "
-            f"{config.num_temperatures} temperatures\n\n" + comparison.markdown_table(header, rows)
+            f"{config.num_temperatures} temperatures\n\n" + markdown_table(header, rows)
         )
     if found["stacks"]:
         header = [
@@ -256,7 +265,7 @@ def _table(config: Config, found: dict[str, dict[str, Any]], real: list[float]) 
         rows = [
             [
                 comparison.STACK_TITLES[name],
-                *(comparison.cell(scores) for scores in zip(*(_shown(run) for run in row["runs"]), strict=True)),
+                *(cell(scores) for scores in zip(*(_shown(run) for run in row["runs"]), strict=True)),
                 column("bound", row["runs"]),
                 str(row["epochs"]),
                 f"{row['train_seconds']:.0f} s",
@@ -268,8 +277,8 @@ def _table(config: Config, found: dict[str, dict[str, Any]], real: list[float]) 
             f"\nParzen log-likelihood of the grey test images under {config.num_samples} generated means, hidden "
             f"layers {layers}; 'best on validation': of all samplers, 1 to 5 steps in every machine among them; the "
             "bound is on the log-likelihood of the binarised test images\n\n"
-            + comparison.markdown_table(header, rows)
-            + f"\nReal training images as centres: {comparison.cell(real)}\n"
+            + markdown_table(header, rows)
+            + f"\nReal training images as centres: {cell(real)}\n"
         )
         if config.dataset == "mnist":
             others = "; ".join(f"{name} {score}" for name, score in PUBLISHED.items())

@@ -27,8 +27,8 @@ from experiments.workdir import (
     MetricsFile,
     Stopped,
     UsageError,
+    finished_summary,
     open_workdir,
-    read_json,
     stop_requests,
     write_json,
 )
@@ -177,9 +177,8 @@ def run(config: Config) -> dict[str, Any]:
             "and a batch is allowed up to that"
         )
     workdir = open_workdir(config.workdir, held, FREE, dataclasses.asdict(Config()))
-    summary = read_json(workdir / "summary.json")
+    summary = finished_summary(workdir)
     if summary is not None:
-        print(f"finished already, in {workdir}: nothing left to do (a new --workdir starts afresh)")
         return summary
     with stop_requests() as stops:
         state, metrics, seconds = _train(config, data, workdir, stops)

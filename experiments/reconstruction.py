@@ -21,7 +21,8 @@ import numpy as np
 
 import vpf_jax
 from experiments import cli, comparison
-from experiments.workdir import UsageError, open_workdir, read_json, stop_requests, write_json, write_text
+from experiments.tables import cell, markdown_table
+from experiments.workdir import UsageError, finished_summary, open_workdir, stop_requests, write_json, write_text
 from vpf_jax import datasets, figures, reconstruction
 
 SIDES = ("top", "bottom", "left", "right")
@@ -63,9 +64,8 @@ def run(config: Config) -> dict[str, Any]:
     """
     data = datasets.load_dataset(config.dataset, config.data_dir)
     workdir = open_workdir(config.workdir, dataclasses.asdict(config), comparison.FREE)
-    summary = read_json(workdir / "summary.json")
+    summary = finished_summary(workdir)
     if summary is not None:
-        print(f"finished already, in {workdir}: nothing left to do (a new --workdir starts afresh)")
         return summary
     recipes = comparison.rbm_recipes((config.hidden,), config.epochs)
     rows, machines = {}, {}
@@ -124,12 +124,12 @@ def _table(config: Config, rows: dict[str, dict[str, Any]]) -> str:
         cells = [
             [
                 comparison.TITLES[rule],
-                *(comparison.cell(row[protocol][side]) for side in SIDES),
+                *(cell(row[protocol][side]) for side in SIDES),
                 f"{row['train_seconds']:.1f} s",
             ]
             for rule, row in rows.items()
         ]
-        text += f"\n{told[0].upper() + told[1:]}\n\n" + comparison.markdown_table(["rule", *SIDES, "training"], cells)
+        text += f"\n{told[0].upper() + told[1:]}\n\n" + markdown_table(["rule", *SIDES, "training"], cells)
     return text
 
 

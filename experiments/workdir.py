@@ -72,6 +72,14 @@ def open_workdir(
     return path
 
 
+def finished_summary(workdir: Path) -> dict[str, Any] | None:
+    """The summary of a run that is finished already, which is said; None of one that is not."""
+    summary = read_json(workdir / "summary.json")
+    if summary is not None:
+        print(f"finished already, in {workdir}: nothing left to do (a new --workdir starts afresh)")
+    return summary
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
@@ -170,12 +169,6 @@ def test_recipes_fit_their_models_and_keep_the_number_of_epochs():
     for name, recipe in comparison.stack_recipes((6, 5), 10).items():
         assert recipe.epochs == (10 if name in ("dbm", "intra_dbm") else 4 if "refined" in name else 2)
         comparison.initial_state(recipe, 9, (0,))
-
-
-def test_mean_and_standard_error():
-    assert comparison.cell([1.0, 2.0, 3.0, 4.0]) == "2.5 +- 0.6"
-    assert comparison.cell(jnp.array([2.0]), 2) == "2.00"
-    assert comparison.markdown_table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
 
 
 @pytest.mark.parametrize(

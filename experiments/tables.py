@@ -1,0 +1,25 @@
+"""Tables in Markdown, and means over runs with their standard errors. Not here: what is tabulated."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def mean_and_error(values: ArrayLike) -> tuple[float, float | None]:
+    """Mean over runs and its standard error; None from a single run."""
+    values = np.asarray(values, np.float64)
+    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    return float(values.mean()), error
+
+
+def cell(values: ArrayLike, digits: int = 1) -> str:
+    """Mean +- standard error over runs, or the value of a single one."""
+    mean, error = mean_and_error(values)
+    return f"{mean:.{digits}f}" if error is None else f"{mean:.{digits}f} +- {error:.{digits}f}"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of ready cells."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
