@@ -78,9 +78,9 @@ class Config:
     flips_per_step: int | None = None
     estep: str = "epoch"
     refine: str = "none"
-    refine_epochs: int = 20
-    refine_learning_rate: float = 5e-4
-    refine_weight_decay: float = 1e-4
+    refine_epochs: int = 40
+    refine_learning_rate: float = 2e-3
+    refine_weight_decay: float = 2e-3
     precision: str = "float32"
     gibbs_steps: int = 3
     top_gibbs_steps: int | None = None
