@@ -25,8 +25,9 @@ bench: install
 	$(BIN)/python -m benchmarks.run --workdir=runs/bench
 	@echo "table, plot and every timing: runs/bench/table.md growth.png results.json"
 
+# One process per core, each with whole files, so that what a file sets up once is set up once.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -66,8 +66,7 @@ class Config:
     num_seeds: int = cli.setting(10, "Runs of each recipe, at least 1.")
     seed: int = cli.setting(0, "Seed of the first run, at least 0; the others count up from it.")
     seeds_at_once: int = cli.setting(
-        0,
-        "Runs trained in one batched computation, at least 1; 0: all on an accelerator, one on a CPU (faster there).",
+        0, "Runs trained in one batched computation (jax.vmap), the others after them, at least 1; 0: all."
     )
     checkpoint_every: int = cli.setting(10, "Epochs between checkpoints, at least 1.")
     models: str | None = cli.setting(None, "Folder of trained machines, shared between experiments; WORKDIR/models.")
@@ -148,7 +147,7 @@ def rbm_recipes(hidden: tuple[int, ...], epochs: int) -> dict[str, Recipe]:
             dataclasses.replace(flow, epochs=first),
             dataclasses.replace(decayed, epochs=epochs - first),
         ),
-        "cd1": (dataclasses.replace(cosine, rule="cd"),),
+        "cd1": (dataclasses.replace(paper, rule="cd", weight_decay=3e-3),),
         "pcd1": (dataclasses.replace(cosine, rule="pcd"),),
         "pcd1_decay": (decayed,),
         "pcd10": (dataclasses.replace(cosine, rule="pcd", rule_steps=10),),
@@ -180,14 +179,13 @@ def stack_recipes(hidden: tuple[int, ...], epochs: int) -> dict[str, Recipe]:
 
 def train_for(config: Config, recipe: Recipe, data: datasets.Dataset, stops: list[int]) -> Trained:
     """`train_recipe` with the folder, seeds and pace that a script's settings say."""
-    at_once = config.seeds_at_once or (1 if jax.default_backend() == "cpu" else config.num_seeds)
     return train_recipe(
         Path(config.models or Path(config.workdir) / "models"),
         recipe,
         data,
         config.seeds,
         stops,
-        at_once=at_once,
+        at_once=config.seeds_at_once or config.num_seeds,
         checkpoint_every=config.checkpoint_every,
     )
 
