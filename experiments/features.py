@@ -40,7 +40,7 @@ CURVES = {
 class Config(comparison.Config):
     """Settings; each is a flag."""
 
-    rule: str = cli.setting("vpf", "Rule that trains the RBMs.", comparison.RULES)
+    rule: str = cli.setting("vpf_paper", "Rule that trains the RBMs.", comparison.RULES)
     hidden: tuple[int, ...] = cli.setting((100, 196, 400), "Hidden units of the RBMs, positive integers.")
     epochs: int = cli.setting(200, "Passes over the training images, at least 2.")
     probe_images: int = cli.setting(20_000, "Training images that the linear probe learns from, at least 20.")

@@ -176,6 +176,8 @@ def run(config: Config) -> dict[str, Any]:
             f"got --batch_size={config.batch_size}; {config.dataset} has {num_examples} training images, "
             "and a batch is allowed up to that"
         )
+    # Before anything is written: a model that the rule does not take is refused.
+    jax.eval_shape(lambda: initial_state(config, data.train.images.shape[1]))
     workdir = open_workdir(config.workdir, held, FREE, dataclasses.asdict(Config()))
     summary = finished_summary(workdir)
     if summary is not None:

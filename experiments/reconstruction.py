@@ -138,10 +138,14 @@ def _draw(config: Config, data: datasets.Dataset, machines: dict[str, vpf_jax.Bo
     shown = min(NUM_DRAWN, len(data.test.images))
     visible = jnp.asarray(datasets.binarise(data.test.images[:shown]))
     masks = np.stack([reconstruction.band_mask(SIDES[i % len(SIDES)], data.image_shape) for i in range(shown)])
-    key = jax.random.key(config.seed)
-    corrupt_key, *_ = jax.random.split(key, 3)
+
+    def key() -> jax.Array:
+        """The same for all rules, which repair the same corruption."""
+        return _key(config.seed, len(SIDES))
+
+    corrupt_key, *_ = jax.random.split(key(), 3)
     corrupted = np.asarray(reconstruction.corrupt(corrupt_key, visible, jnp.asarray(masks)), np.float32)
-    repaired = {rule: _repair(key, machine, visible, jnp.asarray(masks)) for rule, machine in machines.items()}
+    repaired = {rule: _repair(key(), machine, visible, jnp.asarray(masks)) for rule, machine in machines.items()}
     rows = {"original": data.test.images[:shown], "corrupted": corrupted}
     for protocol in PROTOCOLS:
         for rule, both in repaired.items():

@@ -116,25 +116,23 @@ def train_small(folder, seeds, stops=(), at_once=1):
     return comparison.train_recipe(folder, RECIPE, small_data(), seeds, stops, at_once=at_once, checkpoint_every=10)
 
 
-def test_a_stopped_recipe_resumes_to_the_same_machines(tmp_path):
+def test_a_stopped_recipe_resumes_to_the_same_machines(tmp_path, monkeypatch):
     straight = train_small(tmp_path / "straight", (0, 1))
     assert straight.num_seeds == 2
     assert {name: curve.shape for name, curve in straight.curves.items()}["objective"] == (5, 2)
 
-    class StopAfterTwo(list):
-        """A signal that arrives in the second epoch."""
+    stops = []
+    watch = comparison._watch
 
-        asked = 0
+    def watch_and_stop(key, stacks, visible):
+        stops.append(15)
+        return watch(key, stacks, visible)
 
-        def __bool__(self):
-            self.asked += 1
-            return self.asked > 4
-
-        def __getitem__(self, index):
-            return 15
-
-    with pytest.raises(Stopped, match=r"two phases, epoch [1-4] of 5, is saved"):
-        train_small(tmp_path / "stopped", (0, 1), StopAfterTwo())
+    # A signal that arrives while the first epoch is being measured.
+    monkeypatch.setattr(comparison, "_watch", watch_and_stop)
+    with pytest.raises(Stopped, match="two phases, epoch 1 of 5, is saved"):
+        train_small(tmp_path / "stopped", (0, 1), stops)
+    monkeypatch.undo()
     resumed = train_small(tmp_path / "stopped", (0, 1))
     for one, other in zip(jax.tree.leaves(straight.stacks), jax.tree.leaves(resumed.stacks), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -222,9 +220,8 @@ def test_help_explains_every_flag(name):
 
 @pytest.mark.slow
 def test_a_request_to_stop_ends_the_script_with_what_was_trained(tmp_path):
-    config = reconstruction.Config(
-        dataset="mnist_5k", num_seeds=1, hidden=8, epochs=2, rules=("vpf", "cd1"), workdir=str(tmp_path / "run")
-    )
+    folders = {"models": str(tmp_path / "models"), "workdir": str(tmp_path / "run")}
+    config = reconstruction.Config(dataset="mnist_5k", num_seeds=1, hidden=8, epochs=2, rules=("vpf", "cd1"), **folders)
     data = datasets.load_dataset("mnist_5k")
     with stop_requests() as stops:
         stops.append(15)
