@@ -21,7 +21,7 @@ import numpy as np
 import vpf_jax
 from experiments import cli
 from experiments.phases import PhasedRun
-from experiments.workdir import Stopped, UsageError, write_json
+from experiments.workdir import Stopped, UsageError, finished_summary, open_workdir, write_json, write_text
 from vpf_jax import datasets, monitor, train
 
 # Training images on which the monitors of an epoch are measured.
@@ -80,9 +80,13 @@ class Config:
         """
         if self.dataset not in datasets.DATASETS:
             raise UsageError(f"got --dataset={self.dataset}; it takes one of {', '.join(datasets.DATASETS)}")
-        for name, least in (("num_seeds", 1), ("seed", 0), ("seeds_at_once", 0), ("checkpoint_every", 1)):
-            if getattr(self, name) < least:
-                raise UsageError(f"got --{name}={getattr(self, name)}; it takes an integer of at least {least}")
+        self.check_at_least(num_seeds=1, seed=0, seeds_at_once=0, checkpoint_every=1)
+
+    def check_at_least(self, **least: int) -> None:
+        """Raises UsageError unless each named setting is at least as large as given."""
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
+                raise UsageError(f"got --{name}={getattr(self, name)}; it takes an integer of at least {lowest}")
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -190,15 +194,32 @@ def train_for(config: Config, recipe: Recipe, data: datasets.Dataset, stops: lis
     )
 
 
-def describe_run(config: Config) -> dict[str, Any]:
-    """What every summary says first."""
-    return {
+def open_run(config: Config) -> tuple[datasets.Dataset, Path, dict[str, Any] | None]:
+    """The data, the folder, and the summary where the run is finished already.
+
+    Raises:
+      UsageError: a folder that does not fit.
+      vpf_jax.datasets.DatasetError: data that cannot be read.
+    """
+    data = datasets.load_dataset(config.dataset, config.data_dir)
+    workdir = open_workdir(config.workdir, dataclasses.asdict(config), FREE)
+    return data, workdir, finished_summary(workdir)
+
+
+def close_run(config: Config, workdir: Path, found: dict[str, Any], table: str) -> dict[str, Any]:
+    """Writes table.md and summary.json, shows the table, and returns the summary."""
+    summary = {
         "dataset": config.dataset,
         "seeds": list(config.seeds),
         "version": vpf_jax.__version__,
         "jax_version": jax.__version__,
         "device": jax.devices()[0].device_kind,
+        **found,
     }
+    write_text(workdir / "table.md", table)
+    write_json(workdir / "summary.json", summary)
+    print(table)
+    return summary
 
 
 def initial_state(recipe: Recipe, num_visible: int, seeds: Sequence[int]) -> train.TrainState:

@@ -24,7 +24,7 @@ import numpy as np
 import vpf_jax
 from experiments import cli, comparison
 from experiments.tables import cell, markdown_table
-from experiments.workdir import UsageError, finished_summary, open_workdir, stop_requests, write_json, write_text
+from experiments.workdir import UsageError, stop_requests
 from vpf_jax import datasets, figures, monitor
 from vpf_jax.energy import weighted_input
 
@@ -55,9 +55,7 @@ class Config(comparison.Config):
         if not self.hidden or min(self.hidden) < 1 or len(set(self.hidden)) < len(self.hidden):
             given = ",".join(map(str, self.hidden))
             raise UsageError(f"got --hidden={given}; it takes distinct positive integers, as in 100,196,400")
-        for name, least in (("epochs", 2), ("probe_images", 20)):
-            if getattr(self, name) < least:
-                raise UsageError(f"got --{name}={getattr(self, name)}; it takes an integer of at least {least}")
+        self.check_at_least(epochs=2, probe_images=20)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -69,9 +67,7 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
-    data = datasets.load_dataset(config.dataset, config.data_dir)
-    workdir = open_workdir(config.workdir, dataclasses.asdict(config), comparison.FREE)
-    summary = finished_summary(workdir)
+    data, workdir, summary = comparison.open_run(config)
     if summary is not None:
         return summary
     models = {}
@@ -88,11 +84,8 @@ def run(config: Config) -> dict[str, Any]:
         data.test.labels,
     )
     _draw(config, data, models, visible, workdir)
-    summary = comparison.describe_run(config) | {"hidden": rows, "pixel_probe_accuracy": pixels.test_accuracy}
-    write_text(workdir / "table.md", _table(config, rows, pixels.test_accuracy))
-    write_json(workdir / "summary.json", summary)
-    print((workdir / "table.md").read_text())
-    return summary
+    summary = {"hidden": rows, "pixel_probe_accuracy": pixels.test_accuracy}
+    return comparison.close_run(config, workdir, summary, _table(config, rows, pixels.test_accuracy))
 
 
 def _measure(config: Config, data: datasets.Dataset, trained: comparison.Trained, visible: jax.Array) -> dict[str, Any]:

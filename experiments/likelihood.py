@@ -33,12 +33,9 @@ from experiments.tables import cell, markdown_table
 from experiments.workdir import (
     Stopped,
     UsageError,
-    finished_summary,
-    open_workdir,
     read_json,
     stop_requests,
     write_json,
-    write_text,
 )
 from vpf_jax import ais, datasets, likelihood, tempering
 
@@ -84,10 +81,7 @@ class Config(comparison.Config):
           UsageError: a value outside its range.
         """
         super().__post_init__()
-        least = {"hidden": 1, "epochs": 2, "deep_epochs": 2, "num_chains": 2, "num_temperatures": 2, "num_samples": 1}
-        for name, lowest in least.items():
-            if getattr(self, name) < lowest:
-                raise UsageError(f"got --{name}={getattr(self, name)}; it takes an integer of at least {lowest}")
+        self.check_at_least(hidden=1, epochs=2, deep_epochs=2, num_chains=2, num_temperatures=2, num_samples=1)
         if len(self.deep_hidden) < 2 or min(self.deep_hidden) < 1:
             given = ",".join(map(str, self.deep_hidden))
             raise UsageError(f"got --deep_hidden={given}; it takes two or more positive integers, as in 196,196,64")
@@ -102,9 +96,7 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained and evaluated is saved.
     """
-    data = datasets.load_dataset(config.dataset, config.data_dir)
-    workdir = open_workdir(config.workdir, dataclasses.asdict(config), comparison.FREE)
-    summary = finished_summary(workdir)
+    data, workdir, summary = comparison.open_run(config)
     if summary is not None:
         return summary
     rbms = comparison.rbm_recipes((config.hidden,), config.epochs)
@@ -119,11 +111,8 @@ def run(config: Config) -> dict[str, Any]:
                 trained = comparison.train_for(config, recipes[name], data, stops)
                 found[kind][name] = _evaluations(config, data, trained, workdir / "evaluations", name, evaluate, stops)
     real = [generation.parzen_real_data(data, config.num_samples, seed)[0]["mean"] for seed in config.seeds]
-    summary = comparison.describe_run(config) | found | {"parzen_real_data": real, "published_by_others": PUBLISHED}
-    write_text(workdir / "table.md", _table(config, found, real))
-    write_json(workdir / "summary.json", summary)
-    print((workdir / "table.md").read_text())
-    return summary
+    summary = found | {"parzen_real_data": real, "published_by_others": PUBLISHED}
+    return comparison.close_run(config, workdir, summary, _table(config, found, real))
 
 
 def _evaluations(

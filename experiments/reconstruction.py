@@ -22,7 +22,7 @@ import numpy as np
 import vpf_jax
 from experiments import cli, comparison
 from experiments.tables import cell, markdown_table
-from experiments.workdir import UsageError, finished_summary, open_workdir, stop_requests, write_json, write_text
+from experiments.workdir import stop_requests
 from vpf_jax import datasets, figures, reconstruction
 
 SIDES = ("top", "bottom", "left", "right")
@@ -48,9 +48,7 @@ class Config(comparison.Config):
           UsageError: a value outside its range.
         """
         super().__post_init__()
-        for name, least in (("hidden", 1), ("epochs", 2)):
-            if getattr(self, name) < least:
-                raise UsageError(f"got --{name}={getattr(self, name)}; it takes an integer of at least {least}")
+        self.check_at_least(hidden=1, epochs=2)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -62,9 +60,7 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
-    data = datasets.load_dataset(config.dataset, config.data_dir)
-    workdir = open_workdir(config.workdir, dataclasses.asdict(config), comparison.FREE)
-    summary = finished_summary(workdir)
+    data, workdir, summary = comparison.open_run(config)
     if summary is not None:
         return summary
     recipes = comparison.rbm_recipes((config.hidden,), config.epochs)
@@ -75,11 +71,7 @@ def run(config: Config) -> dict[str, Any]:
             rows[rule] = {"train_seconds": trained.seconds, **_errors(config, data, trained)}
             machines[rule] = trained.stack(0)[0]
     _draw(config, data, machines, workdir)
-    summary = comparison.describe_run(config) | {"rules": rows}
-    write_text(workdir / "table.md", _table(config, rows))
-    write_json(workdir / "summary.json", summary)
-    print((workdir / "table.md").read_text())
-    return summary
+    return comparison.close_run(config, workdir, {"rules": rows}, _table(config, rows))
 
 
 def _errors(config: Config, data: datasets.Dataset, trained: comparison.Trained) -> dict[str, dict[str, list[float]]]:
