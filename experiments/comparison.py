@@ -10,9 +10,10 @@ import dataclasses
 import hashlib
 import json
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ import numpy as np
 import vpf_jax
 from experiments import cli
 from experiments.phases import PhasedRun
+from experiments.progress import Progress
 from experiments.workdir import Stopped, UsageError, finished_summary, open_workdir, write_json, write_text
 from vpf_jax import datasets, monitor, train
 
@@ -70,10 +72,13 @@ class Config:
     )
     checkpoint_every: int = cli.setting(10, "Epochs between checkpoints, at least 1.")
     models: str | None = cli.setting(None, "Folder of trained machines, shared between experiments; WORKDIR/models.")
-    workdir: str = cli.setting("runs/comparison", "Folder of the run.")
+    workdir: str = cli.setting("", "Folder of the run; runs/DATASET-EXPERIMENT where it is left out.")
+
+    experiment: ClassVar[str]
+    """Name of the script."""
 
     def __post_init__(self) -> None:
-        """Checks the settings.
+        """Fills in the folder, and checks the settings.
 
         Raises:
           UsageError: a value outside its range.
@@ -81,6 +86,7 @@ class Config:
         if self.dataset not in datasets.DATASETS:
             raise UsageError(f"got --dataset={self.dataset}; it takes one of {', '.join(datasets.DATASETS)}")
         self.check_at_least(num_seeds=1, seed=0, seeds_at_once=0, checkpoint_every=1)
+        object.__setattr__(self, "workdir", self.workdir or f"runs/{self.dataset}-{self.experiment}")
 
     def check_at_least(self, **least: int) -> None:
         """Raises UsageError unless each named setting is at least as large as given."""
@@ -274,13 +280,18 @@ def train_recipe(
     start = initial_state(recipe, visible.shape[1], seeds)
     run = PhasedRun(own, start, visible, recipe.phases, checkpoint_every=checkpoint_every, at_once=at_once)
     rows = run.info.setdefault("rows", [])
-    for epoch, measured in run.epochs(stops):
-        largest = rows[-1]["max_abs_weight"] if rows else [0.0] * len(seeds)
-        for i in range(len(seeds)):
-            train.check_finite(jax.tree.map(lambda leaf, i=i: leaf[i], measured), epoch, largest[i])
-        watched = _watch(jax.random.key(epoch), run.state.stack, visible[:NUM_WATCHED])
-        values = {"objective": measured.objective, "max_abs_weight": measured.max_abs_weight, **watched}
-        rows.append({name: np.asarray(value, np.float64).tolist() for name, value in values.items()})
+    with Progress(recipe.epochs, run.epoch, recipe.name) as progress:
+        started = time.perf_counter()
+        for epoch, measured in run.epochs(stops):
+            largest = rows[-1]["max_abs_weight"] if rows else [0.0] * len(seeds)
+            for i in range(len(seeds)):
+                train.check_finite(jax.tree.map(lambda leaf, i=i: leaf[i], measured), epoch, largest[i])
+            watched = _watch(jax.random.key(epoch), run.state.stack, visible[:NUM_WATCHED])
+            values = {"objective": measured.objective, "max_abs_weight": measured.max_abs_weight, **watched}
+            rows.append({name: np.asarray(value, np.float64).tolist() for name, value in values.items()})
+            means = {"objective": np.mean(measured.objective), "max_abs_weight": np.max(measured.max_abs_weight)}
+            progress.report({"epoch": epoch, **means}, time.perf_counter() - started)
+            started = time.perf_counter()
     if run.epoch < recipe.epochs:
         raise Stopped(stops[0], f"{recipe.name}, epoch {run.saved} of {recipe.epochs}, is saved; start again to resume")
     seconds = run.info["train_seconds"] / len(seeds)

@@ -40,6 +40,8 @@ CURVES = {
 class Config(comparison.Config):
     """Settings; each is a flag."""
 
+    experiment = "features"
+
     rule: str = cli.setting("vpf_paper", "Rule that trains the RBMs.", comparison.RULES)
     hidden: tuple[int, ...] = cli.setting((100, 196, 400), "Hidden units of the RBMs, positive integers.")
     epochs: int = cli.setting(200, "Passes over the training images, at least 2.")

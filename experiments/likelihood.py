@@ -64,6 +64,8 @@ PUBLISHED = {
 class Config(comparison.Config):
     """Settings; each is a flag."""
 
+    experiment = "likelihood"
+
     rules: tuple[str, ...] = cli.setting(comparison.RULES, "Rules of the RBMs.", comparison.RULES)
     hidden: int = cli.setting(196, "Hidden units of the RBMs, at least 1.")
     epochs: int = cli.setting(40, "Passes over the training images for the RBMs, at least 2.")

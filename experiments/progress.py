@@ -9,9 +9,12 @@ from tqdm import tqdm
 class Progress:
     """Reports epochs as they end; a context manager, so that the bar is closed before anything else is printed."""
 
-    def __init__(self, epochs: int, done: int) -> None:
+    def __init__(self, epochs: int, done: int, name: str = "") -> None:
+        """Starts after the `done`-th of the epochs; `name` tells one training from others of the same command."""
         self._epochs = epochs
-        self._bar = tqdm(total=epochs, initial=done, unit="epoch") if sys.stderr.isatty() else None
+        self._prefix = f"{name}, " if name else ""
+        bar = {"total": epochs, "initial": done, "unit": "epoch", "desc": name or None}
+        self._bar = tqdm(**bar) if sys.stderr.isatty() else None
 
     def __enter__(self) -> "Progress":
         return self
@@ -27,7 +30,7 @@ class Progress:
         score = f", Parzen {row['parzen_validation']:.1f}" if "parzen_validation" in row else ""
         text = f"objective {row['objective']:.2f}, max |w| {row['max_abs_weight']:.2f}{score}"
         if self._bar is None:
-            print(f"epoch {row['epoch']}/{self._epochs}: {text}, {seconds:.2f} s", flush=True)
+            print(f"{self._prefix}epoch {row['epoch']}/{self._epochs}: {text}, {seconds:.2f} s", flush=True)
         else:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update()

@@ -37,6 +37,8 @@ NUM_DRAWN = 12
 class Config(comparison.Config):
     """Settings; each is a flag."""
 
+    experiment = "reconstruction"
+
     rules: tuple[str, ...] = cli.setting(comparison.RULES, "Rules in the table.", comparison.RULES)
     hidden: int = cli.setting(196, "Hidden units, at least 1.")
     epochs: int = cli.setting(40, "Passes over the training images for every rule, at least 2.")

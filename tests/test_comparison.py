@@ -169,6 +169,12 @@ def test_recipes_fit_their_models_and_keep_the_number_of_epochs():
         comparison.initial_state(recipe, 9, (0,))
 
 
+def test_the_folder_is_named_after_data_and_script():
+    assert reconstruction.Config().workdir == "runs/mnist-reconstruction"
+    assert features.Config(dataset="mnist_5k").workdir == "runs/mnist_5k-features"
+    assert likelihood.Config(workdir="here").workdir == "here"
+
+
 @pytest.mark.parametrize(
     ("script", "settings", "message"),
     [

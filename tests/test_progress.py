@@ -19,6 +19,12 @@ def test_one_line_per_epoch_without_a_terminal(capsys):
     ]
 
 
+def test_a_name_tells_trainings_apart(capsys):
+    with Progress(10, 2, "PCD-1") as progress:
+        progress.report(ROW, 1.25)
+    assert capsys.readouterr().out == "PCD-1, epoch 3/10: objective 512.25, max |w| 0.50, 1.25 s\n"
+
+
 def test_a_bar_on_a_terminal(monkeypatch, capsys):
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
