@@ -112,7 +112,9 @@ def run(config: Config) -> dict[str, Any]:
             for name in names:
                 trained = comparison.train_for(config, recipes[name], data, stops)
                 found[kind][name] = _evaluations(config, data, trained, workdir / "evaluations", name, evaluate, stops)
-    real = [generation.parzen_real_data(data, config.num_samples, seed)[0]["mean"] for seed in config.seeds]
+    real = [
+        generation.parzen_real_data(data, config.num_samples, seed)[0]["mean"] for seed in config.seeds if config.stacks
+    ]
     summary = found | {"parzen_real_data": real, "published_by_others": PUBLISHED}
     return comparison.close_run(config, workdir, summary, _table(config, found, real))
 
