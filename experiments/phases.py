@@ -4,6 +4,7 @@ Phases follow one another with a fresh optimizer (`vpf_jax.train.start_phase`). 
 checkpoints/, those of the n-th in checkpoints-n/. Not here: what is measured after an epoch, and what is reported.
 """
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -48,9 +49,10 @@ class PhasedRun:
         self._every, self._at_once = checkpoint_every, at_once
         self._phase = 0
         while True:
-            found = checkpoint.restore_checkpoint(self._checkpoints(), self.state)
+            found = checkpoint.restore_checkpoint(self._checkpoints(), _stored(self.state))
             if found is not None:
-                self.epoch, self.state, self.info = found
+                self.epoch, stored, self.info = found
+                self.state = dataclasses.replace(self.state, **stored)
                 self.saved = self.epoch
             if found is None or self.epoch < self._end() or self._phase + 1 == len(phases):
                 break
@@ -78,7 +80,7 @@ class PhasedRun:
             self.epoch += 1
             yield self.epoch, measured
             if self.epoch % self._every == 0 or self.epoch == self._end() or stops:
-                checkpoint.save_checkpoint(self._checkpoints(), self.epoch, self.state, self.info)
+                checkpoint.save_checkpoint(self._checkpoints(), self.epoch, _stored(self.state), self.info)
                 self.saved = self.epoch
 
     def _end(self) -> int:
@@ -92,3 +94,9 @@ class PhasedRun:
         phase, visible = self._phases[self._phase], self._visible
         start = jax.jit(lambda state: train.start_phase(state, visible, phase))
         self.state = jax.vmap(start)(self.state) if self.state.epoch.ndim else start(self.state)
+
+
+def _stored(state: train.TrainState) -> dict[str, Any]:
+    """What a checkpoint holds: without chains, where there are none, the same as before version 0.3 knew of them."""
+    stored = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return stored if state.chains else {name: value for name, value in stored.items() if name != "chains"}

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from experiments import generation, mnist_dbm
+from experiments.phases import PhasedRun
 from experiments.workdir import UsageError
-from vpf_jax import checkpoint
 
 ROOT = Path(__file__).parent.parent
 TINY = {"hidden": (12, 8), "epochs": 6, "num_samples": 60, "checkpoint_every": 2, "evaluate_every": 3}
@@ -33,10 +33,9 @@ def start(*arguments, **kwargs):
 
 
 def final_state(workdir, config):
-    like = mnist_dbm.initial_state(config, 784)
-    step, state, _ = checkpoint.restore_checkpoint(workdir / "checkpoints", like)
-    assert step == config.epochs
-    return state
+    run = PhasedRun(workdir, mnist_dbm.initial_state(config, 784), None, config.phases(), checkpoint_every=1)
+    assert run.epoch == config.all_epochs
+    return run.state
 
 
 def assert_same_run(one, other, config):

@@ -1,13 +1,16 @@
 """Runs of several phases: their order, checkpoints, and resuming to the same bits from wherever they were stopped."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 
 import vpf_jax
 from experiments.phases import PhasedRun
-from vpf_jax import train
+from vpf_jax import checkpoint, train
 
 PHASES = (
     train.TrainConfig(batch_size=5, epochs=3, learning_rate=0.01),
@@ -83,3 +86,26 @@ def test_what_the_caller_adds_is_saved_with_the_epoch(tmp_path):
     for epoch, _ in run.epochs([]):
         run.info.setdefault("rows", []).append(epoch)
     assert open_run(tmp_path).info["rows"] == [1, 2, 3, 4, 5]
+
+
+@struct.dataclass
+class EarlierState:
+    """What version 0.2 saved."""
+
+    stack: tuple
+    optimizer: tuple
+    key: jax.Array
+    epoch: jax.Array
+
+
+def test_a_run_of_an_earlier_version_resumes(tmp_path):
+    straight = open_run(tmp_path / "straight")
+    rows = finish(straight)
+    run = open_run(tmp_path / "earlier")
+    epoch, _ = next(run.epochs([]))
+    names = [field.name for field in dataclasses.fields(EarlierState)]
+    state = EarlierState(**{name: getattr(run.state, name) for name in names})
+    checkpoint.save_checkpoint(tmp_path / "earlier" / "checkpoints", epoch, state, run.info)
+    resumed = open_run(tmp_path / "earlier")
+    assert resumed.epoch == 1
+    assert finish(resumed) == rows[1:]
