@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int, Num
 
 from vpf_jax.energy import weighted_input
 from vpf_jax.local_rule import mean_products
@@ -35,7 +35,7 @@ def averaged_flow(
     visible: Num[Array, "batch n_0"],
     probabilities: Float[Array, "batch n_1"],
     hidden_flips: bool = True,
-    units: Float[Array, " num_units"] | None = None,
+    units: Int[Array, " num_units"] | None = None,
 ) -> tuple[Float[Array, ""], BoltzmannMachine]:
     """The probability-flow objective and its local gradient, averaged over hidden states in closed form.
 
@@ -75,7 +75,7 @@ def summed_flow(
     machine: BoltzmannMachine,
     visible: Num[Array, "batch n_0"],
     function: Callable[[Array], Array],
-    units: Float[Array, " num_units"] | None = None,
+    units: Int[Array, " num_units"] | None = None,
 ) -> tuple[Float[Array, ""], BoltzmannMachine]:
     """Batch mean of sum_i function(log p(x with bit i flipped) / p(x)) and its gradient by the parameters.
 
@@ -97,7 +97,7 @@ def summed_flow(
     return _visible_flips(machine, visible, probabilities, function, scale=1.0, through_hidden=True, units=units)
 
 
-def draw_units(stream: Stream, machine: BoltzmannMachine, num_units: int | None) -> Array | None:
+def draw_units(stream: Stream, machine: BoltzmannMachine, num_units: int | None) -> Int[Array, " num_units"] | None:
     """A random choice of visible units for the argument `units`; None for None."""
     return None if num_units is None else permutation(stream, machine.sizes[0])[:num_units]
 
