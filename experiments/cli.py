@@ -26,7 +26,7 @@ def setting(default: Any, help: str, choices: tuple[str, ...] | None = None) -> 
     """A field of a `Config` dataclass that `start_experiment` makes a flag of.
 
     Args:
-      default: an int, float, bool, string or tuple of ints or strings, or None where the field's type allows it.
+      default: an int, float, string or tuple of ints or strings, or None where the field's type allows it.
       help: what --help says; it states the range.
       choices: the values allowed, of a string or of each entry of a tuple of strings.
     """
@@ -71,7 +71,7 @@ def start(main: Callable[[list[str]], None]) -> NoReturn:
 
 
 def _kind(hint: Any) -> Any:
-    """The type of a setting: int, float, bool, str, or (tuple, type of its entries); None is left out of a union."""
+    """The type of a setting: int, float, str, or (tuple, type of its entries); None is left out of a union."""
     if isinstance(hint, types.UnionType):
         (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
     if typing.get_origin(hint) is tuple:
@@ -86,8 +86,6 @@ def _define_flag(field: dataclasses.Field, kind: Any) -> None:
         flags.DEFINE_list(name, [str(value) for value in typing.cast(tuple, default)], told)
     elif kind is str and choices:
         flags.DEFINE_enum(name, typing.cast(str, default), choices, told)
-    elif kind is bool:
-        flags.DEFINE_boolean(name, typing.cast(bool, default), told)
     elif kind is int:
         flags.DEFINE_integer(name, typing.cast(int | None, default), told)
     elif kind is float:
