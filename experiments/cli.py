@@ -102,7 +102,8 @@ def _value(field: dataclasses.Field, kind: Any, given: Any) -> Any:
     try:
         values = tuple(kind[1](text.strip()) for text in given)
     except ValueError:
-        raise UsageError(f"got --{field.name}={','.join(given)}; it takes {field.metadata['help']}") from None
+        told = f"it takes integers separated by commas ({field.metadata['help']})"
+        raise UsageError(f"got --{field.name}={','.join(given)}; {told}") from None
     strangers = [value for value in values if choices and value not in choices]
     if strangers:
         raise UsageError(f"got --{field.name}={','.join(given)}; it takes some of {', '.join(choices)}")
