@@ -57,6 +57,7 @@ def test_the_quick_setting_writes_its_table_and_summary(quick):
                 assert {side: len(found) for side, found in row[protocol].items()} == dict.fromkeys(
                     ("top", "bottom", "left", "right"), 2
                 )
+        assert table.count("no machine") == 2 * len(summary["guesses"]) == 6
         assert matplotlib.image.imread(workdir / "reconstructions.png").shape[0] > 300
     if name == "likelihood":
         assert set(summary["rbms"]) == {"vpf", "pcd1"}
@@ -167,6 +168,20 @@ def test_recipes_fit_their_models_and_keep_the_number_of_epochs():
     for name, recipe in comparison.stack_recipes((6, 5), 10).items():
         assert recipe.epochs == (10 if name in ("dbm", "intra_dbm") else 4 if "refined" in name else 2)
         comparison.initial_state(recipe, 9, (0,))
+
+
+def test_a_band_that_is_the_same_for_all_images_is_scored_by_the_same_error():
+    data = datasets.load_dataset("mnist_5k")
+    train, test = (part.images.reshape(-1, 28, 28).astype(np.float64) for part in (data.train, data.test))
+    bands = {"top": np.s_[:, :12], "bottom": np.s_[:, 16:], "left": np.s_[:, :, :12], "right": np.s_[:, :, 16:]}
+    found = reconstruction.guess_errors(data)
+    for side, band in bands.items():
+        guesses = {"black": 0, "mean": train.mean(axis=0)[None], "median": np.median(train, axis=0)[None]}
+        for name, guess in guesses.items():
+            expected = np.abs(test - guess)[band].sum(axis=(1, 2)).mean()
+            np.testing.assert_allclose(found[name][side], expected, rtol=1e-6)
+        # No other constant band is better on the images that the median is taken of; on others, nearly none.
+        assert found["median"][side] < min(found["black"][side], found["mean"][side])
 
 
 def test_the_folder_is_named_after_data_and_script():
