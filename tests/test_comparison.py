@@ -66,6 +66,7 @@ def test_the_quick_setting_writes_its_table_and_summary(quick):
         for row in summary["stacks"].values():
             assert all(run["bound"] < 0 for run in row["runs"])
             assert all(len(run["samplers"]) > 5 for run in row["runs"])
+        assert summary["independent_pixels"] < 0
         assert len(summary["parzen_real_data"]) == 2
     if name == "features":
         pictures = {p.name for p in workdir.glob("*.png")}
@@ -182,6 +183,14 @@ def test_a_band_that_is_the_same_for_all_images_is_scored_by_the_same_error():
             np.testing.assert_allclose(found[name][side], expected, rtol=1e-6)
         # No other constant band is better on the images that the median is taken of; on others, nearly none.
         assert found["median"][side] < min(found["black"][side], found["mean"][side])
+
+
+def test_independent_pixels_have_the_likelihood_of_their_frequencies():
+    images = np.array([[0.9, 0.1, 0.8], [0.7, 0.2, 0.1]], np.float32)
+    part = datasets.Split(images, np.zeros(2, np.int32))
+    data = datasets.Dataset("tiny", part, part, datasets.Split(images[:1], np.zeros(1, np.int32)), (1, 3))
+    # Counts 2, 0 and 1 of 2, and one image of each value more; the test image has bits 1, 0, 1.
+    np.testing.assert_allclose(likelihood.independent_pixels(data), np.log([3 / 4, 3 / 4, 1 / 2]).sum(), rtol=1e-6)
 
 
 def test_the_folder_is_named_after_data_and_script():
