@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vpf_jax.energy import layer_field, summable_layers
 from vpf_jax.gibbs import asynchronous_sweep, draw_uniforms, fires
-from vpf_jax.machine import BoltzmannMachine, State, check_state
+from vpf_jax.machine import BoltzmannMachine, State, check_state, check_symmetric
 from vpf_jax.random_numbers import Stream, stream_of, substream
 from vpf_jax.tempering import check_same_structure, independent_machine
 
@@ -68,7 +68,7 @@ def ais_log_partition(
         are to the machine's (the mean training image), the smaller the error.
 
     Raises:
-      ValueError: numbers out of range, or a base that does not fit or has weights.
+      ValueError: numbers out of range, a base that does not fit or has weights, or a directed machine.
     """
     base = independent_machine(machine) if base is None else base
     _, log_weights = anneal(key, machine, num_chains, num_temperatures, base)
@@ -106,7 +106,7 @@ def ais_log_partition_reverse(
     num_chains = jnp.shape(states[0])[0]
     _check_numbers(num_chains, num_temperatures)
     base = independent_machine(machine) if base is None else base
-    _check_base(base, machine)
+    _check_machines(base, machine)
     betas = jnp.linspace(1, 0, num_temperatures, dtype=machine.biases[0].dtype)
     _, log_weights = _pass_along(stream_of(key), machine, base, tuple(states), betas)
     return _warned(_estimate(log_weights, _log_partition_independent(base), -1), num_chains)
@@ -130,7 +130,7 @@ def anneal(
     """
     _check_numbers(num_chains, num_temperatures)
     base = independent_machine(machine) if base is None else base
-    _check_base(base, machine)
+    _check_machines(base, machine)
     stream = stream_of(key)
     fields = tuple(jnp.broadcast_to(b, (num_chains, b.shape[0])) for b in base.biases)
     # The sweeps count from 1 in the stream.
@@ -245,7 +245,8 @@ def _check_numbers(num_chains: int, num_temperatures: int) -> None:
             raise ValueError(f"got {name}={number}; it takes an integer of at least 2")
 
 
-def _check_base(base: BoltzmannMachine, machine: BoltzmannMachine) -> None:
+def _check_machines(base: BoltzmannMachine, machine: BoltzmannMachine) -> None:
+    check_symmetric(machine, "annealing")
     check_same_structure(base, machine)
     for block in jax.tree.leaves((base.weights, base.intra)):
         if not isinstance(block, jax.core.Tracer) and bool(jnp.any(block != 0)):

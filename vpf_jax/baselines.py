@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray
 from vpf_jax.energy import energy, free_energy, layer_field
 from vpf_jax.gibbs import draw_uniforms, sweep_layers
 from vpf_jax.local_rule import mean_products
-from vpf_jax.machine import BoltzmannMachine, State, check_state, off_diagonal
+from vpf_jax.machine import BoltzmannMachine, State, check_state, check_symmetric, off_diagonal
 from vpf_jax.random_numbers import Stream, stream_of, substream
 from vpf_jax.visible_flips import summed_flow
 
@@ -61,7 +61,7 @@ def contrastive_divergence(key: PRNGKeyArray, machine: BoltzmannMachine, states:
       num_steps: k, Gibbs sweeps, at least 1. The bias of the gradient vanishes as it grows.
 
     Raises:
-      ValueError: states that do not fit the machine, an empty batch, or a number of steps below 1.
+      ValueError: a directed machine, states that do not fit the machine, an empty batch, or a number of steps below 1.
     """
     return chain_estimate(stream_of(key), machine, states, states, num_steps)
 
@@ -99,6 +99,7 @@ def chain_estimate(stream: Stream, machine: BoltzmannMachine, states: State, cha
     """Difference of the statistics of the data and of chains after `num_steps` sweeps, random numbers from a stream."""
     if num_steps < 1:
         raise ValueError(f"got num_steps={num_steps}; it takes an integer of at least 1")
+    check_symmetric(machine, "contrastive divergence")
     check_state(machine, states, batched=True)
     check_state(machine, chains, batched=True)
 

@@ -5,6 +5,7 @@ mid-write leaves the earlier ones as they were. Reading takes the newest one tha
 and when (`experiments`).
 """
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
+
+from vpf_jax.machine import BoltzmannMachine
 
 Tree = TypeVar("Tree", bound=PyTree)
 
@@ -36,7 +39,7 @@ def save_checkpoint(directory: str | Path, step: int, tree: PyTree, info: dict[s
         manager.save(
             step,
             args=ocp.args.Composite(
-                tree=ocp.args.StandardSave(jax.tree.map(_without_key, tree)),
+                tree=ocp.args.StandardSave(_plain(tree)),
                 info=ocp.args.JsonSave(info or {}),
             ),
         )
@@ -56,7 +59,7 @@ def restore_checkpoint(directory: str | Path, like: Tree) -> tuple[int, Tree, di
     if not Path(directory).is_dir():
         return None
     ocp = _orbax()
-    target = jax.tree.map(_without_key, like)
+    target = _plain(like)
     with _manager(directory) as manager:
         for step in sorted(manager.all_steps(), reverse=True):
             args = ocp.args.Composite(tree=ocp.args.StandardRestore(target), info=ocp.args.JsonRestore())
@@ -71,7 +74,7 @@ def restore_checkpoint(directory: str | Path, like: Tree) -> tuple[int, Tree, di
                     type(error).__name__,
                 )
                 continue
-            return step, jax.tree.map(_with_key, like, found["tree"]), dict(found["info"])
+            return step, _restored(like, found["tree"]), dict(found["info"])
     return None
 
 
@@ -88,6 +91,35 @@ def _manager(directory: str | Path) -> Any:
         max_to_keep=KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
     )
     return ocp.CheckpointManager(Path(directory).absolute(), options=options)
+
+
+def _plain(tree: PyTree) -> PyTree:
+    """The tree as it is stored: data of keys, and symmetric machines without a mention of backward weights, as before
+    version 0.4 knew of them, so that what one version wrote the other reads.
+    """
+
+    def plain(node: Any) -> Any:
+        if not _is_machine(node):
+            return _without_key(node)
+        fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
+        return fields if node.backward is not None else {k: v for k, v in fields.items() if k != "backward"}
+
+    return jax.tree.map(plain, tree, is_leaf=_is_machine)
+
+
+def _restored(like: Tree, stored: PyTree) -> Tree:
+    """The inverse of `_plain`."""
+
+    def restore(node: Any, found: Any) -> Any:
+        if _is_machine(node):
+            return BoltzmannMachine(**jax.tree.map(jnp.asarray, found))
+        return _with_key(node, found)
+
+    return jax.tree.map(restore, like, stored, is_leaf=_is_machine)
+
+
+def _is_machine(node: Any) -> bool:
+    return isinstance(node, BoltzmannMachine)
 
 
 def _is_key(leaf: Any) -> bool:

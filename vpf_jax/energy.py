@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
-from vpf_jax.machine import BoltzmannMachine, State, check_layers, check_state
+from vpf_jax.machine import BoltzmannMachine, State, check_layers, check_state, check_symmetric
 
 MAX_EXACT_UNITS = 24
 # Entries of the states that the enumeration sums at once: 2^19 in single precision are 2 MB.
@@ -33,8 +33,9 @@ def energy(machine: BoltzmannMachine, state: State) -> Float[Array, ""]:
       state: one array [n_l] of zeros and ones per layer.
 
     Raises:
-      ValueError: a state whose layers do not fit the machine.
+      ValueError: a state whose layers do not fit the machine, or a directed machine, which has no energy.
     """
+    check_symmetric(machine, "an energy")
     check_state(machine, state, batched=False)
     x = _as_parameters(machine, state)
     total = jnp.zeros((), machine.biases[0].dtype)
@@ -65,7 +66,7 @@ def layer_field(machine: BoltzmannMachine, state: State, layer: int) -> Float[Ar
     if layer > 0:
         z = z + weighted_input(state[layer - 1], machine.weights[layer - 1], z.dtype)
     if layer < len(machine.weights):
-        z = z + weighted_input(state[layer + 1], machine.weights[layer].T, z.dtype)
+        z = z + weighted_input(state[layer + 1], machine.downward[layer].T, z.dtype)
     intra = machine.intra[layer]
     if intra is not None:
         z = z + weighted_input(state[layer], intra, z.dtype)

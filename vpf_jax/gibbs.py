@@ -115,7 +115,7 @@ def asynchronous_sweep(
     A unit fires where its field passes the logit of its uniform number. The samples carry no gradient.
 
     Args:
-      intra: intra-layer weights, symmetric with zero diagonal.
+      intra: intra-layer weights with zero diagonal, entry (i, j) from unit i to j; symmetric but for directed machines.
       fields: bias plus the inputs from other layers.
       x: values before the sweep, zeros and ones.
       uniforms: one number in [0, 1) per unit.
@@ -159,12 +159,12 @@ def _sweep_columns(
     """
 
     def resample_block(start: Array, size: int, x: Array) -> Array:
-        rows = jax.lax.dynamic_slice_in_dim(intra, start, size)
+        incoming = jax.lax.dynamic_slice_in_dim(intra, start, size, axis=1)
         # Entry (j, i): what unit j of the block adds to unit i after it.
-        later = jnp.triu(jax.lax.dynamic_slice_in_dim(rows, start, size, axis=1), 1).astype(margins.dtype)
+        later = jnp.triu(jax.lax.dynamic_slice_in_dim(incoming, start, size), 1).astype(margins.dtype)
         before = jax.lax.dynamic_slice_in_dim(x, start, size)
         margin = jax.lax.dynamic_slice_in_dim(margins, start, size)
-        margin = margin + weighted_input(x.T, rows.T, margins.dtype).T
+        margin = margin + weighted_input(x.T, incoming, margins.dtype).T
 
         def resample(j: Array, margin: Array) -> Array:
             change = (_row(margin, j) > 0).astype(x.dtype) - _row(before, j)

@@ -136,7 +136,7 @@ def stack_bound(
         for i, machine in enumerate(stack[:-1]):
             up = weighted_input(rows, machine.weights[0], total.dtype) + machine.biases[1][None]
             upper = fires(up, uniform(substream(stream, i), up.shape)).astype(total.dtype)
-            down = weighted_input(upper, machine.weights[0].T, total.dtype) + machine.biases[0][None]
+            down = weighted_input(upper, machine.downward[0].T, total.dtype) + machine.biases[0][None]
             total += _log_bernoulli(rows, down) - _log_bernoulli(upper, up)
             rows = upper
         top = stack[-1]

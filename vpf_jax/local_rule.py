@@ -51,7 +51,8 @@ def local_gradient(machine: BoltzmannMachine, states: State) -> BoltzmannMachine
 
     Returns:
       The gradient in the shape of the machine. An intra-layer weight is one parameter per unordered pair of units:
-      its derivative stands at both places of a symmetric matrix with zero diagonal.
+      its derivative stands at both places of a symmetric matrix with zero diagonal. In a directed machine every
+      synapse is a parameter of its own, and its derivative is its directed half.
 
     Raises:
       ValueError: states whose layers do not fit the machine, or an empty batch.
@@ -71,7 +72,9 @@ def objective_and_gradient(
         and the present parameters, they change the expected gradient by nothing (detailed balance) and are noise.
     """
     flow = _flow(machine, states, hidden_flips)
-    directed = _directed(machine, flow)
+    directed = directed_products(machine, flow.states, flow.slopes)
+    if machine.backward is not None:
+        return flow.objective, BoltzmannMachine(directed.biases, directed.forward, directed.intra, directed.backward)
     return flow.objective, BoltzmannMachine(
         biases=directed.biases,
         weights=tuple(f + b for f, b in zip(directed.forward, directed.backward, strict=True)),
@@ -81,7 +84,8 @@ def objective_and_gradient(
 
 def directed_gradient(machine: BoltzmannMachine, states: State) -> DirectedGradient:
     """The directed halves of `local_gradient`, one for each direction of a synapse; same arguments and errors."""
-    return _directed(machine, _flow(machine, states))
+    flow = _flow(machine, states)
+    return directed_products(machine, flow.states, flow.slopes)
 
 
 def _flow(machine: BoltzmannMachine, states: State, hidden_flips: bool = True) -> Flow:
@@ -99,9 +103,11 @@ def _flow(machine: BoltzmannMachine, states: State, hidden_flips: bool = True) -
     )
 
 
-def _directed(machine: BoltzmannMachine, flow: Flow) -> DirectedGradient:
-    batch = flow.slopes[0].shape[0]
-    x, slopes = flow.states, flow.slopes
+def directed_products(
+    machine: BoltzmannMachine, x: State, slopes: tuple[Float[Array, "batch n_l"], ...]
+) -> DirectedGradient:
+    """The directed halves of the rule, given states and alpha_j delta_j, or an estimate of it: their mean products."""
+    batch = slopes[0].shape[0]
     pairs = list(enumerate(machine.weights))
     return DirectedGradient(
         biases=tuple(jnp.sum(g, axis=0) / batch for g in slopes),

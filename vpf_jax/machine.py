@@ -10,6 +10,10 @@ inside any layer.
     DBM                               three layers or more
     intra-layer DBM                   a DBM with intra-layer weights in its hidden layers
 
+A machine may also be directed: the synapses from a layer up to the next and those back down have matrices of their own
+(`untie`), and an intra-layer matrix need not be symmetric. Local fields, flip rates and the Markov kernels are then
+what they always are; an energy, and all that rests on it, a directed machine has none.
+
 Temperature is 1: a temperature T only divides all parameters by T. Not here: energies (`energy`), learning
 (`flow`, `train`), tuples of machines that are trained pairwise (`stack`).
 """
@@ -37,7 +41,11 @@ class BoltzmannMachine:
     weights: tuple[Float[Array, "n_l n_next"], ...]
     """One matrix per pair of consecutive layers."""
     intra: tuple[Float[Array, "n_l n_l"] | None, ...]
-    """One entry per layer: a symmetric matrix with zero diagonal, or None for a layer without."""
+    """One entry per layer: a symmetric matrix with zero diagonal, or None for a layer without. Entry (i, j) is the
+    synapse from i to j, which matters in a directed machine alone."""
+    backward: tuple[Float[Array, "n_l n_next"], ...] | None = None
+    """Of a directed machine, one matrix per pair of consecutive layers: the synapses from the next layer back down,
+    `weights` then being those up. None: the weights are symmetric."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -47,6 +55,11 @@ class BoltzmannMachine:
     @property
     def num_units(self) -> int:
         return sum(self.sizes)
+
+    @property
+    def downward(self) -> tuple[Float[Array, "n_l n_next"], ...]:
+        """The weights through which each layer sees the next one: `backward`, or the symmetric ones."""
+        return self.weights if self.backward is None else self.backward
 
 
 def init_machine(key: PRNGKeyArray, sizes: Sequence[int], intra: Sequence[int] = ()) -> BoltzmannMachine:
@@ -76,6 +89,29 @@ def init_machine(key: PRNGKeyArray, sizes: Sequence[int], intra: Sequence[int] =
         ),
         intra=tuple(_symmetric_normal(intra_keys[i], n) / n if i in intra else None for i, n in enumerate(sizes)),
     )
+
+
+def untie(machine: BoltzmannMachine, key: PRNGKeyArray | None = None) -> BoltzmannMachine:
+    """The machine made directed: matrices of its own for the synapses back down.
+
+    Args:
+      machine: a machine with symmetric weights.
+      key: a random key, to draw the backward weights afresh as `init_machine` draws weights; None: they start equal to
+        the forward ones. Intra-layer weights start symmetric in either case.
+
+    Raises:
+      ValueError: a machine that is directed already.
+    """
+    check_symmetric(machine, "untie")
+    if key is None:
+        return dataclasses.replace(machine, backward=jax.tree.map(jnp.copy, machine.weights))
+    return dataclasses.replace(machine, backward=init_machine(key, machine.sizes).weights)
+
+
+def check_symmetric(machine: BoltzmannMachine, what: str) -> None:
+    """Raises ValueError if the machine is directed; `what` takes symmetric weights alone."""
+    if machine.backward is not None:
+        raise ValueError(f"got a directed machine, with backward weights of its own; {what} takes symmetric weights")
 
 
 def tie_intra(gradient: BoltzmannMachine) -> BoltzmannMachine:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 from numpy.typing import ArrayLike
 
 from vpf_jax.energy import weighted_input
-from vpf_jax.machine import BoltzmannMachine
+from vpf_jax.machine import BoltzmannMachine, check_symmetric
 from vpf_jax.random_numbers import Stream, stream_of, uniform
 from vpf_jax.stack import Stack, check_visible, in_chunks, mean_activations
 
@@ -45,6 +45,19 @@ def squared_weight(weights: Float[Array, "n_visible n_hidden"]) -> Float[Array, 
     return jnp.sum(weights**2) / weights.shape[1]
 
 
+def alignment(machine: BoltzmannMachine) -> tuple[Float[Array, ""], ...]:
+    """Cosine between the forward and the backward weights of each pair of layers, in [-1, 1]; bottom pair first.
+
+    1 where the two matrices are the same but for a positive factor, as the weights of a symmetric machine always are;
+    nan where one of them is zero.
+    """
+
+    def cosine(forward: Array, backward: Array) -> Float[Array, ""]:
+        return jnp.vdot(forward, backward) / jnp.sqrt(jnp.sum(forward**2) * jnp.sum(backward**2))
+
+    return tuple(cosine(f, b) for f, b in zip(machine.weights, machine.downward, strict=True))
+
+
 def pseudo_log_likelihood(
     key: PRNGKeyArray, machine: BoltzmannMachine, visible: Num[Array, "batch n_0"]
 ) -> Float[Array, " batch"]:
@@ -67,6 +80,7 @@ def pseudo_log_likelihood(
     Raises:
       ValueError: another machine, or visible states that do not fit.
     """
+    check_symmetric(machine, "the pseudo-likelihood")
     if len(machine.sizes) > 2 or any(l is not None for l in machine.intra[1:]):
         raise ValueError(
             f"got a machine of layer sizes {machine.sizes}"
@@ -106,7 +120,8 @@ def watch(key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_0"]) -> 
     Returns:
       weight_sparsity and squared_weight of the weights between the visible and the first hidden layer, mean_activation
       of the first hidden layer, and the mean of `pseudo_log_likelihood`. A fully visible machine has the last alone; a
-      machine with several hidden layers, or weights inside them, has all but the last.
+      machine with several hidden layers, or weights inside them, has all but the last. A directed machine has, instead
+      of the last, alignment: of its weights between the visible and the first hidden layer.
     """
     bottom = stack[0]
     found = {}
@@ -115,7 +130,9 @@ def watch(key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_0"]) -> 
         found["weight_sparsity"] = weight_sparsity(bottom.weights[0])
         found["squared_weight"] = squared_weight(bottom.weights[0])
         found["mean_activation"] = jnp.mean(mean_activations(activity_key, stack, visible)[0])
-    if len(bottom.sizes) <= 2 and all(l is None for l in bottom.intra[1:]):
+    if bottom.backward is not None:
+        found["alignment"] = alignment(bottom)[0]
+    elif len(bottom.sizes) <= 2 and all(l is None for l in bottom.intra[1:]):
         found["pseudo_log_likelihood"] = jnp.mean(pseudo_log_likelihood(key, bottom, visible))
     return found
 

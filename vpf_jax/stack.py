@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from vpf_jax.energy import layer_field, weighted_input
 from vpf_jax.gibbs import asynchronous_sweep, draw_uniforms, fires, sweep_layers
-from vpf_jax.machine import BoltzmannMachine, State, init_machine
+from vpf_jax.machine import BoltzmannMachine, State, init_machine, untie
 from vpf_jax.random_numbers import Stream, stream_of, substream, substreams, uniform
 
 Stack = tuple[BoltzmannMachine, ...]
@@ -55,6 +55,12 @@ def init_stack(key: PRNGKeyArray, sizes: Sequence[int], intra: bool = False) -> 
         raise ValueError(f"got sizes={sizes}; a stack takes a visible and at least one hidden layer")
     keys = jax.random.split(key, len(sizes) - 1)
     return tuple(init_machine(keys[i], sizes[i : i + 2], intra=(1,) if intra else ()) for i in range(len(sizes) - 1))
+
+
+def untie_stack(stack: Stack, key: PRNGKeyArray | None = None) -> Stack:
+    """The stack with every machine made directed (`machine.untie`); None: all backward weights equal to the forward."""
+    keys = [None] * len(stack) if key is None else list(jax.random.split(key, len(stack)))
+    return tuple(untie(machine, own) for machine, own in zip(stack, keys, strict=True))
 
 
 def sample_hidden(key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_0"]) -> tuple[State, State]:
@@ -245,7 +251,7 @@ def _pass_down(stream: Stream, machine: BoltzmannMachine, x: Num[Array, "batch n
     states = [x]
     for i in reversed(range(len(machine.weights))):
         bias = machine.biases[i]
-        field = weighted_input(x, machine.weights[i].T, bias.dtype) + bias[None]
+        field = weighted_input(x, machine.downward[i].T, bias.dtype) + bias[None]
         x = _bernoulli(substream(stream, i), field)
         states.insert(0, x)
     return tuple(states)

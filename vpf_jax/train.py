@@ -8,7 +8,8 @@ step per minibatch along the local gradient of
 
 in all machines of the stack at the same time. A stack of a one-layer machine is minimum probability flow. The rules of
 `baselines` pass through the same loop, J being what they minimise and epsilon 1 but for probability flow; a machine of
-the stack learns from the lower states of a fresh E-step. A run may go on under other settings with `start_phase`, as
+the stack learns from the lower states of a fresh E-step. In directed machines (`machine.untie`) forward and backward
+weights learn by their own halves of the local rule. A run may go on under other settings with `start_phase`, as
 when weights learnt by probability flow are refined by contrastive divergence.
 
 An epoch is one compiled call (`train_epoch`, or `compile_epoch` ahead of time): nothing returns to the host inside it,
@@ -32,7 +33,7 @@ from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 from vpf_jax.baselines import FLIP_FUNCTIONS, chain_estimate, flip_estimate
 from vpf_jax.energy import layer_field
 from vpf_jax.local_rule import objective_and_gradient
-from vpf_jax.machine import BoltzmannMachine, State
+from vpf_jax.machine import BoltzmannMachine, State, check_symmetric
 from vpf_jax.random_numbers import Stream, permutation, stream_of, substream, substreams, uniform
 from vpf_jax.stack import Stack, check_visible, climb, in_chunks, join_states
 from vpf_jax.visible_flips import averaged_flow, check_closed_form, draw_units
@@ -42,6 +43,8 @@ EXPECTATIONS = ("sample", "exact")
 ESTEPS = ("epoch", "minibatch")
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("float32", "bfloat16")
+# Of a machine: what decays and is bounded, biases not among it.
+WEIGHT_FIELDS = ("weights", "intra", "backward")
 
 # Apart from the numbers of epochs, with which the key is folded too.
 _CHAINS = 2**31 - 1
@@ -81,7 +84,8 @@ class TrainConfig:
     """Of the learning rate: 'constant', or 'cosine' from learning_rate to 0 over the run."""
     weight_decay: float = 1e-4
     """Of weights, not of biases; at least 0. The gradient of the loss gains weight_decay * w, and twice that for an
-    intra-layer weight, which is one parameter at two places of its symmetric matrix (the paper leaves this open)."""
+    intra-layer weight, which is one parameter at two places of its symmetric matrix (the paper leaves this open); in a
+    directed machine it is two parameters."""
     epsilon: float = 0.01
     """The small time of probability flow, which scales the objective against the decay; positive."""
     estep: str = "epoch"
@@ -276,7 +280,7 @@ def check_finite(metrics: Metrics, epoch: int, last_largest: float) -> None:
 
 def largest_weight(stack: Stack) -> Float[Array, ""]:
     """Largest |w| over all weights of a stack, 0 for a stack without any."""
-    weights = jax.tree.leaves([(machine.weights, machine.intra) for machine in stack])
+    weights = jax.tree.leaves([getattr(machine, name) for machine in stack for name in WEIGHT_FIELDS])
     return jnp.max(jnp.stack([jnp.zeros(()), *(jnp.max(jnp.abs(w)) for w in weights)]))
 
 
@@ -374,6 +378,9 @@ def _estimate(
 
 
 def _check_rule(stack: Stack, config: TrainConfig) -> None:
+    if config.rule != "vpf" or config.sums_flips:
+        for machine in stack:
+            check_symmetric(machine, f"rule {config.rule!r} with expectation {config.expectation!r}")
     if config.sums_flips:
         what = f"rule {config.rule!r}" if config.rule != "vpf" else "the exact expectation"
         for machine in stack:
@@ -398,20 +405,23 @@ def _narrowed(stack: Stack, config: TrainConfig) -> Stack:
 
 
 def _decay(stack: Stack, config: TrainConfig) -> Stack:
-    """Gradient of the decay term, an intra-layer weight being one parameter that stands at two places."""
-    return tuple(
-        BoltzmannMachine(
-            biases=tuple(jnp.zeros_like(b) for b in m.biases),
-            weights=tuple(config.weight_decay * w for w in m.weights),
-            intra=tuple(None if l is None else 2 * config.weight_decay * l for l in m.intra),
+    """Gradient of the decay term; a symmetric intra-layer weight is one parameter that stands at two places."""
+
+    def of(machine: BoltzmannMachine) -> BoltzmannMachine:
+        places = 2 if machine.backward is None else 1
+        (decayed,) = _map_weights(lambda w: config.weight_decay * w, (machine,))
+        return dataclasses.replace(
+            decayed,
+            biases=tuple(jnp.zeros_like(b) for b in machine.biases),
+            intra=jax.tree.map(lambda l: places * l, decayed.intra),
         )
-        for m in stack
-    )
+
+    return tuple(of(machine) for machine in stack)
 
 
 def _map_weights(function, stack: Stack) -> Stack:
     return tuple(
-        dataclasses.replace(m, weights=jax.tree.map(function, m.weights), intra=jax.tree.map(function, m.intra))
+        dataclasses.replace(m, **{name: jax.tree.map(function, getattr(m, name)) for name in WEIGHT_FIELDS})
         for m in stack
     )
 

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from vpf_jax.energy import weighted_input
 from vpf_jax.local_rule import mean_products
-from vpf_jax.machine import BoltzmannMachine, off_diagonal
+from vpf_jax.machine import BoltzmannMachine, check_symmetric, off_diagonal
 from vpf_jax.random_numbers import Stream, permutation
 
 # Bytes of the terms formed at once (one array of [batch, units, n_1]): what stays in the cache of a core.
@@ -103,7 +103,8 @@ def draw_units(stream: Stream, machine: BoltzmannMachine, num_units: int | None)
 
 
 def check_closed_form(machine: BoltzmannMachine, what: str, layers: tuple[int, ...]) -> None:
-    """Raises ValueError unless the machine has as many layers as allowed, and independent hidden units."""
+    """Raises ValueError unless the machine has symmetric weights, layers as allowed, and independent hidden units."""
+    check_symmetric(machine, what)
     if len(machine.sizes) not in layers or any(l is not None for l in machine.intra[1:]):
         inside = " with weights inside a hidden layer" if any(l is not None for l in machine.intra[1:]) else ""
         raise ValueError(
