@@ -1,10 +1,11 @@
-"""Our own cases: epochs of training, block Gibbs sampling and Parzen scores.
+"""Our own cases: epochs of training, block Gibbs sampling, spiking machines and Parzen scores.
 
 Flops of an epoch are 8 per weight and example: two products for the fields and two for the gradient, 2 flops each.
 The E-step's own product, sweeps, random numbers and the optimizer are in the time and not in the flops. A Gibbs sweep
 counts 4 per weight and chain.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 
@@ -79,6 +80,26 @@ def gibbs_case(name: str, sizes: tuple[int, int], num_chains: int, num_sweeps: i
         return lambda: jax.block_until_ready(sample(jax.random.key(1), states))
 
     return Case(name, setup, flops=4.0 * sizes[0] * sizes[1] * num_chains * num_sweeps)
+
+
+def spiking_case(name: str, sizes: tuple[int, int], num_runs: int, num_events: int) -> Case:
+    """Continuous-time dynamics of as many RBMs at once, every flip recorded and the occupation averaged."""
+
+    def setup() -> Callable[[], object]:
+        # Weights of a size at which units neither freeze nor flip at random.
+        machine = jax.tree.map(lambda p: 20 * p, vpf_jax.init_machine(jax.random.key(0), sizes))
+        rng = np.random.default_rng(0)
+        states = tuple(jnp.asarray(rng.integers(0, 2, (num_runs, n)), jnp.uint8) for n in sizes)
+
+        @jax.jit
+        def simulate(key: Array) -> vpf_jax.SpikingRun:
+            keys = jax.random.split(key, num_runs)
+            run = functools.partial(vpf_jax.run_spiking, num_events=num_events)
+            return jax.vmap(run, in_axes=(0, None, 0))(keys, machine, states)
+
+        return lambda: jax.block_until_ready(simulate(jax.random.key(1)))
+
+    return Case(name, setup)
 
 
 def parzen_case(name: str, dimension: int, num_points: int) -> Case:

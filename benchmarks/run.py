@@ -21,14 +21,14 @@ from absl import flags
 
 import vpf_jax
 from benchmarks import report, start, target
-from benchmarks.cases import epoch_case, gibbs_case, parzen_case
+from benchmarks.cases import epoch_case, gibbs_case, parzen_case, spiking_case
 from benchmarks.measure import Case, Row, measure, peak_case
 from benchmarks.peers import port_case, rbms_case, sklearn_case, thrml_case
 from experiments import cli
 from experiments.workdir import UsageError
 from vpf_jax import datasets
 
-PARTS = ("epochs", "sampling", "start", "growth", "target")
+PARTS = ("epochs", "sampling", "spiking", "start", "growth", "target")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,9 @@ class Sizes:
     sweeps: int = 20
     peer_chains: int = 1000
     peer_sweeps: int = 2
+    spiking_layers: tuple[int, int] = (64, 32)
+    spiking_runs: int = 512
+    spiking_events: int = 4096
     peak: int = 2048
     growth: tuple[tuple[str, tuple[int, ...]], ...] = (
         ("hidden units", (64, 128, 256, 512, 1024, 2048, 4096)),
@@ -65,6 +68,8 @@ TINY = Sizes(
     chains=60,
     sweeps=2,
     peer_chains=4,
+    spiking_runs=8,
+    spiking_events=20,
     peak=64,
     growth=(("hidden units", (4, 8)), ("batch size", (40, 80)), ("images", (200, 400)), ("seeds at once", (1, 2))),
     parzen=1e9,
@@ -139,9 +144,17 @@ def run(
         cases += epoch_cases(visible, sizes)
     if "sampling" in parts:
         cases += sampling_cases(sizes, visible.shape[1])
+    if "spiking" in parts:
+        layers, num_runs, num_events = sizes.spiking_layers, sizes.spiking_runs, sizes.spiking_events
+        name = f"spiking, {num_runs} RBMs {layers[0]}-{layers[1]}, {num_events} events each"
+        cases.append(spiking_case(name, layers, num_runs, num_events))
     rows = measure(cases, rounds, say)
     text.append(report.table(rows, rows[0]))
     results["rows"] = [_plain(row) for row in rows]
+    if "spiking" in parts:
+        per_second = sizes.spiking_runs * sizes.spiking_events / np.median(rows[-1].seconds)
+        results["events_per_second"] = per_second
+        text.append(f"{name}: {per_second / 1e6:.2f} million events a second\n")
     if "start" in parts:
         imported = [start.import_seconds() for _ in range(rounds)]
         cold, warm = start.first_epoch_seconds(dataset, data_dir, sizes.hidden)

@@ -143,6 +143,31 @@ def rate_matrix(machine: FlatMachine) -> np.ndarray:
     return generator
 
 
+def law_after(machine: FlatMachine, start: int, time: float, held: Sequence[int] = ()) -> np.ndarray:
+    """Distribution of the flip chain at a time after it left a state, [2^n]; held units do not flip.
+
+    The generator G is reversible, so that diag(sqrt p) G diag(1 / sqrt p) is symmetric, and its exponential is a sum
+    over eigenvectors.
+    """
+    states = all_states(len(machine.bias))
+    generator = rate_matrix(machine)
+    for unit in held:
+        generator[np.arange(len(states)), state_numbers(flipped(states, unit))] = 0
+    np.fill_diagonal(generator, 0)
+    np.fill_diagonal(generator, -generator.sum(axis=1))
+    root = np.sqrt(probabilities(machine))
+    similar = root[:, None] * generator / root
+    np.testing.assert_allclose(similar, similar.T, atol=1e-8 * np.abs(similar).max())
+    values, vectors = np.linalg.eigh(similar)
+    law = vectors[start] * np.exp(values * time) @ vectors.T * root / root[start]
+    return np.where(law > 1e-13, law, 0)
+
+
+def directed_rates(coupling: np.ndarray, bias: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """exp((1/2 - x_j) (sum_i x_i c_ij + b_j)) of every row, [S, n]: c_ij is the synapse from i to j."""
+    return np.exp((0.5 - states) * (states @ coupling + bias))
+
+
 def objective(machine: FlatMachine, states: np.ndarray, masses: np.ndarray) -> float:
     """The flow out of a distribution that puts the given masses on the given states, over all one-bit neighbours."""
     return float(masses @ flip_rates(machine, states).sum(axis=1))
