@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import vpf_jax
-from experiments import cli
+from experiments import cli, models
 from experiments.phases import PhasedRun
 from experiments.progress import Progress
 from experiments.workdir import Stopped, UsageError, finished_summary, open_workdir, write_json, write_text
@@ -51,6 +51,16 @@ STACK_TITLES = {
     "joint_dbm": "one deep machine, joint coupling",
 }
 STACKS = tuple(STACK_TITLES)
+# RBMs with symmetric and with directed weights, under both E-steps, and their names in tables.
+DIRECTED_TITLES = {
+    f"{weights}_{estep}": f"{told}, E-step per {estep}"
+    for estep in train.ESTEPS
+    for weights, told in (
+        ("tied", "symmetric"),
+        ("equal", "directed from equal starts"),
+        ("drawn", "directed from unequal starts"),
+    )
+}
 # Settings that may change between starts of one run: they do not change what is computed.
 FREE = ("data_dir", "workdir", "models", "checkpoint_every")
 
@@ -108,6 +118,8 @@ class Recipe:
     phases: tuple[train.TrainConfig, ...]
     intra: bool = False
     joint: bool = False
+    backward_start: str = "tied"
+    """One of `models.BACKWARD_STARTS`."""
 
     @property
     def epochs(self) -> int:
@@ -187,6 +199,17 @@ def stack_recipes(hidden: tuple[int, ...], epochs: int) -> dict[str, Recipe]:
     }
 
 
+def directed_recipes(hidden: tuple[int, ...], epochs: int) -> dict[str, Recipe]:
+    """RBMs trained by VPF with symmetric and with directed weights, under both E-steps, each with its decay."""
+    rbms = rbm_recipes(hidden, epochs)
+    rules = {"epoch": rbms["vpf_paper"], "minibatch": rbms["vpf"]}
+    return {
+        name: dataclasses.replace(rules[estep], name=title, backward_start=weights)
+        for name, title in DIRECTED_TITLES.items()
+        for weights, estep in (name.split("_"),)
+    }
+
+
 def train_for(config: Config, recipe: Recipe, data: datasets.Dataset, stops: list[int]) -> Trained:
     """`train_recipe` with the folder, seeds and pace that a script's settings say."""
     return train_recipe(
@@ -238,11 +261,8 @@ def initial_state(recipe: Recipe, num_visible: int, seeds: Sequence[int]) -> tra
 
     def start(seed: jax.Array) -> train.TrainState:
         init_key, train_key = jax.random.split(jax.random.key(seed))
-        if recipe.joint:
-            layers = tuple(range(1, len(sizes))) if recipe.intra else ()
-            stack: vpf_jax.Stack = (vpf_jax.init_machine(init_key, sizes, layers),)
-        else:
-            stack = vpf_jax.init_stack(init_key, sizes, recipe.intra)
+        options = {name: getattr(recipe, name) for name in ("intra", "joint", "backward_start")}
+        stack = models.draw_stack(init_key, sizes, **options)
         return train.init_state(train_key, stack, recipe.phases[0])
 
     return jax.vmap(start)(jnp.asarray(seeds))

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 import vpf_jax
-from experiments import cli, generation
+from experiments import cli, generation, models
 from experiments.phases import PhasedRun
 from experiments.progress import Progress
 from experiments.workdir import (
@@ -38,6 +38,8 @@ MODELS = ("rbm", "dbm", "intra_dbm")
 SWITCH = ("on", "off")
 REFINEMENTS = ("none", "pcd", "cd")
 COUPLINGS = ("pairwise", "joint")
+WEIGHTS = ("symmetric", "directed")
+DIRECTED_STARTS = tuple(start for start in models.BACKWARD_STARTS if start != "tied")
 DEFAULT_HIDDEN = {"rbm": (196,), "dbm": (196, 196, 64), "intra_dbm": (196, 196, 64)}
 # Settings that may change between starts of one run: they do not change what is computed.
 FREE = ("data_dir", "workdir", "checkpoint_every")
@@ -77,6 +79,8 @@ class Config:
     expectation: str = "sample"
     flips_per_step: int | None = None
     estep: str = "epoch"
+    weights: str = "symmetric"
+    backward_start: str = "equal"
     refine: str = "none"
     refine_epochs: int = 40
     refine_learning_rate: float = 2e-3
@@ -104,6 +108,13 @@ class Config:
             f"one of {', '.join(datasets.DATASETS)}",
         )
         _require(self.coupling in COUPLINGS, "coupling", self.coupling, f"one of {', '.join(COUPLINGS)}")
+        _require(self.weights in WEIGHTS, "weights", self.weights, f"one of {', '.join(WEIGHTS)}")
+        _require(
+            self.backward_start in DIRECTED_STARTS,
+            "backward_start",
+            self.backward_start,
+            f"one of {', '.join(DIRECTED_STARTS)}",
+        )
         hidden = tuple(self.hidden) or DEFAULT_HIDDEN[self.model]
         _require(all(n >= 1 for n in hidden), "hidden", _text(hidden), "positive integers, as in 196,196,64")
         fits = len(hidden) == 1 if self.model == "rbm" else len(hidden) >= 2
@@ -117,6 +128,9 @@ class Config:
         _require(self.seed < 2**32, "seed", self.seed, "an integer below 2^32")
         _require(self.hidden_flips in SWITCH, "hidden_flips", self.hidden_flips, f"one of {', '.join(SWITCH)}")
         _require(self.refine in REFINEMENTS, "refine", self.refine, f"one of {', '.join(REFINEMENTS)}")
+        _require(
+            self.refine == "none" or self.weights == "symmetric", "refine", self.refine, "none for directed weights"
+        )
         object.__setattr__(self, "hidden", hidden)
         workdir = self.workdir or f"runs/{self.dataset}-{self.model}-seed{self.seed}"
         object.__setattr__(self, "workdir", workdir)
@@ -153,6 +167,11 @@ class Config:
         except ValueError as error:
             raise ValueError(str(error).replace("got ", "got refine_", 1)) from None
         return first, refinement
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of metrics.csv."""
+        return COLUMNS if self.weights == "symmetric" else (*COLUMNS, "alignment")
 
     @property
     def all_epochs(self) -> int:
@@ -198,12 +217,13 @@ def initial_state(config: Config, num_visible: int) -> train.TrainState:
     """
     init_key, train_key, _ = _keys(config)
     sizes = (num_visible, *config.hidden)
-    intra = config.model == "intra_dbm"
-    if config.coupling == "joint":
-        layers = tuple(range(1, len(sizes))) if intra else ()
-        stack: vpf_jax.Stack = (vpf_jax.init_machine(init_key, sizes, layers),)
-    else:
-        stack = vpf_jax.init_stack(init_key, sizes, intra)
+    stack = models.draw_stack(
+        init_key,
+        sizes,
+        intra=config.model == "intra_dbm",
+        joint=config.coupling == "joint",
+        backward_start="tied" if config.weights == "symmetric" else config.backward_start,
+    )
     try:
         return train.init_state(train_key, stack, config.phases()[0])
     except ValueError as error:
@@ -224,7 +244,7 @@ def _train(
     )
     if run.epoch:
         print(f"resuming after epoch {run.epoch} of {config.all_epochs}")
-    metrics = MetricsFile(workdir / "metrics.csv", COLUMNS, run.epoch)
+    metrics = MetricsFile(workdir / "metrics.csv", config.columns, run.epoch)
     largest = float(train.largest_weight(run.state.stack))
     with Progress(config.all_epochs, run.epoch) as progress:
         started = time.perf_counter()
@@ -334,6 +354,7 @@ def _draw(
         "mean_activation": "mean activation",
         "pseudo_log_likelihood": "log pseudo-\nlikelihood",
         "parzen_validation": "Parzen, validation",
+        **({"alignment": "cosine of forward\nand backward"} if config.weights == "directed" else {}),
     }
     figures.save_curves(
         workdir / "curves.png",
@@ -408,6 +429,19 @@ flags.DEFINE_enum(
     COUPLINGS,
     "Of the layers: pairwise, each pair a machine of its own (the paper's), or joint, one deep machine (a research "
     "option: with the bottom-up E-step it samples badly).",
+)
+flags.DEFINE_enum(
+    "weights",
+    _DEFAULTS.weights,
+    WEIGHTS,
+    "Symmetric, or directed: separate forward and backward matrices, each changed by its own half of the rule (VPF "
+    "alone).",
+)
+flags.DEFINE_enum(
+    "backward_start",
+    _DEFAULTS.backward_start,
+    DIRECTED_STARTS,
+    "Of directed weights: backward weights equal to the forward ones at the start, or drawn afresh.",
 )
 flags.DEFINE_enum("rule", _DEFAULTS.rule, train.RULES, "Learning rule; the others are what VPF is compared with.")
 flags.DEFINE_integer("rule_steps", _DEFAULTS.rule_steps, "Gibbs sweeps per step of cd and pcd, at least 1.")

@@ -21,22 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import vpf_jax
-from experiments import cli, comparison
+from experiments import cli, comparison, repair
+from experiments.repair import GUESSES, PROTOCOLS, SIDES
 from experiments.tables import cell, markdown_table
 from experiments.workdir import stop_requests
 from vpf_jax import datasets, figures, reconstruction
 
-SIDES = ("top", "bottom", "left", "right")
-PROTOCOLS = {
-    "paper": "the paper's protocol: 2 free Gibbs steps",
-    "clamped": "clamped: 10 steps, uncorrupted pixels held",
-}
-# What is painted into the band without a look at the rest of the image: the median is the best such guess in L1.
-GUESSES = {
-    "black": "no machine: black",
-    "mean": "no machine: mean of the training images",
-    "median": "no machine: median of the training images",
-}
 NUM_DRAWN = 12
 
 
@@ -77,58 +67,11 @@ def run(config: Config) -> dict[str, Any]:
     with stop_requests() as stops:
         for rule in config.rules:
             trained = comparison.train_for(config, recipes[rule], data, stops)
-            rows[rule] = {"train_seconds": trained.seconds, **_errors(config, data, trained)}
+            rows[rule] = {"train_seconds": trained.seconds, **repair.errors(trained, config.seeds, data)}
             machines[rule] = trained.stack(0)[0]
     _draw(config, data, machines, workdir)
-    guesses = guess_errors(data)
+    guesses = repair.guess_errors(data)
     return comparison.close_run(config, workdir, {"rules": rows, "guesses": guesses}, _table(config, rows, guesses))
-
-
-def guess_errors(data: datasets.Dataset) -> dict[str, dict[str, float]]:
-    """Mean error of each of `GUESSES` and each side."""
-    train_images, grey = np.asarray(data.train.images), np.asarray(data.test.images, np.float64)
-    painted = {
-        "black": np.zeros(grey.shape[1]),
-        "mean": train_images.mean(axis=0, dtype=np.float64),
-        "median": np.median(train_images, axis=0),
-    }
-    masks = {side: np.asarray(reconstruction.band_mask(side, data.image_shape)) for side in SIDES}
-    return {
-        guess: {side: float(np.abs(grey - image)[:, mask].sum(axis=1).mean()) for side, mask in masks.items()}
-        for guess, image in painted.items()
-    }
-
-
-def _errors(config: Config, data: datasets.Dataset, trained: comparison.Trained) -> dict[str, dict[str, list[float]]]:
-    """Mean error of each protocol and side, one number per seed."""
-    grey = jnp.asarray(data.test.images)
-    visible = jnp.asarray(datasets.binarise(data.test.images))
-    found: dict[str, dict[str, list[float]]] = {protocol: {} for protocol in PROTOCOLS}
-    for number, side in enumerate(SIDES):
-        mask = reconstruction.band_mask(side, data.image_shape)
-        for index, seed in enumerate(config.seeds):
-            machine = trained.stack(index)[0]
-            for protocol, repaired in _repair(_key(seed, number), machine, visible, mask).items():
-                error = jnp.mean(reconstruction.reconstruction_error(repaired, grey, mask))
-                found[protocol].setdefault(side, []).append(float(error))
-    return found
-
-
-@jax.jit
-def _repair(
-    key: jax.Array, machine: vpf_jax.BoltzmannMachine, visible: jax.Array, mask: jax.Array
-) -> dict[str, jax.Array]:
-    """The same corrupted images repaired under both protocols."""
-    corrupt_key, paper_key, clamped_key = jax.random.split(key, 3)
-    corrupted = reconstruction.corrupt(corrupt_key, visible, mask)
-    return {
-        "paper": reconstruction.reconstruct(paper_key, machine, corrupted, mask),
-        "clamped": reconstruction.inpaint(clamped_key, machine, corrupted, mask),
-    }
-
-
-def _key(seed: int, number: int) -> jax.Array:
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), number)
 
 
 def _table(config: Config, rows: dict[str, dict[str, Any]], guesses: dict[str, dict[str, float]]) -> str:
@@ -159,11 +102,11 @@ def _draw(config: Config, data: datasets.Dataset, machines: dict[str, vpf_jax.Bo
 
     def key() -> jax.Array:
         """The same for all rules, which repair the same corruption."""
-        return _key(config.seed, len(SIDES))
+        return repair.key_of(config.seed, len(SIDES))
 
     corrupt_key, *_ = jax.random.split(key(), 3)
     corrupted = np.asarray(reconstruction.corrupt(corrupt_key, visible, jnp.asarray(masks)), np.float32)
-    repaired = {rule: _repair(key(), machine, visible, jnp.asarray(masks)) for rule, machine in machines.items()}
+    repaired = {rule: repair.both(key(), machine, visible, jnp.asarray(masks)) for rule, machine in machines.items()}
     rows = {"original": data.test.images[:shown], "corrupted": corrupted}
     for protocol in PROTOCOLS:
         for rule, both in repaired.items():

@@ -12,12 +12,18 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from experiments import comparison, features, likelihood, reconstruction
+from experiments import comparison, directed, features, likelihood, reconstruction, repair, stdp
 from experiments.workdir import Stopped, UsageError, stop_requests
 from vpf_jax import datasets, train
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = {"reconstruction": reconstruction, "likelihood": likelihood, "features": features}
+SCRIPTS = {
+    "reconstruction": reconstruction,
+    "likelihood": likelihood,
+    "features": features,
+    "directed": directed,
+    "stdp": stdp,
+}
 
 
 def quick_flags(script):
@@ -68,6 +74,20 @@ def test_the_quick_setting_writes_its_table_and_summary(quick):
             assert all(len(run["samplers"]) > 5 for run in row["runs"])
         assert summary["independent_pixels"] < 0
         assert len(summary["parzen_real_data"]) == 2
+    if name == "directed":
+        assert set(summary["variants"]) == set(comparison.DIRECTED_TITLES)
+        for variant, row in summary["variants"].items():
+            tied = variant.startswith("tied")
+            assert all((abs(cosine - 1) < 1e-5) == tied for cosine in row["alignment"])
+            assert all(error > 0 for error in row["clamped"]["left"])
+        assert (workdir / "alignment.png").exists()
+    if name == "stdp":
+        assert summary["max_abs_z"] < 4
+        assert summary["later_change_max_abs_z"] < 4
+        assert summary["num_bins"] == len(summary["bins"]["mean"]) == 20
+        assert summary["num_trials"] == 200_000
+        assert summary["recall_error"] < summary["recall_error_of_a_dark_image"]
+        assert {p.name for p in workdir.glob("*.png")} == {"stdp.png", "raster.png", "alignment.png"}
     if name == "features":
         pictures = {p.name for p in workdir.glob("*.png")}
         assert pictures == {
@@ -175,7 +195,7 @@ def test_a_band_that_is_the_same_for_all_images_is_scored_by_the_same_error():
     data = datasets.load_dataset("mnist_5k")
     train, test = (part.images.reshape(-1, 28, 28).astype(np.float64) for part in (data.train, data.test))
     bands = {"top": np.s_[:, :12], "bottom": np.s_[:, 16:], "left": np.s_[:, :, :12], "right": np.s_[:, :, 16:]}
-    found = reconstruction.guess_errors(data)
+    found = repair.guess_errors(data)
     for side, band in bands.items():
         guesses = {"black": 0, "mean": train.mean(axis=0)[None], "median": np.median(train, axis=0)[None]}
         for name, guess in guesses.items():
@@ -206,6 +226,11 @@ def test_the_folder_is_named_after_data_and_script():
         (reconstruction, {"num_seeds": 0}, "--num_seeds=0; it takes an integer of at least 1"),
         (reconstruction, {"hidden": 0}, "--hidden=0"),
         (reconstruction, {"epochs": 1}, "--epochs=1; it takes an integer of at least 2"),
+        (directed, {"epochs": 0}, "--epochs=0; it takes an integer of at least 1"),
+        (stdp, {"num_bins": 5}, "--num_bins=5; it takes an even number"),
+        (stdp, {"shortest": 0.0}, "--shortest=0.0 --longest=102.0; they take times in ms, positive and increasing"),
+        (stdp, {"pre_relaxation_rate": -1.0}, "--pre_relaxation_rate=-1.0; it takes a positive finite number"),
+        (stdp, {"digit": -1}, "--digit=-1; it takes an integer of at least 0"),
         (likelihood, {"num_chains": 1}, "--num_chains=1"),
         (likelihood, {"deep_hidden": (4,)}, "--deep_hidden=4; it takes two or more positive integers"),
         (features, {"hidden": ()}, "--hidden=; it takes distinct positive integers"),

@@ -183,6 +183,7 @@ def test_a_damaged_newest_checkpoint_costs_only_its_epochs(straight, tmp_path):
         {"model": "dbm", "expectation": "exact", "hidden_flips": "off", "flips_per_step": 8},
         {"model": "rbm", "hidden": (10,), "rule": "cd", "rule_steps": 2},
         {"model": "intra_dbm", "refine": "pcd", "refine_epochs": 2},
+        {"model": "intra_dbm", "weights": "directed", "backward_start": "drawn"},
     ],
 )
 def test_every_model_and_option_runs(settings, tmp_path):
@@ -216,6 +217,7 @@ def test_overflow_ends_in_one_line_and_keeps_the_last_good_checkpoint(tmp_path):
         (["--dataset=mnist", "--data_dir=EMPTY"], "no folder mnist"),
         (["--nonsense=1"], "nonsense.*--help"),
         (["stray"], "'stray'; only flags are allowed"),
+        (["--weights=directed", "--rule=pcd"], "--model=intra_dbm.*directed machine.*'pcd'"),
         (["--rule=pl"], "--model=intra_dbm.*rule 'pl' takes machines of 1 or 2 layers without weights inside"),
     ],
 )
@@ -258,12 +260,15 @@ def test_help_explains_every_flag_and_its_range():
         ({"hidden": (4,)}, "--hidden=4; it takes two or more hidden layers"),
         ({"model": "rbm", "hidden": (4, 3)}, "--hidden=4,3; it takes one hidden layer for rbm"),
         ({"epochs": 0}, "--epochs=0"),
+        ({"weights": "loose"}, "--weights=loose; it takes one of symmetric, directed"),
+        ({"backward_start": "tied"}, "--backward_start=tied; it takes one of equal, drawn"),
         ({"rule": "nce"}, "--rule=nce"),
         ({"rule_steps": 0}, "--rule_steps=0"),
         ({"hidden_flips": "maybe"}, "--hidden_flips=maybe; it takes one of on, off"),
         ({"expectation": "mean"}, "--expectation=mean"),
         ({"flips_per_step": 0}, "--flips_per_step=0"),
         ({"refine": "vpf"}, "--refine=vpf; it takes one of none, pcd, cd"),
+        ({"refine": "pcd", "weights": "directed"}, "--refine=pcd; it takes none for directed weights"),
         ({"refine": "pcd", "refine_epochs": 0}, "--refine_epochs=0"),
         ({"batch_size": 0}, "--batch_size=0"),
         ({"weight_decay": -1.0}, "--weight_decay=-1.0"),

@@ -67,7 +67,7 @@ def test_every_command_runs_from_the_wheel_in_a_clean_environment(wheel, tmp_pat
 
 
 def test_the_readme_example_runs_and_learns():
-    (program,) = readme_blocks("python")
+    program = readme_blocks("python")[0]
     assert len([line for line in program.splitlines() if line.strip()]) <= 16
     names: dict = {}
     exec(textwrap.dedent(program), names)

@@ -1,4 +1,4 @@
-"""PNG figures: images in tiles or labelled rows, curves over epochs, lines with error bars, histograms.
+"""PNG figures: images in tiles or labelled rows, curves over epochs, lines with error bars, histograms, rasters.
 
 Each function takes arrays and a path, and replaces the file atomically. Needs matplotlib (the extra `experiments`). Not
 here: what the arrays mean.
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 
@@ -86,8 +87,79 @@ def save_lines(
         xscale="log" if logx else "linear",
         yscale="log" if logy else "linear",
     )
+    if not logx:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # an axis of epochs; a short one has fractions still
     axes.grid(alpha=0.3)
     axes.legend()
+    _save(figure, path)
+
+
+def save_panels(
+    path: str | Path,
+    panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike | None]]],
+    *,
+    xlabel: str,
+    title: str,
+    limits: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
+    """Draws panels under one another over a common x axis, each with its lines and a line at 0.
+
+    Args:
+      path: the PNG file.
+      panels: label of the y axis, and the panel's entries: name, and (x, y, None) for a line or (x, y, standard errors
+        of y) for points with error bars. The first entry is drawn on top.
+      xlabel: of the common axis.
+      title: above the panels.
+      limits: of the y axis, for some of the panels.
+    """
+    figure = Figure(figsize=(8, 2.8 * len(panels) + 0.6), layout="constrained")
+    axes_of = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (ylabel, entries) in zip(axes_of, panels.items(), strict=True):
+        for depth, (name, (x, y, standard_error)) in enumerate(entries.items()):
+            order = 10 - depth
+            if standard_error is None:
+                axes.plot(x, y, label=name, zorder=order)
+            else:
+                axes.errorbar(x, y, yerr=standard_error, fmt="o", markersize=3, capsize=2, label=name, zorder=order)
+        axes.axhline(0, color="black", linewidth=0.6)
+        axes.set_ylabel(ylabel)
+        axes.grid(alpha=0.3)
+        axes.legend(loc="best")
+        if limits and ylabel in limits:
+            axes.set_ylim(*limits[ylabel])
+    axes_of[-1].set_xlabel(xlabel)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def save_raster(
+    path: str | Path,
+    spikes: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    images: Mapping[str, ArrayLike],
+    *,
+    title: str,
+) -> None:
+    """Draws spikes as dots, units over times, one colour per group of units, and a column of images beside them.
+
+    Args:
+      path: the PNG file.
+      spikes: name of a group, and (times, units) of its spikes.
+      images: name and image [height, width] with values in [0, 1], 1 drawn white.
+      title: above the picture.
+    """
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    grid = figure.add_gridspec(len(images), 2, width_ratios=(4, 1))
+    axes = figure.add_subplot(grid[:, 0])
+    for name, (times, units) in spikes.items():
+        axes.plot(times, units, ".", markersize=2, label=name)
+    axes.set(xlabel="time, mean waiting times of a neuron without input", ylabel="unit")
+    axes.legend(loc="upper right", markerscale=5)
+    for row, (name, image) in enumerate(images.items()):
+        panel = figure.add_subplot(grid[row, 1])
+        panel.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        panel.set_title(name)
+        panel.set_axis_off()
+    figure.suptitle(title)
     _save(figure, path)
 
 
