@@ -2,36 +2,47 @@
 
 The public functions stand here; the modules they come from hold one concept each and say so in their first lines:
 `machine`, `energy`, `flow`, `local_rule`, `visible_flips`, `gibbs`, `stack`, `baselines`, `train`, `parzen`,
-`tempering`, `ais`, `likelihood`, `reconstruction`, `monitor`, `datasets`, `checkpoint`, `figures`.
+`tempering`, `ais`, `likelihood`, `reconstruction`, `monitor`, `spiking`, `event_learning`, `stdp`,
+`datasets`, `checkpoint`, `figures`.
 """
 
 from vpf_jax.ais import LogPartition, ais_log_partition, ais_log_partition_reverse
 from vpf_jax.baselines import contrastive_divergence, flip_estimate, persistent_contrastive_divergence
 from vpf_jax.energy import energy, free_energy, local_fields, log_partition_exact, marginal_energy
+from vpf_jax.event_learning import OnlineResult, event_gradient, learn_from_events
 from vpf_jax.flow import flip_rates, vpf_objective
 from vpf_jax.gibbs import gibbs_sweep, run_chain
 from vpf_jax.likelihood import rbm_log_likelihood, stack_bound, variational_bound
 from vpf_jax.local_rule import DirectedGradient, directed_gradient, local_gradient
-from vpf_jax.machine import BoltzmannMachine, State, init_machine, tie_intra
-from vpf_jax.monitor import linear_probe, pseudo_log_likelihood, squared_weight, weight_sparsity
+from vpf_jax.machine import BoltzmannMachine, State, init_machine, tie_intra, untie
+from vpf_jax.monitor import alignment, linear_probe, pseudo_log_likelihood, squared_weight, weight_sparsity
 from vpf_jax.parzen import choose_sigma, parzen_log_likelihood
 from vpf_jax.reconstruction import band_mask, corrupt, inpaint, random_mask, reconstruct, reconstruction_error
-from vpf_jax.stack import Stack, complete, confabulate, init_stack, mean_activations, sample_hidden
+from vpf_jax.spiking import SpikeTrain, SpikingRun, run_spiking
+from vpf_jax.stack import Stack, complete, confabulate, init_stack, mean_activations, sample_hidden, untie_stack
+from vpf_jax.stdp import Pairings, binned_means, binned_window, relaxation_depression, simulate_pairings, stdp_window
 from vpf_jax.tempering import independent_machine, run_tempered
 from vpf_jax.visible_flips import averaged_flow
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 __all__ = [
     "BoltzmannMachine",
     "DirectedGradient",
     "LogPartition",
+    "OnlineResult",
+    "Pairings",
+    "SpikeTrain",
+    "SpikingRun",
     "Stack",
     "State",
     "ais_log_partition",
     "ais_log_partition_reverse",
+    "alignment",
     "averaged_flow",
     "band_mask",
+    "binned_means",
+    "binned_window",
     "choose_sigma",
     "complete",
     "confabulate",
@@ -39,6 +50,7 @@ __all__ = [
     "corrupt",
     "directed_gradient",
     "energy",
+    "event_gradient",
     "flip_estimate",
     "flip_rates",
     "free_energy",
@@ -47,6 +59,7 @@ __all__ = [
     "init_machine",
     "init_stack",
     "inpaint",
+    "learn_from_events",
     "linear_probe",
     "local_fields",
     "local_gradient",
@@ -60,12 +73,18 @@ __all__ = [
     "rbm_log_likelihood",
     "reconstruct",
     "reconstruction_error",
+    "relaxation_depression",
     "run_chain",
+    "run_spiking",
     "run_tempered",
     "sample_hidden",
+    "simulate_pairings",
     "squared_weight",
     "stack_bound",
+    "stdp_window",
     "tie_intra",
+    "untie",
+    "untie_stack",
     "variational_bound",
     "vpf_objective",
     "weight_sparsity",
