@@ -146,16 +146,23 @@ def _window(config: Config, workdir: Path) -> dict[str, Any]:
     pairs = stdp.simulate_pairings(jax.random.key(config.seed), config.num_trials, *rates)
     side = np.linspace(config.shortest, config.longest, config.num_bins // 2 + 1)
     edges = -side[::-1], side
-    means, errors, counts = (
+    means, _, counts = (
         np.concatenate(parts)
         for parts in zip(*(stdp.binned_means(pairs.dt, pairs.change, some) for some in edges), strict=True)
     )
+    if not counts.all():
+        given = f"--num_trials={config.num_trials} --num_bins={config.num_bins}"
+        raise UsageError(f"got {given}; a bin holds no trial: take more trials or fewer bins")
     expected = np.concatenate([stdp.binned_window(some, *rates) for some in edges])
+    errors = np.concatenate(
+        [stdp.binned_errors(some, count, *rates) for some, count in zip(edges, np.split(counts, 2), strict=True)]
+    )
     deviations = (means - expected) / errors
     # What the paper leaves out, the loss at the relaxation after a pair with dt > 0, has the form of the other side.
-    later, later_errors, _ = stdp.binned_means(pairs.dt, pairs.later_change, side)
+    later, _, later_counts = stdp.binned_means(pairs.dt, pairs.later_change, side)
     depression = stdp.relaxation_depression(*rates)
     later_expected = stdp.binned_window(-side[::-1], rates[1], rates[0], depression)[::-1]
+    later_errors = np.sqrt(-later_expected * (rates[1] / 2 + later_expected) / later_counts)
     centres = np.concatenate([(some[1:] + some[:-1]) / 2 for some in edges])
     fine = np.concatenate([np.linspace(some[0], some[-1], 400) for some in edges])
     gap = np.where(np.abs(fine) < config.shortest * 1.001, np.nan, 1)

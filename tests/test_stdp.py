@@ -7,7 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from vpf_jax import binned_means, binned_window, relaxation_depression, simulate_pairings, stdp_window
+from vpf_jax import (
+    binned_errors,
+    binned_means,
+    binned_window,
+    relaxation_depression,
+    simulate_pairings,
+    stdp_window,
+)
 from vpf_jax.stdp import FASTEST, SLOWEST
 
 RATES = 0.06, 0.03
@@ -44,6 +51,27 @@ def test_the_simulation_follows_the_closed_form(pairs, sign):
     # Told apart from windows with the relaxation rates exchanged, or depression at the bare relaxation rate.
     other = binned_window(edges, *RATES[::-1]) if sign > 0 else binned_window(edges, *RATES, depression_rate=RATES[1])
     assert np.abs((means - other) / errors).max() > 8
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["pre before post", "post before pre"])
+def test_the_scatter_of_the_simulation_is_that_of_the_closed_form(pairs, sign):
+    """Within four standard errors of an estimated variance, which come from the sample's fourth moment."""
+    edges = np.sort(sign * EDGES)
+    means, errors, counts = binned_means(pairs.dt, pairs.change, edges)
+    bins = np.digitize(pairs.dt, edges) - 1
+    for number, (mean, error, count) in enumerate(zip(means, errors, counts, strict=True)):
+        squares = (pairs.change[bins == number].astype(np.float64) - mean) ** 2
+        expected = binned_errors(edges, counts, *RATES)[number] ** 2 * count
+        assert abs(error**2 * count - expected) < 4 * squares.std() / np.sqrt(count)
+
+
+def test_the_scatter_in_a_narrow_bin_by_hand():
+    """At dt = 10 the rate is exponential with mean 1 / 10 with probability exp(-0.6), else nothing changes."""
+    potentiation = np.sqrt(np.exp(-0.6) * 2 * (0.1 / 2) ** 2 - (np.exp(-0.6) * 0.05) ** 2)
+    np.testing.assert_allclose(binned_errors([9.999, 10.001], [4], *RATES), [potentiation / 2], rtol=1e-6)
+    chance = np.exp(-0.3) * 0.03 / 0.09
+    depression = 0.015 * np.sqrt(chance * (1 - chance))
+    np.testing.assert_allclose(binned_errors([-10.001, -9.999], [9], *RATES), [depression / 3], rtol=1e-6)
 
 
 def test_the_relaxation_after_a_pair_takes_back_as_much_as_a_pair_in_the_other_order(pairs):
@@ -102,6 +130,7 @@ def test_the_window_in_bins_weighs_by_one_over_the_time():
         (lambda: simulate_pairings(jax.random.key(0), 5, np.nan, 0.1), "pre_relaxation_rate=nan"),
         (lambda: binned_means([1.0], [1.0], [2, 1]), "increasing times"),
         (lambda: binned_window([-1, 1], 0.1, 0.1), "a bin that contains dt = 0"),
+        (lambda: binned_errors([1, 2, 3], [3, 0], 0.1, 0.1), "got 0 trials in a bin"),
     ],
 )
 def test_what_makes_no_window_is_refused(call, message):

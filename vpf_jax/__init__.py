@@ -20,7 +20,15 @@ from vpf_jax.parzen import choose_sigma, parzen_log_likelihood
 from vpf_jax.reconstruction import band_mask, corrupt, inpaint, random_mask, reconstruct, reconstruction_error
 from vpf_jax.spiking import SpikeTrain, SpikingRun, run_spiking
 from vpf_jax.stack import Stack, complete, confabulate, init_stack, mean_activations, sample_hidden, untie_stack
-from vpf_jax.stdp import Pairings, binned_means, binned_window, relaxation_depression, simulate_pairings, stdp_window
+from vpf_jax.stdp import (
+    Pairings,
+    binned_errors,
+    binned_means,
+    binned_window,
+    relaxation_depression,
+    simulate_pairings,
+    stdp_window,
+)
 from vpf_jax.tempering import independent_machine, run_tempered
 from vpf_jax.visible_flips import averaged_flow
 
@@ -41,6 +49,7 @@ __all__ = [
     "alignment",
     "averaged_flow",
     "band_mask",
+    "binned_errors",
     "binned_means",
     "binned_window",
     "choose_sigma",

@@ -26,6 +26,7 @@ whole machines (`spiking`), learning of data (`event_learning`), measured window
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -167,6 +168,46 @@ def binned_window(
     Raises:
       ValueError: edges that do not increase, or a bin that contains 0.
     """
+    return _bin_average(
+        edges, lambda times: stdp_window(times, pre_relaxation_rate, post_relaxation_rate, depression_rate)
+    )
+
+
+def binned_errors(
+    edges: Float[ArrayLike, " num_bins+1"],
+    counts: Float[ArrayLike, " num_bins"],
+    pre_relaxation_rate: float,
+    post_relaxation_rate: float,
+) -> np.ndarray:
+    """Standard errors that `binned_means` of the change has under the closed form, with so many trials in each bin.
+
+    Most trials of a long dt leave the synapse as it is, the others change it by much. Where few of a bin's trials do,
+    their scatter says little about the error of their mean (nothing if none does); the closed form's variance does.
+    Depression is all or nothing, -lambda_post / 2 or 0; the rate behind potentiation is exponential with mean 1 / dt.
+
+    Args:
+      edges: as in `binned_window`.
+      counts: trials in each bin, at least 1.
+      pre_relaxation_rate: 1 / ms, positive.
+      post_relaxation_rate: 1 / ms, positive.
+
+    Raises:
+      ValueError: edges that do not increase, a bin that contains 0, or a bin without a trial.
+    """
+    counts = np.asarray(counts, np.float64)
+    if not np.all(counts >= 1):
+        raise ValueError(f"got {counts.min():g} trials in a bin; every bin takes at least 1")
+
+    def mean_square(times: Array) -> Array:
+        window = stdp_window(times, pre_relaxation_rate, post_relaxation_rate)
+        return window * jnp.where(times < 0, -post_relaxation_rate / 2, 1 / times)
+
+    mean = binned_window(edges, pre_relaxation_rate, post_relaxation_rate)
+    return np.sqrt((_bin_average(edges, mean_square) - mean**2) / counts)
+
+
+def _bin_average(edges: Float[ArrayLike, " num_bins+1"], of: Callable[[Array], Array]) -> np.ndarray:
+    """Averages over each bin with density 1 / |dt|."""
     edges = _increasing(edges)
     low, high = edges[:-1], edges[1:]
     if np.any((low <= 0) & (high >= 0)):
@@ -175,8 +216,8 @@ def binned_window(
     times = (low + high)[:, None] / 2 + (high - low)[:, None] / 2 * points
     weights = weights / np.abs(times)
     with jax.enable_x64(True):
-        window = np.asarray(stdp_window(times, pre_relaxation_rate, post_relaxation_rate, depression_rate))
-    return (weights * window).sum(axis=1) / weights.sum(axis=1)
+        values = np.asarray(of(jnp.asarray(times)))
+    return (weights * values).sum(axis=1) / weights.sum(axis=1)
 
 
 class _Trial(NamedTuple):
