@@ -44,6 +44,8 @@ from vpf_jax import datasets, figures, stdp
 # The directed recipes whose alignment is drawn.
 DIRECTED = ("equal_epoch", "drawn_epoch")
 FITTED = "fit of Abarbanel et al. (2002)\nto Bi and Poo (1998)"
+# Times in ms that do not see the bounds of the simulated drives (`vpf_jax.stdp`).
+SHORTEST, LONGEST = 0.01, 10_000.0
 # Events that are drawn, and those after them over which the recalled image is averaged.
 DRAWN_EVENTS, AVERAGED_EVENTS = 20_000, 100_000
 
@@ -59,8 +61,8 @@ class Config(comparison.Config):
     seeds_at_once: int = cli.setting(1, "Runs trained in one batched computation, the others after them; 0: all.")
     num_trials: int = cli.setting(4_000_000, "Simulated pairs of spikes, at least 2.")
     num_bins: int = cli.setting(50, "Bins of spike-time differences, an even number of at least 2.")
-    shortest: float = cli.setting(2.0, "Smallest |dt| of the bins, ms, positive.")
-    longest: float = cli.setting(102.0, "Largest |dt| of the bins, ms, above --shortest.")
+    shortest: float = cli.setting(2.0, "Smallest |dt| of the bins, ms, at least 0.01.")
+    longest: float = cli.setting(102.0, "Largest |dt| of the bins, ms, above --shortest, at most 10000.")
     pre_relaxation_rate: float = cli.setting(0.06, "Of the pre-synaptic neuron, per ms, positive.")
     post_relaxation_rate: float = cli.setting(0.03, "Of the post-synaptic neuron, per ms, positive.")
     hidden: int = cli.setting(196, "Hidden units of the RBMs, at least 1.")
@@ -77,9 +79,9 @@ class Config(comparison.Config):
         self.check_at_least(num_trials=2, num_bins=2, hidden=1, epochs=2, digit=0)
         if self.num_bins % 2:
             raise UsageError(f"got --num_bins={self.num_bins}; it takes an even number")
-        if not 0 < self.shortest < self.longest < np.inf:
+        if not SHORTEST <= self.shortest < self.longest <= LONGEST:
             given = f"--shortest={self.shortest} --longest={self.longest}"
-            raise UsageError(f"got {given}; they take times in ms, positive and increasing")
+            raise UsageError(f"got {given}; they take increasing times from {SHORTEST:g} to {LONGEST:g} ms")
         try:
             stdp.relaxation_depression(self.pre_relaxation_rate, self.post_relaxation_rate)
         except ValueError as error:
@@ -157,11 +159,15 @@ def _window(config: Config, workdir: Path) -> dict[str, Any]:
     errors = np.concatenate(
         [stdp.binned_errors(some, count, *rates) for some, count in zip(edges, np.split(counts, 2), strict=True)]
     )
+    if not np.all(errors > 0):
+        given = f"--longest={config.longest} --pre_relaxation_rate={rates[0]} --post_relaxation_rate={rates[1]}"
+        raise UsageError(f"got {given}; no pair so far apart changes the synapse: take a shorter time or lower rates")
     deviations = (means - expected) / errors
     # What the paper leaves out, the loss at the relaxation after a pair with dt > 0, has the form of the other side.
     later, _, later_counts = stdp.binned_means(pairs.dt, pairs.later_change, side)
     depression = stdp.relaxation_depression(*rates)
     later_expected = stdp.binned_window(-side[::-1], rates[1], rates[0], depression)[::-1]
+    # All or nothing, lambda_post / 2 or 0.
     later_errors = np.sqrt(-later_expected * (rates[1] / 2 + later_expected) / later_counts)
     centres = np.concatenate([(some[1:] + some[:-1]) / 2 for some in edges])
     fine = np.concatenate([np.linspace(some[0], some[-1], 400) for some in edges])

@@ -229,7 +229,8 @@ def test_the_folder_is_named_after_data_and_script():
         (reconstruction, {"epochs": 1}, "--epochs=1; it takes an integer of at least 2"),
         (directed, {"epochs": 0}, "--epochs=0; it takes an integer of at least 1"),
         (stdp, {"num_bins": 5}, "--num_bins=5; it takes an even number"),
-        (stdp, {"shortest": 0.0}, "--shortest=0.0 --longest=102.0; they take times in ms, positive and increasing"),
+        (stdp, {"shortest": 0.0}, "--shortest=0.0 --longest=102.0; they take increasing times from 0.01 to 10000 ms"),
+        (stdp, {"longest": 2e4}, "--shortest=2.0 --longest=20000.0"),
         (stdp, {"pre_relaxation_rate": -1.0}, "--pre_relaxation_rate=-1.0; it takes a positive finite number"),
         (stdp, {"digit": -1}, "--digit=-1; it takes an integer of at least 0"),
         (likelihood, {"num_chains": 1}, "--num_chains=1"),
@@ -242,6 +243,19 @@ def test_the_folder_is_named_after_data_and_script():
 def test_settings_out_of_range_are_refused(script, settings, message):
     with pytest.raises(UsageError, match=message):
         script.Config(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_trials": 20}, "--num_trials=20 --num_bins=50; a bin holds no trial: take more trials or fewer bins"),
+        ({"post_relaxation_rate": 40.0}, "--post_relaxation_rate=40.0; no pair so far apart changes the synapse"),
+    ],
+)
+def test_a_window_without_pairs_is_refused_before_anything_is_trained(settings, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        stdp.run(stdp.Config(workdir=str(tmp_path / "run"), **settings))
+    assert not (tmp_path / "run" / "models").exists()
 
 
 @pytest.mark.slow
