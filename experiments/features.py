@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import vpf_jax
-from experiments import cli, comparison
+from experiments import cli, comparison, runs
 from experiments.tables import cell, markdown_table
 from experiments.workdir import UsageError, stop_requests
 from vpf_jax import datasets, figures, monitor
@@ -69,7 +69,7 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
-    data, workdir, summary = comparison.open_run(config)
+    data, workdir, summary = runs.open_run(config)
     if summary is not None:
         return summary
     models = {}
@@ -87,7 +87,7 @@ def run(config: Config) -> dict[str, Any]:
     )
     _draw(config, data, models, visible, workdir)
     summary = {"hidden": rows, "pixel_probe_accuracy": pixels.test_accuracy}
-    return comparison.close_run(config, workdir, summary, _table(config, rows, pixels.test_accuracy))
+    return runs.close_run(config, workdir, summary, _table(config, rows, pixels.test_accuracy))
 
 
 def _measure(config: Config, data: datasets.Dataset, trained: comparison.Trained, visible: jax.Array) -> dict[str, Any]:

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import vpf_jax
-from experiments import cli, comparison, generation
+from experiments import cli, comparison, generation, runs
 from experiments.tables import cell, markdown_table
 from experiments.workdir import (
     Stopped,
@@ -99,7 +99,7 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained and evaluated is saved.
     """
-    data, workdir, summary = comparison.open_run(config)
+    data, workdir, summary = runs.open_run(config)
     if summary is not None:
         return summary
     rbms = comparison.rbm_recipes((config.hidden,), config.epochs)
@@ -118,7 +118,7 @@ def run(config: Config) -> dict[str, Any]:
     ]
     pixels = independent_pixels(data)
     summary = found | {"independent_pixels": pixels, "parzen_real_data": real, "published_by_others": PUBLISHED}
-    return comparison.close_run(config, workdir, summary, _table(config, found, pixels, real))
+    return runs.close_run(config, workdir, summary, _table(config, found, pixels, real))
 
 
 def independent_pixels(data: datasets.Dataset) -> float:

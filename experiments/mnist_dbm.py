@@ -22,7 +22,7 @@ from absl import flags
 import vpf_jax
 from experiments import cli, generation, models
 from experiments.phases import PhasedRun
-from experiments.progress import Progress
+from experiments.progress import Progress, told_of_flow
 from experiments.workdir import (
     MetricsFile,
     Stopped,
@@ -254,7 +254,7 @@ def _train(
             row = {"epoch": epoch, "objective": float(measured.objective), "max_abs_weight": largest}
             row |= _measure(config, data, run.state.stack, epoch, visible[:NUM_WATCHED])
             metrics.append(row)
-            progress.report(row, time.perf_counter() - started)
+            progress.report(epoch, told_of_flow(row), time.perf_counter() - started)
             started = time.perf_counter()
     _stop_if_asked(stops, f"epoch {run.saved} of {config.all_epochs} is saved, start again to resume")
     return run.state, metrics, run.info["train_seconds"]

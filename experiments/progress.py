@@ -25,12 +25,16 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def report(self, row: dict[str, float], seconds: float) -> None:
-        """Shows the metrics of an epoch that took `seconds`."""
-        score = f", Parzen {row['parzen_validation']:.1f}" if "parzen_validation" in row else ""
-        text = f"objective {row['objective']:.2f}, max |w| {row['max_abs_weight']:.2f}{score}"
+    def report(self, epoch: int, told: str, seconds: float) -> None:
+        """Shows what is told of an epoch that took `seconds`."""
         if self._bar is None:
-            print(f"{self._prefix}epoch {row['epoch']}/{self._epochs}: {text}, {seconds:.2f} s", flush=True)
+            print(f"{self._prefix}epoch {epoch}/{self._epochs}: {told}, {seconds:.2f} s", flush=True)
         else:
-            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.set_postfix_str(told, refresh=False)
             self._bar.update()
+
+
+def told_of_flow(row: dict[str, float]) -> str:
+    """What is told of an epoch of `vpf_jax.train`."""
+    score = f", Parzen {row['parzen_validation']:.1f}" if "parzen_validation" in row else ""
+    return f"objective {row['objective']:.2f}, max |w| {row['max_abs_weight']:.2f}{score}"

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import vpf_jax
-from experiments import cli, comparison, repair
+from experiments import cli, comparison, repair, runs
 from experiments.repair import GUESSES, PROTOCOLS, SIDES
 from experiments.tables import cell, markdown_table
 from experiments.workdir import stop_requests
@@ -59,7 +59,7 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
-    data, workdir, summary = comparison.open_run(config)
+    data, workdir, summary = runs.open_run(config)
     if summary is not None:
         return summary
     recipes = comparison.rbm_recipes((config.hidden,), config.epochs)
@@ -71,7 +71,7 @@ def run(config: Config) -> dict[str, Any]:
             machines[rule] = trained.stack(0)[0]
     _draw(config, data, machines, workdir)
     guesses = repair.guess_errors(data)
-    return comparison.close_run(config, workdir, {"rules": rows, "guesses": guesses}, _table(config, rows, guesses))
+    return runs.close_run(config, workdir, {"rules": rows, "guesses": guesses}, _table(config, rows, guesses))
 
 
 def _table(config: Config, rows: dict[str, dict[str, Any]], guesses: dict[str, dict[str, float]]) -> str:

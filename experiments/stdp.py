@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 import vpf_jax
-from experiments import cli, comparison
+from experiments import cli, comparison, runs
 from experiments.directed import alignment_curve, save_alignment
 from experiments.tables import cell, markdown_table
 from experiments.workdir import UsageError, stop_requests
@@ -97,7 +97,7 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
-    data, workdir, summary = comparison.open_run(config)
+    data, workdir, summary = runs.open_run(config)
     if summary is not None:
         return summary
     if config.digit >= len(data.test.images):
@@ -114,7 +114,7 @@ def run(config: Config) -> dict[str, Any]:
         }
     save_alignment(workdir / "alignment.png", curves, title=f"Directed learning on {config.dataset}")
     found |= {"alignment": {name: curve[-1].tolist() for name, curve in curves.items()}}
-    return comparison.close_run(config, workdir, found, _table(config, found))
+    return runs.close_run(config, workdir, found, _table(config, found))
 
 
 def _table(config: Config, found: dict[str, Any]) -> str:

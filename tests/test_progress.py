@@ -3,15 +3,15 @@
 import io
 import sys
 
-from experiments.progress import Progress
+from experiments.progress import Progress, told_of_flow
 
-ROW = {"epoch": 3, "objective": 512.25, "max_abs_weight": 0.5}
+ROW = {"objective": 512.25, "max_abs_weight": 0.5}
 
 
 def test_one_line_per_epoch_without_a_terminal(capsys):
     with Progress(10, 2) as progress:
-        progress.report(ROW, 1.25)
-        progress.report(ROW | {"epoch": 4, "parzen_validation": 201.0}, 2.5)
+        progress.report(3, told_of_flow(ROW), 1.25)
+        progress.report(4, told_of_flow(ROW | {"parzen_validation": 201.0}), 2.5)
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         "epoch 3/10: objective 512.25, max |w| 0.50, 1.25 s",
@@ -21,7 +21,7 @@ def test_one_line_per_epoch_without_a_terminal(capsys):
 
 def test_a_name_tells_trainings_apart(capsys):
     with Progress(10, 2, "PCD-1") as progress:
-        progress.report(ROW, 1.25)
+        progress.report(3, told_of_flow(ROW), 1.25)
     assert capsys.readouterr().out == "PCD-1, epoch 3/10: objective 512.25, max |w| 0.50, 1.25 s\n"
 
 
@@ -30,7 +30,7 @@ def test_a_bar_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", terminal)
     with Progress(10, 2) as progress:
-        progress.report(ROW, 1.25)
+        progress.report(3, told_of_flow(ROW), 1.25)
     assert capsys.readouterr().out == ""
     # tqdm shows done/total and [elapsed<left].
     assert "3/10" in terminal.getvalue()
