@@ -19,10 +19,13 @@ f(S)_j to the inferred state changes by S_i (V_T - V_0)_j in all: the delta rule
 squared error but for the factor f'_j.
 
 The model p(x, h1, h2) = p(x | h1) p(h1 | h2) p(h2) that `log_joint` evaluates is our reading of the paper, which leaves
-the widths open: x Bernoulli with means g1(h1); h1 Gaussian around g2(h2), one variance for all units, fitted to the
-inferred states; h2 Gaussian, a mean and a variance per unit, fitted likewise (`fit_prior`). Here: inference, learning,
-sampling (`generate`), in-painting (`inpaint`). Not here: supervised target propagation; difference target propagation;
-the score of samples (`vpf_jax.parzen`); the loop over epochs (`experiments`).
+the widths open: x Bernoulli with means g1(h1); h1 Gaussian around g2(h2), one variance for all units; h2 Gaussian, a
+mean and a variance per unit. `fit_prior` fits them to the inferred states. The second line above climbs log p(x | h1) +
+log p(h1 | h2) where that variance is delta / a (`Inference.h1_variance`), which is far wider than the fitted one: the
+choice decides whether log p(x, h) rises during inference (`log_joint_curve`).
+
+Here: inference, learning, sampling (`generate`), in-painting (`inpaint`). Not here: supervised target propagation;
+difference target propagation; the score of samples (`vpf_jax.parzen`); the loop over epochs (`experiments`).
 """
 
 import dataclasses
@@ -113,7 +116,23 @@ class Prior(NamedTuple):
     variance: Float[Array, " n_2"]
     """Of h2, per unit, not negative."""
     h1_variance: Float[Array, ""]
-    """Mean square of h1 - g2(h2) over units and examples."""
+    """Of h1 around g2(h2), one for all units; `fit_prior` gives the mean square of h1 - g2(h2)."""
+
+
+class LogJoint(NamedTuple):
+    """The three terms of log p(x, h1, h2), in nats."""
+
+    visible: Float[Array, "*batch"]
+    """Log p(x | h1). For a grey pixel, the mean of it over a bit that is 1 with probability x."""
+    h1: Float[Array, "*batch"]
+    """Log p(h1 | h2)."""
+    h2: Float[Array, "*batch"]
+    """Log p(h2)."""
+
+    @property
+    def total(self) -> Float[Array, "*batch"]:
+        """Log p(x, h1, h2)."""
+        return self.visible + self.h1 + self.h2
 
 
 class Losses(NamedTuple):
@@ -158,6 +177,11 @@ class Inference:
         _require(self.num_steps >= 0, "num_steps", self.num_steps, "an integer of at least 0")
         _require(0 < self.rate < math.inf, "rate", self.rate, "a positive finite number")
         _require(0 <= self.top_down < math.inf, "top_down", self.top_down, "a finite number of at least 0")
+
+    @property
+    def h1_variance(self) -> float:
+        """Of h1 around g2(h2) in the model whose log p(x, h1 | h2) the steps of h1 climb; infinite without top_down."""
+        return self.rate / self.top_down if self.top_down else math.inf
 
 
 LEARNING = Inference()
@@ -212,7 +236,7 @@ class Preset:
     """What the paper and its released code set differently; they learn alike."""
 
     widening: float
-    """Factor on the standard deviation of the prior of h2 in `generate`."""
+    """Factor on the standard deviations of the prior of h2 (`widen`), of the model that is sampled."""
     epochs: int
 
 
@@ -268,7 +292,7 @@ def target_direction(
     """f(below) - f(g(above)): the direction in which the state above explains the state below better.
 
     Equal to the gradient of -||below - g(above)||^2 / 2 with respect to the state above where the maps are linear and f
-    is the transpose of g (section 4 of the paper); in general an approximation of it.
+    is the transpose of g (the paper's argument for it); in general an approximation of it.
     """
     return f(below) - f(g(above))
 
@@ -293,7 +317,7 @@ def infer_single(maps: Maps, visible: Float[Array, " n_0"], inference: Inference
 
 
 def infer(parameters: Parameters, visible: Float[Array, "batch n_0"], inference: Inference = LEARNING) -> Hidden:
-    """States of the hidden layers inferred from images: h1 [batch, n_1], h2 [batch, n_2] (paper, section 4).
+    """States of the hidden layers inferred from images: h1 [batch, n_1], h2 [batch, n_2].
 
     h2 may leave [0, 1] and h1 may become negative: nothing clips them.
 
@@ -324,23 +348,32 @@ def fit_prior(parameters: Parameters, visible: Float[Array, "batch n_0"], infere
     return Prior(mean, variance, jnp.mean(squares))
 
 
+def widen(prior: Prior, factor: float | Float[Array, ""]) -> Prior:
+    """The prior with the standard deviations of h2 multiplied by a factor, which may be traced.
+
+    Raises:
+      ValueError: a concrete factor that is negative or not finite.
+    """
+    if not isinstance(factor, jax.core.Tracer):
+        _require(bool(0 <= factor < math.inf), "factor", factor, "a finite number of at least 0")
+    return prior._replace(variance=factor**2 * prior.variance)
+
+
 def mean_and_variance(values: Float[Array, "n d"]) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
     """Mean and variance over the first axis in two passes; the variance is never negative."""
     mean = jnp.mean(values, axis=0)
     return mean, jnp.mean((values - mean[None]) ** 2, axis=0)
 
 
-def log_joint(parameters: Parameters, prior: Prior, visible: Float[Array, " n_0"], hidden: Hidden) -> Float[Array, ""]:
-    """Log p(x, h1, h2) in nats, of one example under the model of the module's docstring.
-
-    For a grey pixel, p(x | h1) is the mean log probability of a bit that is 1 with probability x: a cross entropy.
-    -inf or NaN where a variance of the prior is 0.
-    """
+def log_joint(parameters: Parameters, prior: Prior, visible: Float[Array, " n_0"], hidden: Hidden) -> LogJoint:
+    """Log p(x, h1, h2) of one example under the model of the module's docstring; -inf or NaN where a variance is 0."""
     h1, h2 = hidden
     field = parameters.g1(h1)
-    pixels = jnp.sum(visible * field - jax.nn.softplus(field))
-    middle = _log_normal(h1, parameters.maps.g2(h2), prior.h1_variance)
-    return pixels + middle + _log_normal(h2, prior.mean, prior.variance)
+    return LogJoint(
+        visible=jnp.sum(visible * field - jax.nn.softplus(field)),
+        h1=_log_normal(h1, parameters.maps.g2(h2), prior.h1_variance),
+        h2=_log_normal(h2, prior.mean, prior.variance),
+    )
 
 
 def log_joint_curve(
@@ -348,8 +381,11 @@ def log_joint_curve(
     prior: Prior,
     visible: Float[Array, "batch n_0"],
     inference: Inference = OBSERVED,
-) -> Float[Array, "batch num_steps_and_1"]:
-    """Log p(x, h) of each image before inference and after each of its steps (paper, Figure 2).
+) -> LogJoint:
+    """Log p(x, h) of each image before inference and after each of its steps.
+
+    Returns:
+      Terms of shape [batch, num_steps + 1].
 
     Raises:
       ValueError: as `infer`.
@@ -357,14 +393,15 @@ def log_joint_curve(
     visible = _check_visible(parameters, visible)
     maps = parameters.maps
 
-    def of_one(x: Float[Array, " n_0"]) -> Float[Array, " num_steps_and_1"]:
-        def step(hidden: Hidden, _: None) -> tuple[Hidden, Array]:
+    def of_one(x: Float[Array, " n_0"]) -> LogJoint:
+        def step(hidden: Hidden, _: None) -> tuple[Hidden, LogJoint]:
             hidden = inference_step(maps, x, hidden, inference)
             return hidden, log_joint(parameters, prior, x, hidden)
 
         start = infer_single(maps, x, dataclasses.replace(inference, num_steps=0))
         _, later = jax.lax.scan(step, start, length=inference.num_steps)
-        return jnp.concatenate([log_joint(parameters, prior, x, start)[None], later])
+        first = log_joint(parameters, prior, x, start)
+        return jax.tree.map(lambda one, rest: jnp.concatenate([one[None], rest]), first, later)
 
     return jax.lax.map(of_one, visible, batch_size=_CHUNK)
 
@@ -476,21 +513,18 @@ def generate(
     parameters: Parameters,
     prior: Prior,
     num_samples: int,
-    *,
     num_rounds: int = 3,
-    widening: float = PRESETS["paper"].widening,
     inference: Inference = ENCODING,
 ) -> Float[Array, "num_samples n_0"]:
-    """Visible means of samples: h2 from the widened prior, decoded, then encoded and decoded again several times.
+    """Visible means of samples: h2 from the prior, decoded, then encoded and decoded again several times.
 
     Args:
       key: a random key.
       parameters: of the maps.
-      prior: of `fit_prior`.
+      prior: of `fit_prior`, for good samples widened by `PRESETS` (`widen`).
       num_samples: at least 1.
-      num_rounds: times that an image is encoded and decoded, at least 0. 0 is the direct sampler, p(x | h) p(h) with
-        every layer below the top at its mean.
-      widening: factor on the standard deviation of the prior, at least 0.
+      num_rounds: times that an image is encoded and decoded, at least 0. 0 is the direct sampler: p(x | h) p(h), h1 at
+        its mean.
       inference: the encoder.
 
     Raises:
@@ -498,10 +532,9 @@ def generate(
     """
     _require(num_samples >= 1, "num_samples", num_samples, "an integer of at least 1")
     _require(num_rounds >= 0, "num_rounds", num_rounds, "an integer of at least 0")
-    _require(0 <= widening < math.inf, "widening", widening, "a finite number of at least 0")
     maps = parameters.maps
     normal = jax.random.normal(key, (num_samples, *prior.mean.shape), prior.mean.dtype)
-    h2 = prior.mean[None] + widening * jnp.sqrt(prior.variance)[None] * normal
+    h2 = prior.mean[None] + jnp.sqrt(prior.variance)[None] * normal
 
     def of_one(h2: Float[Array, " n_2"]) -> Float[Array, " n_0"]:
         x = maps.g1(maps.g2(h2))
@@ -529,7 +562,7 @@ def inpaint(
     num_steps: int = 20,
     inference: Inference = ENCODING,
 ) -> Float[Array, "batch n_0"]:
-    """Fills in the pixels where the mask is True; the others are held in every step (paper, section 6).
+    """Fills in the pixels where the mask is True; the others are held in every step.
 
     Args:
       parameters: of the maps.
