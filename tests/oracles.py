@@ -13,6 +13,7 @@ there cannot be repeated here. Cost grows as 2^n: meant for n <= 10.
 States are rows of 0.0 and 1.0; state number s holds bit j of s in unit j.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -382,3 +383,74 @@ def contrast(machine: FlatMachine, data: np.ndarray, chains: np.ndarray) -> Flat
     """The statistics of the chains' distribution minus those of the data's; both [2^n]."""
     found, wanted = statistics(machine, chains), statistics(machine, data)
     return machine._replace(coupling=found.coupling - wanted.coupling, bias=found.bias - wanted.bias)
+
+
+def target_propagation_inference(
+    maps: Sequence[Callable[[np.ndarray], np.ndarray]], x: np.ndarray, num_steps: int, delta: float, a: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(h1, h2) before and after each step of iterative inference, for maps f1, f2, g1, g2 of vectors."""
+    f1, f2, g1, g2 = maps
+    h1 = f1(x)
+    h2 = f2(h1)
+    states = [(h1, h2)]
+    for _ in range(num_steps):
+        h2 = h2 + delta * (f2(h1) - f2(g2(h2)))
+        h1 = h1 + (delta * (f1(x) - f1(g1(h1))) + a * (g2(h2) - h1))
+        states.append((h1, h2))
+    return states
+
+
+def stdp_change(presynaptic: np.ndarray, postsynaptic: np.ndarray) -> np.ndarray:
+    """Sum over time of S_i(t) (V_j(t + 1) - V_j(t)) for rates S [n_in] held and potentials V [time, n_out]."""
+    change = np.zeros((len(presynaptic), postsynaptic.shape[1]))
+    for before, after in itertools.pairwise(postsynaptic):
+        for i, rate in enumerate(presynaptic):
+            change[i] += rate * (after - before)
+    return change
+
+
+def squared_error_gradient(
+    activation: str, weights: np.ndarray, biases: np.ndarray, inputs: np.ndarray, targets: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Of mean_b sum_j (activation(inputs W + biases)_bj - targets_bj)^2: value and gradients, entry by entry."""
+    loss, by_weight, by_bias = 0.0, np.zeros_like(weights), np.zeros_like(biases)
+    for row, wanted in zip(inputs, targets, strict=True):
+        for j in range(len(biases)):
+            field = biases[j] + sum(row[i] * weights[i, j] for i in range(len(row)))
+            firing = 1 / (1 + np.exp(-field))
+            value, slope = {
+                "sigmoid": (firing, firing * (1 - firing)),
+                "softplus": (np.log1p(np.exp(field)), firing),
+            }[activation]
+            loss += (value - wanted[j]) ** 2 / len(inputs)
+            by_bias[j] += 2 * (value - wanted[j]) * slope / len(inputs)
+            by_weight[:, j] += 2 * (value - wanted[j]) * slope * row / len(inputs)
+    return loss, by_weight, by_bias
+
+
+def centred_rmsprop(
+    gradients: Sequence[np.ndarray], learning_rate: float, decay: float, momentum: float, stabiliser: float
+) -> list[np.ndarray]:
+    """Change of a parameter at each of a sequence of gradients."""
+    mean = square = step = np.zeros_like(gradients[0])
+    changes = []
+    for gradient in gradients:
+        mean = decay * mean + (1 - decay) * gradient
+        square = decay * square + (1 - decay) * gradient**2
+        step = momentum * step - learning_rate * gradient / np.sqrt(square - mean**2 + stabiliser)
+        changes.append(step)
+    return changes
+
+
+def bernoulli_log_probability(means: np.ndarray, bits: np.ndarray) -> float:
+    """Of one vector of bits."""
+    return float(np.sum(np.log(np.where(bits == 1, means, 1 - means))))
+
+
+def normal_log_density(values: np.ndarray, means: np.ndarray, variances: np.ndarray) -> float:
+    """Of independent Gaussians, as the log of the product of their densities."""
+    densities = [
+        np.exp(-((v - m) ** 2) / (2 * s)) / np.sqrt(2 * np.pi * s)
+        for v, m, s in zip(values, means, variances, strict=True)
+    ]
+    return float(np.log(np.prod(densities)))
