@@ -17,8 +17,8 @@ The two presets learn alike and differ in how far the prior of the top layer is 
 multiplies its variance by 4, the released code its standard deviation. A second start resumes; a finished run says so.
 A quick setting, under a minute on two cores:
 
-    python -m experiments.target_propagation --dataset=mnist_5k --epochs=20 --hidden=200,50 --learning_rate=5e-5 \
-        --num_samples=1000 --workdir=runs/quick
+    python -m experiments.target_propagation --dataset=mnist_5k --epochs=40 --hidden=200,50 --num_samples=1000 \
+        --workdir=runs/quick
 
 Not here: supervised target propagation.
 """
@@ -184,7 +184,7 @@ def _score(
 
 
 def _observe(
-    data: datasets.Dataset, parameters: tp.Parameters, fitted: tp.Prior, workdir: Path, told: str
+    data: datasets.Dataset, parameters: tp.Parameters, prior: tp.Prior, workdir: Path, told: str
 ) -> dict[str, dict[str, list[float]]]:
     """Log p(x, h) of the test images over the steps of inference, for both widths of the middle layer; drawn too.
 
@@ -193,8 +193,8 @@ def _observe(
     visible = jnp.asarray(data.test.images)
     found, panels = {}, {}
     for name, told_width in WIDTHS.items():
-        prior = fitted if name == "fitted" else fitted._replace(h1_variance=jnp.float32(tp.OBSERVED.h1_variance))
-        curve = _log_joint_curve(parameters, prior, visible)
+        model = prior if name == "fitted" else prior._replace(h1_variance=jnp.float32(tp.OBSERVED.h1_variance))
+        curve = _log_joint_curve(parameters, model, visible)
         terms = {"total": curve.total, **curve._asdict()}
         means = {term: np.asarray(values, np.float64).mean(axis=0) for term, values in terms.items()}
         rises = np.asarray(curve.total - curve.total[:, :1], np.float64)
@@ -270,7 +270,8 @@ def _table(config: Config, found: dict[str, Any]) -> str:
         f"{config.num_epochs} epochs, preset {config.preset}, seed {config.seed}; {found['train_seconds']:.0f} s of "
         "training. Parzen: log-likelihood of the grey test images in nats, mean +- standard error over them.\n\n"
         + markdown_table(["centres", "number", f"Parzen, sigma {SIGMA:g}", "Parzen, best sigma", "sigma"], scores)
-        + f"\nRise of log p(x, h) over {tp.OBSERVED.num_steps} steps of inference, nats, mean over the test images.\n\n"
+        + f"\nRise of log p(x, h), nats, over {tp.OBSERVED.num_steps} steps of inference, mean over the test images; "
+        "the prior of h2 is widened as for the samples.\n\n"
         + markdown_table(["h1 given h2", "variance", *TERMS.values(), "standard error"], rises)
         + "\nMean absolute error per unknown pixel.\n\n"
         + markdown_table(["unknown", *guesses], errors)
