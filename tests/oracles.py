@@ -454,3 +454,42 @@ def normal_log_density(values: np.ndarray, means: np.ndarray, variances: np.ndar
         for v, m, s in zip(values, means, variances, strict=True)
     ]
     return float(np.log(np.prod(densities)))
+
+
+class EquilibriumGradient(NamedTuple):
+    """The free fixed point of a layered network of rate units, and the gradient of its mean squared cost there."""
+
+    states: list[np.ndarray]  # per layer above the input, [rows, n_l]
+    weights: list[np.ndarray]  # d cost / d W, input layer first
+    biases: list[np.ndarray]  # d cost / d b, per layer above the input
+
+
+def equilibrium_gradient(
+    weights: Sequence[np.ndarray], biases: Sequence[np.ndarray], inputs: np.ndarray, targets: np.ndarray
+) -> EquilibriumGradient:
+    """Exact, by linear solves, where every unit is strictly inside (0, 1); it is checked that it is.
+
+    There s = A s + c, with A the symmetric weights between the layers above the input, and c the biases and what the
+    first of these layers gets from the input. With cost(s) = ||s_out - target||^2 / 2 averaged over the rows, and
+    lam = (I - A)^-1 d cost / ds, the gradient is lam . d(A s + c) / d theta.
+    """
+    sizes = [len(bias) for bias in biases]
+    ends = np.cumsum(sizes)
+    blocks = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    between = np.zeros((ends[-1], ends[-1]))
+    for lower, upper, block in zip(blocks[:-1], blocks[1:], weights[1:], strict=True):
+        between[lower, upper], between[upper, lower] = block, block.T
+    constant = np.tile(np.concatenate(biases), (len(inputs), 1))
+    constant[:, blocks[0]] += inputs @ weights[0]
+    system = np.eye(ends[-1]) - between
+    states = np.linalg.solve(system, constant.T).T
+    if not ((states > 0) & (states < 1)).all():
+        raise ValueError("a unit is not strictly inside (0, 1)")
+    slopes = np.zeros_like(states)
+    slopes[:, blocks[-1]] = (states[:, blocks[-1]] - targets) / len(inputs)
+    multipliers = np.linalg.solve(system, slopes.T).T
+    s, lam = ([rows[:, block] for block in blocks] for rows in (states, multipliers))
+    gradients = [inputs.T @ lam[0]]
+    for lower in range(len(sizes) - 1):
+        gradients.append(s[lower].T @ lam[lower + 1] + lam[lower].T @ s[lower + 1])
+    return EquilibriumGradient(s, gradients, [rows.sum(axis=0) for rows in lam])

@@ -98,3 +98,17 @@ def test_lines_are_drawn_with_error_bars_on_linear_and_logarithmic_axes(tmp_path
     row, column = (marked.min(axis=0) + marked.max(axis=0)) // 2
     hit = bool(blue[row - 3 : row + 4, column - 3 : column + 4].any())
     assert hit
+
+
+def test_a_confusion_matrix_shows_shares_of_its_rows(tmp_path):
+    figures.save_confusion(tmp_path / "confusion.png", [[90, 0], [500, 500]], title="")
+    pixels = read(tmp_path / "confusion.png")
+    redness = pixels[..., 2] - pixels[..., 0]
+    height, width = redness.shape
+    # Middle of the upper half of each field, above its count; blues are bluer the larger the share.
+    shade = [
+        [np.median(redness[int(height * y), int(width * x) : int(width * x) + 20]) for x in (0.3, 0.75)]
+        for y in (0.2, 0.6)
+    ]
+    assert shade[0][0] > shade[1][0] > shade[0][1]
+    np.testing.assert_allclose(shade[1][0], shade[1][1], atol=0.02)

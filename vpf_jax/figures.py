@@ -1,4 +1,4 @@
-"""PNG figures: images in tiles or labelled rows, curves over epochs, lines with error bars, histograms, rasters.
+"""PNG figures: images in tiles or rows, curves, lines with error bars, histograms, rasters, confusion matrices.
 
 Each function takes arrays and a path, and replaces the file atomically. Needs matplotlib (the extra `experiments`). Not
 here: what the arrays mean.
@@ -174,6 +174,28 @@ def save_histograms(
         axes.set_ylabel(f"units, {name}")
     panels[-1].set_xlabel(xlabel)
     figure.suptitle(title)
+    _save(figure, path)
+
+
+def save_confusion(path: str | Path, counts: ArrayLike, *, title: str) -> None:
+    """Draws a confusion matrix with its counts: a row per true class, a column per predicted one.
+
+    Args:
+      path: the PNG file.
+      counts: [classes, classes]; the shade of a field is its share of the row, on a square-root scale so that rare
+        errors can be seen.
+      title: above the matrix.
+    """
+    counts = np.asarray(counts)
+    shares = np.sqrt(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+    figure = Figure(figsize=(7, 7), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        axes.text(
+            column, row, str(count), ha="center", va="center", color="white" if shares[row, column] > 0.6 else "black"
+        )
+    axes.set(xlabel="predicted", ylabel="true", xticks=range(len(counts)), yticks=range(len(counts)), title=title)
     _save(figure, path)
 
 
