@@ -224,7 +224,7 @@ def test_particles_follow_their_examples_through_shuffles(digits):
     np.testing.assert_allclose(second.cost, ep.cost(expected, jnp.eye(10)[labels]).mean(), rtol=1e-5)
     np.testing.assert_allclose(second.residual, residual.mean(), rtol=1e-4)
     np.testing.assert_allclose(second.largest_residual, residual.max(), rtol=1e-4)
-    assert first.residual > 2 * second.residual
+    assert first.residual > 1.2 * second.residual
     assert int(state.epoch) == 2
     # Without persistence every epoch begins at zeros.
     config = dataclasses.replace(config, persistent=False)
