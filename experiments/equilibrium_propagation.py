@@ -4,8 +4,8 @@
 
 The presets 1, 2 and 3 are the paper's networks of as many hidden layers, centred is a network of sigmoid units with
 centred estimates (Laborieux and others, arXiv 2006.03824). Writes into --workdir: metrics.csv (one row per epoch),
-table.md, summary.json, checkpoints/, errors.png, curves.png, confusion.png (rows: true digit) and filters.png (weights
-of hidden units). All errors are of free phases:
+table.md, summary.json, checkpoints/, errors.png, curves.png, confusion.png (rows: true digit) and filters.png (what the
+input weights have learnt). All errors are of free phases:
 
     train_error             while training, from the states that the epoch learns from, as in the paper
     test_error_from_zeros   of a free phase from zeros
@@ -120,7 +120,7 @@ def run(config: Config) -> dict[str, Any]:
     network = trained.state["train"].network
     free, _ = ep.free_phase(network, jnp.asarray(data.test.images), config=settings)
     confusion = np.zeros((NUM_CLASSES, NUM_CLASSES), int)
-    np.add.at(confusion, (data.test.labels, np.argmax(free[-1], axis=1)), 1)
+    np.add.at(confusion, (data.test.labels, np.asarray(ep.predict(network, free))), 1)
     _draw(config, data, network, trained.metrics, confusion, workdir)
     found = {
         "sizes": list(network.sizes),
@@ -135,14 +135,12 @@ def run(config: Config) -> dict[str, Any]:
 
 def _train(config: Config, data: datasets.Dataset, workdir: Path, stops: list[int]) -> runs.Trained:
     """The epochs that are left; the state holds the states of the test images beside those of training."""
-    hidden, epochs, settings = config.plan()
+    _, epochs, settings = config.plan()
     images, labels, test_images, test_labels = (
         jnp.asarray(part) for part in (data.train.images, data.train.labels, data.test.images, data.test.labels)
     )
-    network_key, key = jax.random.split(jax.random.key(config.seed))
-    network = ep.init_network(network_key, (images.shape[1], *hidden, NUM_CLASSES))
     try:
-        train = ep.init_state(key, network, len(labels), settings)
+        train = ep.init_state(_key(config, 1), _untrained(config, data), len(labels), settings)
     except ValueError as error:
         raise UsageError(str(error).replace("got ", "got --", 1)) from None
     tested = tuple(jnp.zeros((len(test_labels), p.shape[1]), p.dtype) for p in train.particles)
@@ -150,8 +148,8 @@ def _train(config: Config, data: datasets.Dataset, workdir: Path, stops: list[in
     def due(epoch: int) -> bool:
         return epoch % config.evaluate_every == 0 or epoch == epochs
 
-    def wrong(states: ep.State) -> jax.Array:
-        return jnp.mean(jnp.argmax(states[-1], axis=1) != test_labels)
+    def wrong(network: ep.EquilibriumNetwork, states: ep.State) -> jax.Array:
+        return jnp.mean(ep.predict(network, states) != test_labels)
 
     def run_epoch(state: dict[str, Any], epoch: int) -> tuple[dict[str, Any], dict[str, jax.Array]]:
         train, metrics = ep.train_epoch(state["train"], images, labels, config=settings)
@@ -164,14 +162,18 @@ def _train(config: Config, data: datasets.Dataset, workdir: Path, stops: list[in
         tested = state["tested"]
         if tested and due(epoch):
             tested, _ = ep.free_phase(train.network, test_images, tested, config=settings)
-            scalars["test_error_persistent"] = wrong(tested)
+            scalars["test_error_persistent"] = wrong(train.network, tested)
         return {"train": train, "tested": tested}, scalars
 
     def measure(state: dict[str, Any], epoch: int) -> dict[str, float]:
         if not due(epoch):
             return {}
-        free, residual = ep.free_phase(state["train"].network, test_images, config=settings)
-        return {"test_error_from_zeros": float(wrong(free)), "test_residual_from_zeros": float(jnp.mean(residual))}
+        network = state["train"].network
+        free, residual = ep.free_phase(network, test_images, config=settings)
+        return {
+            "test_error_from_zeros": float(wrong(network, free)),
+            "test_residual_from_zeros": float(jnp.mean(residual)),
+        }
 
     return runs.train_epochs(
         workdir,
@@ -183,6 +185,14 @@ def _train(config: Config, data: datasets.Dataset, workdir: Path, stops: list[in
         stops=stops,
         measure=measure,
     )
+
+
+def _key(config: Config, use: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(config.seed), use)
+
+
+def _untrained(config: Config, data: datasets.Dataset) -> ep.EquilibriumNetwork:
+    return ep.init_network(_key(config, 0), (data.train.images.shape[1], *config.plan().hidden, NUM_CLASSES))
 
 
 def _table(config: Config, found: dict[str, Any]) -> str:
@@ -224,11 +234,12 @@ def _draw(
     figures.save_confusion(
         workdir / "confusion.png", confusion, title=f"{told}\n{wrong} of {confusion.sum()} test images wrong"
     )
-    filters = np.asarray(network.weights[0]).T[:98]
+    # What was learnt: the uniform weights of the start would hide it.
+    filters = np.asarray(network.weights[0] - _untrained(config, data).weights[0]).T[:98]
     figures.save_tiles(
         workdir / "filters.png",
         filters.reshape(-1, *data.image_shape),
-        title=f"{told}: weights of {len(filters)} units (red > 0, blue < 0)",
+        title=f"Learnt change of the input weights of {len(filters)} units, {config.dataset} (red > 0, blue < 0)",
         signed=True,
     )
 

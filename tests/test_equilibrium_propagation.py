@@ -97,6 +97,16 @@ def test_the_energy_by_hand():
     np.testing.assert_allclose(ep.cost(state, jnp.array([[1.0]])), [0.125], rtol=1e-6)
 
 
+def test_the_prediction_is_the_highest_output_and_fields_break_ties():
+    network = ep.EquilibriumNetwork(
+        (jnp.zeros((1, 1)), jnp.array([[1.0, 2.0, -1.0]])), (jnp.zeros(1), jnp.array([-2.0, -2.5, -0.5]))
+    )
+    # Fields of the outputs: (-1, -0.5, -1.5), (-1.8, -2.1, -0.7), (-1, -0.5, -1.5), (-1, -0.5, -1.5).
+    hidden = jnp.array([[1.0], [0.2], [1.0], [1.0]])
+    outputs = jnp.array([[0, 0, 0], [0, 0, 0], [0.1, 0, 0], [1, 0, 1.0]])
+    np.testing.assert_array_equal(ep.predict(network, (hidden, outputs)), [1, 2, 0, 0])
+
+
 @pytest.mark.parametrize(
     ("start", "bias", "force", "after"),
     [
@@ -219,7 +229,7 @@ def test_particles_follow_their_examples_through_shuffles(digits):
     expected, residual = relax(network, images, zeros(network, 50), config, 8)
     for particles, s in zip(state.particles, expected, strict=True):
         np.testing.assert_allclose(particles, s, atol=1e-6)
-    wrong = np.argmax(expected[-1], axis=1) != labels
+    wrong = ep.predict(network, expected) != labels
     np.testing.assert_allclose(second.error, wrong.mean(), rtol=1e-6)
     np.testing.assert_allclose(second.cost, ep.cost(expected, jnp.eye(10)[labels]).mean(), rtol=1e-5)
     np.testing.assert_allclose(second.residual, residual.mean(), rtol=1e-4)
@@ -249,7 +259,8 @@ def test_an_epoch_of_one_minibatch_is_one_step_with_a_random_sign(digits, estima
     found = set()
     for seed in range(8):
         state = ep.init_state(jax.random.key(seed), network, 50, config)
-        state, _ = ep.train_epoch(state, images, labels, config=config)
+        state, metrics = ep.train_epoch(state, images, labels, config=config)
+        np.testing.assert_allclose(metrics.error, np.mean(ep.predict(network, free) != labels), rtol=1e-6)
         step = flat(state.network) - flat(network)
         errors = [np.abs(step - candidate).max() / np.abs(candidate).max() for candidate in candidates]
         assert min(errors) < 1e-4
@@ -304,7 +315,7 @@ def test_training_learns_digits(preset, epochs, bound):
         state, metrics = ep.train_epoch(state, images, labels, config=config)
     assert metrics.error < bound
     free, residual = ep.free_phase(state.network, jnp.asarray(data.test.images), config=config)
-    assert np.mean(np.argmax(free[-1], axis=1) != data.test.labels) < bound
+    assert np.mean(ep.predict(state.network, free) != data.test.labels) < bound
     assert residual.shape == (500,)
 
 

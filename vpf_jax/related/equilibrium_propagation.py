@@ -255,6 +255,17 @@ def cost(state: State, target: Float[Array, "batch n_out"]) -> Float[Array, " ba
     return jnp.sum((state[-1] - target) ** 2, axis=1) / 2
 
 
+def predict(network: EquilibriumNetwork, state: State) -> Int[Array, " batch"]:
+    """The class of each example: its highest output, and of equal ones that with the highest field.
+
+    Outputs at a bound are equal: where all are 0, a plain argmax would call the example a 0.
+    """
+    output = state[-1]
+    field = state[-2] @ network.weights[-1] + network.biases[-1][None]
+    highest = output == jnp.max(output, axis=1, keepdims=True)
+    return jnp.argmax(jnp.where(highest, field, -jnp.inf), axis=1)
+
+
 def force(
     network: EquilibriumNetwork,
     x: Float[Array, "batch n_0"],
@@ -396,7 +407,7 @@ def free_phase(
     *,
     config: EquilibriumConfig,
 ) -> tuple[State, Float[Array, " num_images"]]:
-    """`relax` without a nudge for `config.free_steps`, in chunks of images; the highest output is the prediction.
+    """`relax` without a nudge for `config.free_steps`, in chunks of images; `predict` reads it.
 
     Args:
       network: the network.
@@ -433,16 +444,17 @@ def _epoch(state: TrainState, images: Array, labels: Array, *, config: Equilibri
         drive = _drive(network, x)
         start = tuple(p[index] for p in particles) if config.persistent else _rest(network, len(index))
         free, residual = _relax(network, drive, start, config, config.free_steps)
-        particles = tuple(p.at[index].set(s, unique_indices=True) for p, s in zip(particles, free, strict=False))
+        sums = {
+            "error": jnp.sum(predict(network, free) != label),
+            "cost": jnp.sum(cost(free, target)),
+            "residual": jnp.sum(residual),
+        }
+        if config.persistent:
+            particles = jax.tree.map(lambda p, s: p.at[index].set(s, unique_indices=True), particles, free)
         gradient = _estimate(network, x, drive, free, target, config, beta)
         gradient = jax.tree.map(lambda g: g * (len(index) / config.batch_size), gradient)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state)
         network = optax.apply_updates(network, updates)
-        sums = {
-            "error": jnp.sum(jnp.argmax(free[-1], axis=1) != label),
-            "cost": jnp.sum(cost(free, target)),
-            "residual": jnp.sum(residual),
-        }
         return (network, optimizer_state, particles), (sums, jnp.max(residual))
 
     carry = state.network, state.optimizer, state.particles
