@@ -1,1 +1,1 @@
-"""Learning systems beside VPF, each a module of its own: none is used by the rest of the library."""
+"""Learning systems beside variational probability flow, each in its own module; none is imported with `vpf_jax`."""
