@@ -493,3 +493,67 @@ def equilibrium_gradient(
     for lower in range(len(sizes) - 1):
         gradients.append(s[lower].T @ lam[lower + 1] + lam[lower].T @ s[lower + 1])
     return EquilibriumGradient(s, gradients, [rows.sum(axis=0) for rows in lam])
+class SynapseDual(NamedTuple):
+    """The dual network of an RBM with binary synapses, by enumeration."""
+
+    log_partition: float  # log sum_sigma prod_a cosh(beta (G_a + Xi_a z_a))
+    correlations: np.ndarray  # [n, p], <sigma_i h_a>
+    means: np.ndarray  # [p], <h_a>
+
+
+def all_spins(num_units: int) -> np.ndarray:
+    """All states of units that are -1 or +1, as rows."""
+    return 2 * all_states(num_units) - 1
+
+
+def synapse_dual(means: np.ndarray, z: np.ndarray, beta: float) -> SynapseDual:
+    """Sums over all joint states of visible and hidden units; means [n, p], z [p]."""
+    n, p = means.shape
+    states = all_spins(n + p)
+    sigma, h = states[:, :n], states[:, n:]
+    spread = np.sqrt(np.sum(1 - means**2, axis=0) / n)
+    exponents = beta * np.einsum("si,ia,sa->s", sigma, means, h) / np.sqrt(n) + beta * h @ (spread * z)
+    total = log_sum_exp(exponents)
+    masses = np.exp(exponents - total)
+    return SynapseDual(total - p * np.log(2), np.einsum("s,si,sa->ia", masses, sigma, h), masses @ h)
+
+
+def synapse_log_likelihoods(synapses: np.ndarray, beta: float) -> np.ndarray:
+    """Log probability of every visible state, in the order of `all_spins`, given synapses [n, p] of -1 and +1."""
+    n, p = synapses.shape
+    states = all_spins(n + p)
+    exponents = beta * np.einsum("si,ia,sa->s", states[:, :n], synapses, states[:, n:]) / np.sqrt(n)
+    # Bit i of a state's number is unit i, so the visible states take turns fastest.
+    joint = exponents.reshape(2**p, 2**n)
+    return np.array([log_sum_exp(column) for column in joint.T]) - log_sum_exp(exponents)
+
+
+def synapse_log_partition(synapses: np.ndarray, beta: float) -> float:
+    """Log sum_sigma prod_a cosh(beta X_a)."""
+    n = len(synapses)
+    inputs = all_spins(n) @ synapses / np.sqrt(n)
+    return log_sum_exp(np.sum(np.log(np.cosh(beta * inputs)), axis=1))
+
+
+def all_synapses(n: int, p: int) -> np.ndarray:
+    """All [n, p] arrays of -1 and +1."""
+    return all_spins(n * p).reshape(-1, n, p)
+
+
+def synapse_log_masses(means: np.ndarray | float, synapses: np.ndarray) -> np.ndarray:
+    """Log probabilities of arrays of synapses, independent with these means."""
+    return np.sum(np.log((1 + synapses * means) / 2), axis=(1, 2))
+
+
+def synapse_evidence(data: np.ndarray, prior_mean: float, shape: tuple[int, int], beta: float) -> np.ndarray:
+    """Log of prior times likelihood of the data, numbers of states of `all_spins`, for each of `all_synapses`."""
+    synapses = all_synapses(*shape)
+    likelihoods = np.array([synapse_log_likelihoods(some, beta)[data].sum() for some in synapses])
+    return likelihoods + synapse_log_masses(prior_mean, synapses)
+
+
+def log_cosh_of_normal(mean: float, deviation: float) -> float:
+    """E log cosh of a normal number, by the trapezium rule on a fine grid."""
+    z = np.linspace(-12, 12, 20_001)
+    values = np.logaddexp(mean + deviation * z, -mean - deviation * z) - np.log(2)
+    return float(np.sum(values * np.exp(-(z**2) / 2)) * (z[1] - z[0]) / np.sqrt(2 * np.pi))
