@@ -493,6 +493,8 @@ def equilibrium_gradient(
     for lower in range(len(sizes) - 1):
         gradients.append(s[lower].T @ lam[lower + 1] + lam[lower].T @ s[lower + 1])
     return EquilibriumGradient(s, gradients, [rows.sum(axis=0) for rows in lam])
+
+
 class SynapseDual(NamedTuple):
     """The dual network of an RBM with binary synapses, by enumeration."""
 
