@@ -220,7 +220,7 @@ def run(config: Config) -> dict[str, Any]:
     alphas = (None,) if images is not None else config.alpha
     fits = [Fit(*parts) for parts in itertools.product(config.hidden, config.esteps, config.rules, alphas)]
     with stop_requests() as stops:
-        rows = [_learn(config, fit, images, workdir, stops) for fit in fits]
+        rows = [_measure(config, fit, images, workdir, stops) for fit in fits]
     if images is None:
         _draw_overlaps(config, rows, workdir)
         table = _overlap_table(config, rows)
@@ -230,12 +230,18 @@ def run(config: Config) -> dict[str, Any]:
     return runs.close_run(config, workdir, {"fits": rows}, table)
 
 
-def _learn(
-    config: Config, fit: Fit, images: datasets.Dataset | None, workdir: Path, stops: list[int]
-) -> dict[str, Any]:
-    """Learns the seeds of a fit, or finds them learnt, and measures them."""
+class Learnt(NamedTuple):
+    """A fit at its end."""
+
+    means: Float[Array, "seeds n p"]
+    judged: dict[str, Float[Array, " seeds"]]
+    """The surrogate, and of planted synapses the overlap."""
+    trained: runs.Trained
+
+
+def learn(config: Config, fit: Fit, data: Data, folder: Path, stops: list[int]) -> Learnt:
+    """Runs the epochs that are left of a fit."""
     settings = config.settings(fit.estep, fit.rule)
-    data = _data(config, fit, images)
     seeds = jnp.asarray(config.seeds)
     examples_axis = None if data.truth is None else 0
     num_examples, num_visible = data.visible.shape[-2:]
@@ -269,28 +275,41 @@ def _learn(
     def measure(states: synapses.SynapseState, _: int) -> dict[str, float]:
         return {name: float(jnp.mean(values)) for name, values in judge(states.means, data.visible).items()}
 
-    columns = ("surrogate", "residual") if data.truth is None else ("surrogate", "overlap", "residual")
     trained = runs.train_epochs(
-        workdir / "fits" / fit.name,
+        folder,
         jax.vmap(start)(seeds),
         lambda states, epoch: advance(states, data.visible, epoch),
         epochs=config.num_epochs,
-        columns=columns,
+        columns=("surrogate", "residual") if data.truth is None else ("surrogate", "overlap", "residual"),
         checkpoint_every=config.checkpoint_every,
         stops=stops,
         measure=measure,
         name=fit.name,
     )
     means = trained.state.means
+    return Learnt(means, judge(means, data.visible), trained)
+
+
+def image_data(config: Config, images: datasets.Dataset) -> Data:
+    """The images to learn from, shrunk and binarised."""
+    bits = shrink_images(images.train.images[: config.num_images], config.size)
+    return Data(jnp.asarray(2.0 * bits - 1, jnp.float32), None)
+
+
+def _measure(
+    config: Config, fit: Fit, images: datasets.Dataset | None, workdir: Path, stops: list[int]
+) -> dict[str, Any]:
+    """Learns the seeds of a fit, or finds them learnt, and measures and draws them."""
+    data = _planted_data(config, fit) if images is None else image_data(config, images)
+    means, judged, trained = learn(config, fit, data, workdir / "fits" / fit.name, stops)
     if images is not None:
         tiles = np.asarray(means[0]).T[:196].reshape(-1, config.size, config.size)
         title = f"{fit.title}: means of the synapses of {len(tiles)} hidden units (red > 0, blue < 0)"
         figures.save_tiles(workdir / f"couplings-{fit.name}.png", tiles, title=title, signed=True)
     epochs, surrogate = trained.metrics.column("surrogate")
-    judged = {name: np.asarray(values, np.float64).tolist() for name, values in judge(means, data.visible).items()}
     return {
         **fit._asdict(),
-        **judged,
+        **{name: np.asarray(values, np.float64).tolist() for name, values in judged.items()},
         "independent_units": _independent(data.visible) if data.truth is None else None,
         "mean_abs_lambda": float(jnp.mean(jnp.abs(means))),
         "largest_residual": max(trained.metrics.column("residual")[1]),
@@ -299,11 +318,8 @@ def _learn(
     }
 
 
-def _data(config: Config, fit: Fit, images: datasets.Dataset | None) -> Data:
-    """Planted examples of each seed, or the images."""
-    if images is not None:
-        bits = shrink_images(images.train.images[: config.num_images], config.size)
-        return Data(jnp.asarray(2.0 * bits - 1, jnp.float32), None)
+def _planted_data(config: Config, fit: Fit) -> Data:
+    """Examples of each seed from synapses of its own."""
     assert fit.alpha is not None
     num_examples = fit.alpha * config.num_visible
 

@@ -116,7 +116,7 @@ def run(config: Config) -> dict[str, Any]:
         return summary
     _, epochs, settings = config.plan()
     with stop_requests() as stops:
-        trained = _train(config, data, workdir, stops)
+        trained = learn(config, data, workdir, stops)
     network = trained.state["train"].network
     free, _ = ep.free_phase(network, jnp.asarray(data.test.images), config=settings)
     confusion = np.zeros((NUM_CLASSES, NUM_CLASSES), int)
@@ -133,8 +133,8 @@ def run(config: Config) -> dict[str, Any]:
     return runs.close_run(config, workdir, found, _table(config, found))
 
 
-def _train(config: Config, data: datasets.Dataset, workdir: Path, stops: list[int]) -> runs.Trained:
-    """The epochs that are left; the state holds the states of the test images beside those of training."""
+def learn(config: Config, data: datasets.Dataset, workdir: Path, stops: list[int]) -> runs.Trained:
+    """Runs the epochs that are left; the state holds the states of the test images beside those of training."""
     _, epochs, settings = config.plan()
     images, labels, test_images, test_labels = (
         jnp.asarray(part) for part in (data.train.images, data.train.labels, data.test.images, data.test.labels)

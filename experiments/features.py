@@ -97,12 +97,12 @@ def _measure(config: Config, data: datasets.Dataset, trained: comparison.Trained
     test = jnp.asarray(datasets.binarise(data.test.images))
     for index in range(trained.num_seeds):
         machine = trained.stack(index)[0]
-        features = np.asarray(_activations(machine, visible))
+        features = _first_layer(machine, visible)
         found["mean_activation"].append(float(features.mean()))
         probe = monitor.linear_probe(
             features[: config.probe_images],
             data.train.labels[: config.probe_images],
-            np.asarray(_activations(machine, test)),
+            _first_layer(machine, test),
             data.test.labels,
         )
         found["probe_accuracy"].append(probe.test_accuracy)
@@ -110,10 +110,22 @@ def _measure(config: Config, data: datasets.Dataset, trained: comparison.Trained
 
 
 @jax.jit
-def _activations(machine: vpf_jax.BoltzmannMachine, visible: jax.Array) -> jax.Array:
-    """Probabilities of the hidden units, [batch, n_1]."""
-    bias = machine.biases[1]
-    return jax.nn.sigmoid(weighted_input(visible, machine.weights[0], bias.dtype) + bias[None])
+def hidden_means(stack: vpf_jax.Stack, visible: jax.Array) -> tuple[jax.Array, ...]:
+    """Feed-forward activations of two-layer machines, one [batch, n_l] per hidden layer.
+
+    Each is computed from the activations below it. Nothing is sampled; inputs from the own layer are left out.
+    """
+    found = []
+    for machine in stack:
+        bias = machine.biases[1]
+        visible = jax.nn.sigmoid(weighted_input(visible, machine.weights[0], bias.dtype) + bias[None])
+        found.append(visible)
+    return tuple(found)
+
+
+def _first_layer(machine: vpf_jax.BoltzmannMachine, visible: jax.Array) -> np.ndarray:
+    (means,) = hidden_means((machine,), visible)
+    return np.asarray(means)
 
 
 def _table(config: Config, rows: dict[str, dict[str, Any]], pixels: float) -> str:
@@ -166,7 +178,7 @@ def _draw(
         figures.save_lines(workdir / f"{name}.png", lines, xlabel="epoch", ylabel=label, title=told)
     figures.save_histograms(
         workdir / "activations.png",
-        [np.asarray(_activations(trained.stack(0)[0], visible)).mean(axis=0) for trained in models.values()],
+        [_first_layer(trained.stack(0)[0], visible).mean(axis=0) for trained in models.values()],
         names=[f"{hidden} hidden" for hidden in models],
         xlabel="mean activation over the training images",
         title=told,

@@ -108,33 +108,17 @@ def run(config: Config) -> dict[str, Any]:
     data, workdir, summary = runs.open_run(config)
     if summary is not None:
         return summary
-    visible = jnp.asarray(data.train.images)
-    start_key, sample_key, mask_key = jax.random.split(jax.random.key(config.seed), 3)
-    start = tp.init_state(start_key, (visible.shape[1], config.hidden[0], config.hidden[1]), config.training)
-
-    def run_epoch(state: tp.TrainState, _: int) -> tuple[tp.TrainState, dict[str, jax.Array]]:
-        state, losses = tp.train_epoch(state, visible, config=config.training)
-        return state, dict(zip(COLUMNS, losses, strict=True))
-
     with stop_requests() as stops:
-        trained = runs.train_epochs(
-            workdir,
-            start,
-            run_epoch,
-            epochs=config.num_epochs,
-            columns=COLUMNS,
-            checkpoint_every=config.checkpoint_every,
-            stops=stops,
-        )
+        trained = learn(config, data, workdir, stops)
     parameters = trained.state.parameters
-    fitted = _fit_prior(parameters, visible)
-    prior = tp.widen(fitted, tp.PRESETS[config.preset].widening)
+    prior = widened_prior(config, data, parameters)
+    _, sample_key, mask_key = _keys(config)
     told = f"Target propagation on {config.dataset}, {config.num_epochs} epochs"
     found: dict[str, Any] = {
         "preset": config.preset,
         "train_seconds": trained.seconds,
         "losses": {name: trained.metrics.column(name)[1][-1] for name in COLUMNS},
-        "h1_variance": {"inference": tp.OBSERVED.h1_variance, "fitted": float(fitted.h1_variance)},
+        "h1_variance": {"inference": tp.OBSERVED.h1_variance, "fitted": float(prior.h1_variance)},
         "parzen": _score(config, data, sample_key, parameters, prior, workdir, told),
         "log_joint": _observe(data, parameters, prior, workdir, told),
         "inpainting_error": _inpaint(data, mask_key, parameters, workdir, told),
@@ -145,6 +129,37 @@ def run(config: Config) -> dict[str, Any]:
         title=told,
     )
     return runs.close_run(config, workdir, found, _table(config, found))
+
+
+def learn(config: Config, data: datasets.Dataset, folder: Path, stops: list[int]) -> runs.Trained:
+    """Runs the epochs that are left."""
+    visible = jnp.asarray(data.train.images)
+    start = tp.init_state(_keys(config)[0], (visible.shape[1], config.hidden[0], config.hidden[1]), config.training)
+
+    def run_epoch(state: tp.TrainState, _: int) -> tuple[tp.TrainState, dict[str, jax.Array]]:
+        state, losses = tp.train_epoch(state, visible, config=config.training)
+        return state, dict(zip(COLUMNS, losses, strict=True))
+
+    return runs.train_epochs(
+        folder,
+        start,
+        run_epoch,
+        epochs=config.num_epochs,
+        columns=COLUMNS,
+        checkpoint_every=config.checkpoint_every,
+        stops=stops,
+    )
+
+
+def widened_prior(config: Config, data: datasets.Dataset, parameters: tp.Parameters) -> tp.Prior:
+    """Of the model that is sampled: fitted to the states inferred from the training images, widened by the preset."""
+    fitted = _fit_prior(parameters, jnp.asarray(data.train.images))
+    return tp.widen(fitted, tp.PRESETS[config.preset].widening)
+
+
+def _keys(config: Config) -> jax.Array:
+    """Of learning, of the samples, and of the masks and noise of in-painting."""
+    return jax.random.split(jax.random.key(config.seed), 3)
 
 
 _fit_prior = jax.jit(tp.fit_prior)

@@ -39,6 +39,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
+from vpf_jax.machine import BoltzmannMachine
+
 RULES = ("huang", "meng")
 ESTEPS = ("exact", "messages")
 # Bound on |lambda| that Huang states; atanh of it is 6.1.
@@ -419,6 +421,29 @@ def overlaps(means: Float[Array, "n p"], synapses: Num[Array, "n p"]) -> Float[A
 
     order, found = jax.lax.scan(match, agreement, length=p)[1]
     return jnp.zeros(p, means.dtype).at[order].set(found)
+
+
+def as_machine(synapses: Num[Array, "n p"], beta: float) -> BoltzmannMachine:
+    """The same distribution over units that are 0 or 1: sigma_i = 2 v_i - 1 and h_a = 2 g_a - 1.
+
+    What the library does with machines, it does with this one: chains, likelihoods, repair.
+
+    Args:
+      synapses: xi, -1 and +1, as in sign(lambda), or any other finite values.
+      beta: inverse temperature, positive.
+
+    Raises:
+      ValueError: values outside these ranges, or synapses of another shape.
+    """
+    _check_beta(beta)
+    synapses = jnp.asarray(synapses, jnp.result_type(float))
+    if synapses.ndim != 2 or 0 in synapses.shape:
+        raise ValueError(f"got synapses of shape {synapses.shape}; they take [n, p], neither 0")
+    if _known(synapses) and not np.all(np.isfinite(synapses)):
+        raise ValueError("got synapses that are not finite; they take finite numbers")
+    couplings = beta / math.sqrt(synapses.shape[0]) * synapses
+    biases = -2 * jnp.sum(couplings, axis=1), -2 * jnp.sum(couplings, axis=0)
+    return BoltzmannMachine(biases=biases, weights=(4 * couplings,), intra=(None, None))
 
 
 def hidden_states(num_hidden: int) -> Float[Array, "2**p p"]:
