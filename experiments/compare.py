@@ -13,8 +13,8 @@ Trains each system as its own script does by default (`experiments.comparison`, 
     training        seconds on the machine at hand
 
 Beside them stands what each rule asks of a synapse. Writes table.md, summary.json, samples.png and repaired.png into
---workdir, evaluations as they are done into WORKDIR/evaluations, and trained systems into WORKDIR/systems and --models.
-A second start resumes; a finished run says so. A quick setting, two minutes on two cores:
+--workdir, evaluations as they are done into WORKDIR/evaluations, and trained systems into --models, which other
+experiments can share. A second start resumes; a finished run says so. A quick setting, two minutes on two cores:
 
     python -m experiments.compare --dataset=mnist_5k --scale=quick --num_seeds=2 --workdir=runs/quick
 
@@ -246,8 +246,8 @@ def of_stack(stack: vpf_jax.Stack, seconds: float, prior: jax.Array) -> Learnt:
 
 
 def _learn_target_propagation(config: Config, data: datasets.Dataset, stops: list[int]) -> list[Learnt]:
-    def learnt(script: target_propagation.Config) -> Learnt:
-        trained = target_propagation.learn(script, data, _folder(script), stops)
+    def learnt(script: target_propagation.Config, folder: Path) -> Learnt:
+        trained = target_propagation.learn(script, data, folder, stops)
         parameters = trained.state.parameters
         prior = target_propagation.widened_prior(script, data, parameters)
 
@@ -262,25 +262,25 @@ def _learn_target_propagation(config: Config, data: datasets.Dataset, stops: lis
             repair=fill_in,
         )
 
-    return [learnt(script) for script in _scripts(config, "target_propagation", target_propagation.Config)]
+    return [learnt(*one) for one in _scripts(config, "target_propagation", target_propagation.Config)]
 
 
 def _learn_equilibrium_propagation(config: Config, data: datasets.Dataset, stops: list[int]) -> list[Learnt]:
-    def learnt(script: equilibrium_propagation.Config) -> Learnt:
-        trained = equilibrium_propagation.learn(script, data, _folder(script), stops)
+    def learnt(script: equilibrium_propagation.Config, folder: Path) -> Learnt:
+        trained = equilibrium_propagation.learn(script, data, folder, stops)
         return Learnt(trained.seconds, test_error=trained.metrics.column("test_error_from_zeros")[1][-1])
 
-    return [learnt(script) for script in _scripts(config, "equilibrium_propagation", equilibrium_propagation.Config)]
+    return [learnt(*one) for one in _scripts(config, "equilibrium_propagation", equilibrium_propagation.Config)]
 
 
 def _learn_binary_synapses(config: Config, data: datasets.Dataset, stops: list[int]) -> list[Learnt]:
-    def learnt(script: binary_synapses.Config) -> Learnt:
+    def learnt(script: binary_synapses.Config, folder: Path) -> Learnt:
         fit = binary_synapses.Fit(script.hidden[0], script.esteps[0], script.rules[0], None)
-        found = binary_synapses.learn(script, fit, binary_synapses.image_data(script, data), _folder(script), stops)
+        found = binary_synapses.learn(script, fit, binary_synapses.image_data(script, data), folder, stops)
         stack = (synapses.as_machine(jnp.sign(found.means[0]), script.beta),)
         return of_stack(stack, found.trained.seconds, generation.prior_of(_key(script.seed, 1), stack, data))
 
-    return [learnt(script) for script in _scripts(config, "binary_synapses", binary_synapses.Config)]
+    return [learnt(*one) for one in _scripts(config, "binary_synapses", binary_synapses.Config)]
 
 
 def _learn_rbm(rule: str, config: Config, data: datasets.Dataset, stops: list[int]) -> list[Learnt]:
@@ -306,19 +306,15 @@ _inpaint = jax.jit(tp.inpaint)
 _generate = jax.jit(tp.generate, static_argnames="num_samples")
 
 
-def _scripts(config: Config, name: str, script: type[ScriptConfig]) -> list[ScriptConfig]:
-    """The settings of a system's own script, one for each seed."""
-    names = "dataset", "data_dir", "checkpoint_every"
-    shared: dict[str, Any] = {setting: getattr(config, setting) for setting in names}
-    folder = Path(config.workdir) / "systems"
-    return [
-        script(**shared, **getattr(config.sizes, name), seed=seed, workdir=str(folder / f"{name}-{seed}"))
-        for seed in config.seeds
-    ]
-
-
-def _folder(script: runs.Config) -> Path:
-    return Path(script.workdir)
+def _scripts(config: Config, name: str, script: type[ScriptConfig]) -> list[tuple[ScriptConfig, Path]]:
+    """The settings of a system's own script and the folder of what it trains, for each seed."""
+    shared: dict[str, Any] = {setting: getattr(config, setting) for setting in ("dataset", "data_dir")}
+    found = []
+    for seed in config.seeds:
+        one = script(**shared, **getattr(config.sizes, name), seed=seed, checkpoint_every=config.checkpoint_every)
+        settings = {setting: value for setting, value in dataclasses.asdict(one).items() if setting not in runs.FREE}
+        found.append((one, config.models_folder / comparison.folder_name(f"{name}-{seed}", settings)))
+    return found
 
 
 def _key(seed: int, use: int) -> jax.Array:

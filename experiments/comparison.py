@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,10 @@ class Config(runs.Config):
     def seeds(self) -> tuple[int, ...]:
         return tuple(range(self.seed, self.seed + self.num_seeds))
 
+    @property
+    def models_folder(self) -> Path:
+        return Path(self.models or Path(self.workdir) / "models")
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -107,9 +111,8 @@ class Recipe:
 
     def folder_name(self, dataset: str, seeds: Sequence[int]) -> str:
         """Of the trained machines: readable, and different for different settings."""
-        settings = dataclasses.asdict(self) | {"dataset": dataset, "seeds": list(seeds), "version": vpf_jax.__version__}
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
-        return f"{re.sub('[^a-z0-9]+', '-', self.name.lower()).strip('-')}-{digest}"
+        settings = dataclasses.asdict(self) | {"dataset": dataset, "seeds": list(seeds)}
+        return folder_name(self.name, settings)
 
 
 class Trained(NamedTuple):
@@ -129,6 +132,13 @@ class Trained(NamedTuple):
     @property
     def num_seeds(self) -> int:
         return int(self.stacks[0].biases[0].shape[0])
+
+
+def folder_name(name: str, settings: dict[str, Any]) -> str:
+    """Of what is trained: readable, and different for different settings and versions."""
+    settings = settings | {"version": vpf_jax.__version__}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
+    return f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{digest}"
 
 
 def rbm_recipes(hidden: tuple[int, ...], epochs: int) -> dict[str, Recipe]:
@@ -192,7 +202,7 @@ def directed_recipes(hidden: tuple[int, ...], epochs: int) -> dict[str, Recipe]:
 def train_for(config: Config, recipe: Recipe, data: datasets.Dataset, stops: list[int]) -> Trained:
     """`train_recipe` with the folder, seeds and pace that a script's settings say."""
     return train_recipe(
-        Path(config.models or Path(config.workdir) / "models"),
+        config.models_folder,
         recipe,
         data,
         config.seeds,

@@ -19,6 +19,7 @@ import oracles
 import pytest
 from families import in_float64
 
+import vpf_jax
 from experiments import binary_synapses as script
 from experiments import workdir
 from experiments.workdir import Stopped, UsageError
@@ -359,6 +360,17 @@ def test_planted_examples_have_the_probabilities_of_the_machine():
     assert other.chi_square > 8
 
 
+@pytest.mark.parametrize("values", [oracles.all_synapses(4, 3)[1234], np.random.default_rng(5).uniform(-1, 1, (4, 3))])
+@in_float64
+def test_the_machine_of_bits_has_the_same_probabilities(values):
+    machine = bs.as_machine(jnp.asarray(values), 1.7)
+    spins = oracles.all_spins(7)
+    bits = jnp.asarray((spins + 1) / 2)
+    found = -jax.vmap(lambda v, h: vpf_jax.energy(machine, (v, h)))(bits[:, :4], bits[:, 4:])
+    expected = 1.7 / 2 * np.einsum("si,ia,sa->s", spins[:, :4], values, spins[:, 4:])
+    np.testing.assert_allclose(found - found[0], expected - expected[0], atol=1e-12)
+
+
 def test_overlaps_match_the_best_pair_first():
     truth = np.array([[1, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, -1, -1, -1, -1], [1, -1, 1, -1, 1, -1, 1, -1]]).T
     learnt = np.stack([-truth[:, 1], truth[:, 2], truth[:, 0]], axis=1) * np.linspace(0.1, 0.9, 8)[:, None]
@@ -399,6 +411,9 @@ MEANS, VISIBLE = jnp.full((3, 2), 0.1), jnp.ones((4, 3))
         (lambda: bs.sample_visible(jax.random.key(0), jnp.ones((3, 2)), 4, np.inf), "beta=inf"),
         (lambda: bs.sample_visible(jax.random.key(0), jnp.ones((3, 13)), 4, 1.0), "num_hidden=13"),
         (lambda: bs.plant_synapses(jax.random.key(0), 3, 2, 1.1), "correlation=1.1; it takes a number from 0 to 1"),
+        (lambda: bs.as_machine(MEANS, -1.0), "beta=-1.0"),
+        (lambda: bs.as_machine(MEANS[0], 1.0), r"synapses of shape \(2,\); they take \[n, p\]"),
+        (lambda: bs.as_machine(jnp.inf * MEANS, 1.0), "not finite; they take finite numbers"),
         (lambda: bs.overlaps(MEANS, MEANS[:2]), r"shape \(3, 2\) and synapses of shape \(2, 2\)"),
         (lambda: config(beta=0.0), "beta=0.0"),
         (lambda: config(rule="adam"), "rule=adam; it takes one of"),

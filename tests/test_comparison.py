@@ -12,7 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from experiments import comparison, directed, features, likelihood, reconstruction, repair, stdp
+from experiments import compare, comparison, directed, features, likelihood, reconstruction, repair, stdp
 from experiments.workdir import Stopped, UsageError, stop_requests
 from vpf_jax import datasets, train
 
@@ -23,6 +23,7 @@ SCRIPTS = {
     "features": features,
     "directed": directed,
     "stdp": stdp,
+    "compare": compare,
 }
 
 
@@ -81,6 +82,15 @@ def test_the_quick_setting_writes_its_table_and_summary(quick):
             assert all((abs(cosine - 1) < 1e-5) == tied for cosine in row["alignment"])
             assert all(error > 0 for error in row["clamped"]["left"])
         assert (workdir / "alignment.png").exists()
+    if name == "compare":
+        assert set(summary["systems"]) == set(compare.TITLES)
+        for system, row in summary["systems"].items():
+            generates = system != "equilibrium_propagation"
+            assert all((one["parzen"] is not None) == generates for one in row["runs"])
+            assert all((one["repair"] is not None) == (generates and "dbm" not in system) for one in row["runs"])
+            assert all(0 < one["test_error"] < 0.95 for one in row["runs"])
+        assert all(rule in table for rule in compare.LOCALITY)
+        assert {p.name for p in workdir.glob("*.png")} == {"samples.png", "repaired.png"}
     if name == "stdp":
         assert summary["max_abs_z"] < 4
         assert summary["later_change_max_abs_z"] < 4
@@ -265,6 +275,8 @@ def test_a_window_without_pairs_is_refused_before_anything_is_trained(settings, 
         ("reconstruction", ["--rules=vpf,gan"], "--rules=vpf,gan; it takes some of vpf"),
         ("features", ["--hidden=12,x"], "--hidden=12,x; it takes"),
         ("features", ["--rule=gan"], "--rule=gan.*vpf"),
+        ("compare", ["--systems=rbm,gan"], "--systems=rbm,gan; it takes some of rbm"),
+        ("compare", ["--scale=huge"], "--scale=huge.*full"),
         ("likelihood", ["--epochs=many"], "--epochs=many.*at least 2"),
         ("likelihood", ["--dataset=mnist", "--data_dir=EMPTY"], "no folder mnist"),
         ("reconstruction", ["stray"], "'stray'; only flags are allowed"),

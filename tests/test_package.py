@@ -43,8 +43,8 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_the_library_alone(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"vpf_jax"}
-    modules = {path.name for path in (ROOT / "vpf_jax").glob("*.py")}
-    assert {Path(name).name for name in names if name.startswith("vpf_jax/") and name.endswith(".py")} == modules
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "vpf_jax").rglob("*.py")}
+    assert {name for name in names if name.startswith("vpf_jax/") and name.endswith(".py")} == modules
     assert "vpf_jax/py.typed" in names
     assert any(name.endswith("LICENSE") for name in names)
 
