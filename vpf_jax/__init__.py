@@ -32,7 +32,7 @@ from vpf_jax.stdp import (
 from vpf_jax.tempering import independent_machine, run_tempered
 from vpf_jax.visible_flips import averaged_flow
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 __all__ = [
     "BoltzmannMachine",
