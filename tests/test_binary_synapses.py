@@ -380,6 +380,10 @@ def test_overlaps_match_the_best_pair_first():
     learnt = np.stack([first, truth[:, 2]], axis=1).astype(np.float32)
     found = bs.overlaps(jnp.asarray(learnt), jnp.asarray(truth[:, [1, 0]]))
     np.testing.assert_allclose(found, [0, 6 / 8], atol=1e-7)
+    # Both resemble truth 0 most; the second is left with truth 1, to which it is at right angles.
+    learnt = np.stack([first, np.where(np.isin(np.arange(8), [0, 4]), -1, 1)], axis=1).astype(np.float32)
+    found = bs.overlaps(jnp.asarray(learnt), jnp.asarray(truth[:, [1, 0]]))
+    np.testing.assert_allclose(found, [0, 6 / 8], atol=1e-7)
 
 
 MEANS, VISIBLE = jnp.full((3, 2), 0.1), jnp.ones((4, 3))
