@@ -3,7 +3,7 @@
 The public functions stand here; the modules they come from hold one concept each and say so in their first lines:
 `machine`, `energy`, `flow`, `local_rule`, `visible_flips`, `gibbs`, `stack`, `baselines`, `train`, `parzen`,
 `tempering`, `ais`, `likelihood`, `reconstruction`, `monitor`, `spiking`, `event_learning`, `stdp`,
-`datasets`, `checkpoint`, `figures`.
+`datasets`, `checkpoint`, `figures`. Neighbouring learning systems lie in `vpf_jax.related` and are imported by name.
 """
 
 from vpf_jax.ais import LogPartition, ais_log_partition, ais_log_partition_reverse
