@@ -21,7 +21,6 @@ setting, two minutes on two cores:
 import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,13 +30,7 @@ import numpy as np
 import vpf_jax
 from experiments import cli, comparison, generation, runs
 from experiments.tables import cell, markdown_table
-from experiments.workdir import (
-    Stopped,
-    UsageError,
-    read_json,
-    stop_requests,
-    write_json,
-)
+from experiments.workdir import UsageError, stop_requests
 from vpf_jax import ais, datasets, likelihood, tempering
 
 # Gibbs sweeps between the end of a forward annealing and the start of a reverse one.
@@ -112,7 +105,12 @@ def run(config: Config) -> dict[str, Any]:
         ):
             for name in names:
                 trained = comparison.train_for(config, recipes[name], data, stops)
-                found[kind][name] = _evaluations(config, data, trained, workdir / "evaluations", name, evaluate, stops)
+                of_seed = functools.partial(_evaluate, config, data, trained, name, evaluate)
+                found[kind][name] = {
+                    "epochs": len(next(iter(trained.curves.values()))),
+                    "train_seconds": trained.seconds,
+                    "runs": runs.evaluate_seeds(workdir, name, config.seeds, stops, of_seed),
+                }
     real = [
         generation.parzen_real_data(data, config.num_samples, seed)[0]["mean"] for seed in config.seeds if config.stacks
     ]
@@ -131,30 +129,19 @@ def independent_pixels(data: datasets.Dataset) -> float:
     return float((test @ np.log(means) + (1 - test) @ np.log1p(-means)).mean())
 
 
-def _evaluations(
+def _evaluate(
     config: Config,
     data: datasets.Dataset,
     trained: comparison.Trained,
-    folder: Path,
     name: str,
     evaluate: Callable[[Config, datasets.Dataset, vpf_jax.Stack, jax.Array], dict[str, Any]],
-    stops: list[int],
+    index: int,
+    seed: int,
 ) -> dict[str, Any]:
-    """Evaluations of all seeds, each read from its file where an earlier start has made it."""
-    folder.mkdir(exist_ok=True)
-    runs = []
-    for index, seed in enumerate(config.seeds):
-        if stops:
-            raise Stopped(stops[0], "what was trained and evaluated is saved, start again to resume")
-        file = folder / f"{name}-{seed}.json"
-        result = read_json(file)
-        if result is None:
-            key = jax.random.fold_in(jax.random.key(seed), 2)
-            result = evaluate(config, data, trained.stack(index), key)
-            write_json(file, result)
-            print(f"{name}, seed {seed}: {_line(result)}", flush=True)
-        runs.append(result)
-    return {"epochs": len(next(iter(trained.curves.values()))), "train_seconds": trained.seconds, "runs": runs}
+    """What is measured on the model of one seed."""
+    result = evaluate(config, data, trained.stack(index), jax.random.fold_in(jax.random.key(seed), 2))
+    print(f"{name}, seed {seed}: {_line(result)}", flush=True)
+    return result
 
 
 def _evaluate_rbm(config: Config, data: datasets.Dataset, stack: vpf_jax.Stack, key: jax.Array) -> dict[str, Any]:

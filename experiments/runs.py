@@ -1,8 +1,9 @@
 """A run of one script: the settings that all share, where it starts and ends, and training that resumes.
 
-`open_run` and `close_run` frame a script whose folder holds config.json, table.md and summary.json. `train_epochs` is
-the loop of a system of its own (`vpf_jax.related`): any pytree as state, any function as epoch. Not here: the phases of
-`vpf_jax.train` (`phases`) and the recipes of learning rules (`comparison`).
+`open_run` and `close_run` frame a script whose folder holds config.json, table.md and summary.json; `evaluate_seeds`
+keeps what is measured one seed after another. `train_epochs` is the loop of a system of its own (`vpf_jax.related`):
+any pytree as state, any function as epoch. Not here: the phases of `vpf_jax.train` (`phases`) and the recipes of
+learning rules (`comparison`).
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from experiments.workdir import (
     UsageError,
     finished_summary,
     open_workdir,
+    read_json,
     write_json,
     write_text,
 )
@@ -100,6 +102,36 @@ def close_run(config: Config, workdir: Path, found: dict[str, Any], table: str) 
     write_json(workdir / "summary.json", summary)
     print(table)
     return summary
+
+
+def evaluate_seeds(
+    workdir: Path, name: str, seeds: Sequence[int], stops: Sequence[int], evaluate: Callable[[int, int], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Measurements of all seeds, each read from WORKDIR/evaluations where an earlier start has made it.
+
+    Args:
+      workdir: the folder of the run.
+      name: of what is measured.
+      seeds: one measurement each.
+      stops: signals received (`workdir.stop_requests`).
+      evaluate: measures, from the number of the seed among them and the seed; its result goes to a file as JSON.
+
+    Raises:
+      Stopped: a signal has arrived.
+    """
+    folder = workdir / "evaluations"
+    folder.mkdir(exist_ok=True)
+    rows = []
+    for index, seed in enumerate(seeds):
+        if stops:
+            raise Stopped(stops[0], "what was trained and evaluated is saved, start again to resume")
+        file = folder / f"{name}-{seed}.json"
+        row = read_json(file)
+        if row is None:
+            row = evaluate(index, seed)
+            write_json(file, row)
+        rows.append(row)
+    return rows
 
 
 class Trained(NamedTuple):
