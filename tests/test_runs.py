@@ -66,3 +66,19 @@ def test_what_is_not_finite_ends_training_and_the_last_checkpoint_stays(tmp_path
     for epoch in (1, 2):
         expected, _ = walk(expected, epoch)
     np.testing.assert_array_equal(found.state["x"], expected["x"])
+
+
+def test_measurements_are_made_once_for_each_seed(tmp_path):
+    calls = []
+
+    def evaluate(index, seed):
+        calls.append((index, seed))
+        return {"value": 10 * seed + index}
+
+    first = runs.evaluate_seeds(tmp_path, "rule", (3, 4), [], evaluate)
+    assert first == [{"value": 30}, {"value": 41}]
+    (tmp_path / "evaluations" / "rule-4.json").unlink()
+    assert runs.evaluate_seeds(tmp_path, "rule", (3, 4), [], evaluate) == first
+    assert calls == [(0, 3), (1, 4), (1, 4)]
+    with pytest.raises(Stopped, match="evaluated is saved"):
+        runs.evaluate_seeds(tmp_path, "rule", (3, 4), [15], evaluate)
