@@ -304,7 +304,7 @@ def _measure(
     means, judged, trained = learn(config, fit, data, workdir / "fits" / fit.name, stops)
     if images is not None:
         tiles = np.asarray(means[0]).T[:196].reshape(-1, config.size, config.size)
-        title = f"{fit.title}: means of the synapses of {len(tiles)} hidden units (red > 0, blue < 0)"
+        title = f"{fit.title}\nmeans of the synapses of {len(tiles)} hidden units (red > 0, blue < 0)"
         figures.save_tiles(workdir / f"couplings-{fit.name}.png", tiles, title=title, signed=True)
     epochs, surrogate = trained.metrics.column("surrogate")
     return {
@@ -354,8 +354,8 @@ def _groups(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _reference(config: Config, hidden: int) -> dict[int, float]:
-    """Overlaps known for these settings, by alpha."""
-    if any(getattr(config, name) != value for name, value in REFERENCE_SETTINGS.items()):
+    """Overlaps known for these settings and Huang's rule, by alpha."""
+    if "huang" not in config.rules or any(getattr(config, name) != value for name, value in REFERENCE_SETTINGS.items()):
         return {}
     known = dict(enumerate(REFERENCE.get((hidden, config.correlation), ()), 1))
     return {alpha: known[alpha] for alpha in config.alpha if alpha in known}

@@ -528,6 +528,7 @@ def test_the_reference_stands_beside_its_own_settings_only():
     assert script._reference(script.Config(correlation=0.3, alpha=(2, 7)), 2) == {2: 0.60}
     assert script._reference(script.Config(correlation=0.3), 3) == {}
     assert script._reference(script.Config(steps=200), 2) == {}
+    assert script._reference(script.Config(rules=("meng",)), 2) == {}
 
 
 def test_defaults_depend_on_the_data():
