@@ -394,7 +394,7 @@ def _image_table(config: Config, rows: list[dict[str, Any]]) -> str:
         f"{rows[0]['independent_units']:.1f}. Largest residual of message passing: {_residual(rows)}.\n\n"
     )
     first, last = (f"after {number} steps" for number in (config.steps_per_epoch, config.steps))
-    return told + markdown_table(["", first, last, "mean of \\|lambda\\|", "learning"], lines)
+    return told + markdown_table(["", first, last, "mean of |lambda|", "learning"], lines)
 
 
 def _residual(rows: list[dict[str, Any]]) -> str:

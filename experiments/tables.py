@@ -20,6 +20,6 @@ def cell(values: ArrayLike, digits: int = 1) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of ready cells."""
-    lines = [header, ["---"] * len(header), *rows]
+    """A table of ready cells; bars inside them are escaped."""
+    lines = [[text.replace("|", r"\|") for text in line] for line in (header, ["---"] * len(header), *rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

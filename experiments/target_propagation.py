@@ -113,7 +113,7 @@ def run(config: Config) -> dict[str, Any]:
     parameters = trained.state.parameters
     prior = widened_prior(config, data, parameters)
     _, sample_key, mask_key = _keys(config)
-    told = f"Target propagation on {config.dataset}, {config.num_epochs} epochs"
+    told = f"Target propagation on {config.dataset}, {config.num_epochs} epochs, preset {config.preset}"
     found: dict[str, Any] = {
         "preset": config.preset,
         "train_seconds": trained.seconds,

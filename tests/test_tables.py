@@ -18,3 +18,7 @@ def test_cells_and_tables():
     assert tables.cell([1.0, 2.0, 3.0, 4.0]) == "2.5 +- 0.6"
     assert tables.cell(np.array([2.0]), 2) == "2.00"
     assert tables.markdown_table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+
+
+def test_bars_do_not_end_a_cell():
+    assert tables.markdown_table(["p(x | h)"], [["|w|"]]) == "| p(x \\| h) |\n| --- |\n| \\|w\\| |\n"
