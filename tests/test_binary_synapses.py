@@ -534,7 +534,7 @@ def test_the_reference_stands_beside_its_own_settings_only():
 def test_defaults_depend_on_the_data():
     planted, images = script.Config(), script.Config(dataset="mnist_5k")
     assert (planted.hidden, planted.esteps, len(planted.seeds)) == ((2, 3), ("exact", "messages"), 10)
-    assert (images.hidden, images.esteps, len(images.seeds)) == ((100,), ("messages",), 1)
+    assert (images.hidden, images.esteps, len(images.seeds)) == ((392,), ("messages",), 1)
     assert (
         script.Config(dataset="mnist_5k", steps=10, learning_rate=0.3).settings("messages", "huang").learning_rate
         == 0.3
