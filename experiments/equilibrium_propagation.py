@@ -52,7 +52,10 @@ class Config(runs.Config):
     experiment = "equilibrium"
 
     preset: str = cli.setting("1", "Network and training.", tuple(ep.PRESETS))
-    hidden: tuple[int, ...] = cli.setting((), "Units of each hidden layer, as many layers as the preset has.")
+    hidden: tuple[int, ...] = cli.setting(
+        (),
+        "Units of each hidden layer, as many layers as the preset has; any number where its rates are equal (centred).",
+    )
     epochs: int | None = cli.setting(None, "Passes over the training images, at least 1.")
     batch_size: int | None = cli.setting(None, "Examples per step, at least 1.")
     free_steps: int | None = cli.setting(None, "Steps of the free phase, at least 1.")
@@ -73,10 +76,11 @@ class Config(runs.Config):
         object.__setattr__(self, "workdir", self.workdir or f"runs/{self.dataset}-{self.experiment}-{self.preset}")
         super().__post_init__()
         self.check_at_least(evaluate_every=1)
-        layers = len(ep.PRESETS[self.preset].hidden)
-        if self.hidden and (len(self.hidden) != layers or min(self.hidden) < 1):
-            given = ",".join(map(str, self.hidden))
-            raise UsageError(f"got --hidden={given}; with --preset={self.preset} it takes {layers} positive integers")
+        hidden, _, settings = ep.PRESETS[self.preset]
+        fixed = len(set(settings.learning_rates)) > 1
+        if self.hidden and (min(self.hidden) < 1 or (fixed and len(self.hidden) != len(hidden))):
+            given, allowed = ",".join(map(str, self.hidden)), f"{len(hidden)} " if fixed else ""
+            raise UsageError(f"got --hidden={given}; with --preset={self.preset} it takes {allowed}positive integers")
         if not 0 < self.rate_factor < np.inf:
             raise UsageError(f"got --rate_factor={self.rate_factor}; it takes a positive finite number")
         try:
@@ -94,9 +98,13 @@ class Config(runs.Config):
         """
         preset = ep.PRESETS[self.preset]
         given = {name: value for name in OVERRIDES if (value := getattr(self, name)) is not None}
-        rates = tuple(self.rate_factor * rate for rate in preset.config.learning_rates)
+        hidden = self.hidden or preset.hidden
+        own = preset.config.learning_rates
+        # Presets of equal rates have them for any number of layers.
+        rates = own if len(own) == len(hidden) + 1 else own[:1] * (len(hidden) + 1)
+        rates = tuple(self.rate_factor * rate for rate in rates)
         return ep.Preset(
-            hidden=self.hidden or preset.hidden,
+            hidden=hidden,
             epochs=preset.epochs if self.epochs is None else self.epochs,
             config=dataclasses.replace(preset.config, learning_rates=rates, **given),
         )

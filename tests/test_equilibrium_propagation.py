@@ -479,3 +479,9 @@ def test_flags_change_the_preset():
     assert settings == dataclasses.replace(
         ep.PRESETS["2"].config, beta=1.0, free_steps=150, learning_rates=(0.2, 0.05, 0.005)
     )
+
+
+def test_a_preset_of_equal_rates_takes_any_number_of_layers():
+    hidden, _, settings = script.Config(preset="centred", hidden=(7, 6, 5)).plan()
+    assert hidden == (7, 6, 5)
+    assert settings.learning_rates == (5e-4,) * 4
