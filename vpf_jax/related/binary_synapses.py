@@ -40,6 +40,7 @@ import optax
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from vpf_jax.machine import BoltzmannMachine
+from vpf_jax.related.checks import require
 
 RULES = ("huang", "meng")
 ESTEPS = ("exact", "messages")
@@ -80,13 +81,13 @@ class SynapseConfig:
     """Share of the old message in the new one, from 0 up to but not 1."""
 
     def __post_init__(self) -> None:
-        _require(self.rule in RULES, "rule", self.rule, f"one of {RULES}")
-        _require(self.estep in ESTEPS, "estep", self.estep, f"one of {ESTEPS}")
+        require(self.rule in RULES, "rule", self.rule, f"one of {RULES}")
+        require(self.estep in ESTEPS, "estep", self.estep, f"one of {ESTEPS}")
         _check_beta(self.beta)
         _check_prior(self.prior_mean)
         rate = self.learning_rate
-        _require(0 < rate < math.inf, "learning_rate", rate, "a positive finite number")
-        _require(0 < self.mixing_rate <= 1, "mixing_rate", self.mixing_rate, "a number above 0 and at most 1")
+        require(0 < rate < math.inf, "learning_rate", rate, "a positive finite number")
+        require(0 < self.mixing_rate <= 1, "mixing_rate", self.mixing_rate, "a number above 0 and at most 1")
         _check_messages(self.num_iterations, self.tolerance, self.damping)
 
     @property
@@ -309,8 +310,8 @@ def init_synapses(
     """
     _check_sizes(num_visible, num_hidden)
     if config.estep == "exact":
-        _require(num_hidden <= MOST_SUMMED, "num_hidden", num_hidden, f"up to {MOST_SUMMED} with the exact E-step")
-    _require(0 < scale < math.inf, "scale", scale, "a positive finite number")
+        require(num_hidden <= MOST_SUMMED, "num_hidden", num_hidden, f"up to {MOST_SUMMED} with the exact E-step")
+    require(0 < scale < math.inf, "scale", scale, "a positive finite number")
     means = _bounded(scale * jax.random.normal(key, (num_visible, num_hidden)))
     return SynapseState(means, _optimizer(config).init(means))
 
@@ -367,7 +368,7 @@ def plant_synapses(
       ValueError: values outside these ranges.
     """
     _check_sizes(num_visible, num_hidden)
-    _require(0 <= correlation <= 1, "correlation", correlation, "a number from 0 to 1")
+    require(0 <= correlation <= 1, "correlation", correlation, "a number from 0 to 1")
     common_key, own_key = jax.random.split(key)
     common = jax.random.rademacher(common_key, (num_visible, 1), jnp.result_type(float))
     same = jax.random.bernoulli(own_key, (1 + math.sqrt(correlation)) / 2, (num_visible, num_hidden))
@@ -393,8 +394,8 @@ def sample_visible(
         raise ValueError(f"got synapses of shape {synapses.shape}; they take [n, p]")
     _check_spins("synapses", synapses)
     n, p = synapses.shape
-    _require(1 <= p <= MOST_SUMMED, "num_hidden", p, f"1 to {MOST_SUMMED} where hidden states are enumerated")
-    _require(num_examples >= 1, "num_examples", num_examples, "an integer of at least 1")
+    require(1 <= p <= MOST_SUMMED, "num_hidden", p, f"1 to {MOST_SUMMED} where hidden states are enumerated")
+    require(num_examples >= 1, "num_examples", num_examples, "an integer of at least 1")
     hidden_key, visible_key = jax.random.split(key)
     fields = beta / math.sqrt(n) * hidden_states(p) @ synapses.T.astype(jnp.result_type(float))
     numbers = jax.random.categorical(hidden_key, jnp.sum(_log_2cosh(fields), axis=1), shape=(num_examples,))
@@ -513,24 +514,19 @@ def _check_spins(name: str, values: Array) -> None:
 
 def _check_beta(beta: Array | float) -> None:
     if _known(beta):
-        _require(bool(0 < beta < math.inf), "beta", beta, "a positive finite number")
+        require(bool(0 < beta < math.inf), "beta", beta, "a positive finite number")
 
 
 def _check_prior(prior_mean: float) -> None:
-    _require(-1 < prior_mean < 1, "prior_mean", prior_mean, "a number between -1 and 1")
+    require(-1 < prior_mean < 1, "prior_mean", prior_mean, "a number between -1 and 1")
 
 
 def _check_messages(num_iterations: int, tolerance: float, damping: float) -> None:
-    _require(num_iterations >= 1, "num_iterations", num_iterations, "an integer of at least 1")
-    _require(0 <= tolerance < math.inf, "tolerance", tolerance, "a finite number of at least 0")
-    _require(0 <= damping < 1, "damping", damping, "a number of at least 0 and below 1")
+    require(num_iterations >= 1, "num_iterations", num_iterations, "an integer of at least 1")
+    require(0 <= tolerance < math.inf, "tolerance", tolerance, "a finite number of at least 0")
+    require(0 <= damping < 1, "damping", damping, "a number of at least 0 and below 1")
 
 
 def _check_sizes(num_visible: int, num_hidden: int) -> None:
-    _require(num_visible >= 1, "num_visible", num_visible, "an integer of at least 1")
-    _require(num_hidden >= 1, "num_hidden", num_hidden, "an integer of at least 1")
-
-
-def _require(holds: bool, name: str, value: object, allowed: str) -> None:
-    if not holds:
-        raise ValueError(f"got {name}={value}; it takes {allowed}")
+    require(num_visible >= 1, "num_visible", num_visible, "an integer of at least 1")
+    require(num_hidden >= 1, "num_hidden", num_hidden, "an integer of at least 1")

@@ -38,6 +38,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vpf_jax.random_numbers import permutation, stream_of, substreams, uniform
+from vpf_jax.related.checks import require
 
 ESTIMATORS = ("one_sided", "centred")
 OPTIMIZERS = ("sgd", "adam")
@@ -81,11 +82,6 @@ ACTIVATIONS = {
 def _check_beta(beta: float | Array | np.ndarray) -> None:
     if not (np.isfinite(beta) and beta != 0):
         raise ValueError(f"got beta={beta}; it takes a finite number other than 0")
-
-
-def _require(holds: bool, name: str, value: object, allowed: str) -> None:
-    if not holds:
-        raise ValueError(f"got {name}={value}; it takes {allowed}")
 
 
 @struct.dataclass
@@ -133,16 +129,16 @@ class EquilibriumConfig:
     """Examples per step, at least 1 and at most the number of examples."""
 
     def __post_init__(self) -> None:
-        _require(self.activation in ACTIVATIONS, "activation", self.activation, f"one of {tuple(ACTIVATIONS)}")
-        _require(0 < self.step_size <= 1, "step_size", self.step_size, "a number in (0, 1]")
+        require(self.activation in ACTIVATIONS, "activation", self.activation, f"one of {tuple(ACTIVATIONS)}")
+        require(0 < self.step_size <= 1, "step_size", self.step_size, "a number in (0, 1]")
         for name in ("free_steps", "nudged_steps", "batch_size"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "an integer of at least 1")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "an integer of at least 1")
         _check_beta(self.beta)
-        _require(self.estimator in ESTIMATORS, "estimator", self.estimator, f"one of {ESTIMATORS}")
-        _require(self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, f"one of {OPTIMIZERS}")
+        require(self.estimator in ESTIMATORS, "estimator", self.estimator, f"one of {ESTIMATORS}")
+        require(self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, f"one of {OPTIMIZERS}")
         rates = self.learning_rates
         fit = len(rates) >= 2 and all(0 < rate < math.inf for rate in rates)
-        _require(fit, "learning_rates", rates, "a positive finite number per weight matrix, at least two")
+        require(fit, "learning_rates", rates, "a positive finite number per weight matrix, at least two")
 
 
 class Preset(NamedTuple):

@@ -40,6 +40,8 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from vpf_jax.related.checks import require
+
 Map = Callable[[Array], Array]
 
 # Of two hidden layers over 28 x 28 pixels.
@@ -153,11 +155,6 @@ class Inputs(NamedTuple):
     g2: Float[Array, "batch n_2"]
 
 
-def _require(holds: bool, name: str, value: object, allowed: str) -> None:
-    if not holds:
-        raise ValueError(f"got {name}={value}; it takes {allowed}")
-
-
 @dataclasses.dataclass(frozen=True)
 class Inference:
     """How states are inferred; the defaults are those of learning.
@@ -174,9 +171,9 @@ class Inference:
     """a, the pull of g2(h2) on h1; at least 0."""
 
     def __post_init__(self) -> None:
-        _require(self.num_steps >= 0, "num_steps", self.num_steps, "an integer of at least 0")
-        _require(0 < self.rate < math.inf, "rate", self.rate, "a positive finite number")
-        _require(0 <= self.top_down < math.inf, "top_down", self.top_down, "a finite number of at least 0")
+        require(self.num_steps >= 0, "num_steps", self.num_steps, "an integer of at least 0")
+        require(0 < self.rate < math.inf, "rate", self.rate, "a positive finite number")
+        require(0 <= self.top_down < math.inf, "top_down", self.top_down, "a finite number of at least 0")
 
     @property
     def h1_variance(self) -> float:
@@ -221,14 +218,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("feedback_noise", "forward_noise"):
             value = getattr(self, name)
-            _require(0 <= value < math.inf, name, value, "a finite number of at least 0")
+            require(0 <= value < math.inf, name, value, "a finite number of at least 0")
         for name in ("spikes", "batch_size"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "an integer of at least 1")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "an integer of at least 1")
         for name in ("learning_rate", "stabiliser"):
             value = getattr(self, name)
-            _require(0 < value < math.inf, name, value, "a positive finite number")
+            require(0 < value < math.inf, name, value, "a positive finite number")
         for name in ("decay", "momentum"):
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 to below 1")
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 to below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -355,7 +352,7 @@ def widen(prior: Prior, factor: float | Float[Array, ""]) -> Prior:
       ValueError: a concrete factor that is negative or not finite.
     """
     if not isinstance(factor, jax.core.Tracer):
-        _require(bool(0 <= factor < math.inf), "factor", factor, "a finite number of at least 0")
+        require(bool(0 <= factor < math.inf), "factor", factor, "a finite number of at least 0")
     return prior._replace(variance=factor**2 * prior.variance)
 
 
@@ -530,8 +527,8 @@ def generate(
     Raises:
       ValueError: a number outside its range.
     """
-    _require(num_samples >= 1, "num_samples", num_samples, "an integer of at least 1")
-    _require(num_rounds >= 0, "num_rounds", num_rounds, "an integer of at least 0")
+    require(num_samples >= 1, "num_samples", num_samples, "an integer of at least 1")
+    require(num_rounds >= 0, "num_rounds", num_rounds, "an integer of at least 0")
     maps = parameters.maps
     normal = jax.random.normal(key, (num_samples, *prior.mean.shape), prior.mean.dtype)
     h2 = prior.mean[None] + jnp.sqrt(prior.variance)[None] * normal
@@ -579,7 +576,7 @@ def inpaint(
     """
     corrupted = _check_visible(parameters, corrupted)
     mask = _check_mask(mask, corrupted)
-    _require(num_steps >= 1, "num_steps", num_steps, "an integer of at least 1")
+    require(num_steps >= 1, "num_steps", num_steps, "an integer of at least 1")
     maps = parameters.maps
 
     def of_one(given: tuple[Array, Array]) -> Float[Array, " n_0"]:
