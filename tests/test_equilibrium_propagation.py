@@ -477,7 +477,7 @@ def test_flags_change_the_preset():
     hidden, epochs, settings = config.plan()
     assert (hidden, epochs, config.workdir) == ((7, 6), 60, "runs/mnist-equilibrium-2")
     assert settings == dataclasses.replace(
-        ep.PRESETS["2"].config, beta=1.0, free_steps=150, learning_rates=(0.2, 0.05, 0.005)
+        ep.PRESETS["2"].config, beta=1.0, free_steps=150, learning_rates=(0.4, 0.1, 0.01)
     )
 
 
