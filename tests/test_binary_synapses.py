@@ -591,9 +591,3 @@ def test_wrong_flags_give_one_line_and_status_2(arguments, message, tmp_path):
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1
     assert message in ended.stderr
-
-
-@pytest.mark.slow
-def test_help_explains_every_flag():
-    told = start("--help").stdout
-    assert all(f"--{name}:" in told for name in script.Config.__dataclass_fields__)

@@ -1,4 +1,4 @@
-"""The scripts that compare rules, at quick settings: what they write, resuming, shared machines, wrong input."""
+"""The scripts that compare rules, at quick settings: what they write, resuming, shared machines, wrong input, help."""
 
 import dataclasses
 import json
@@ -12,7 +12,19 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from experiments import compare, comparison, directed, features, likelihood, reconstruction, repair, stdp
+from experiments import (
+    binary_synapses,
+    compare,
+    comparison,
+    directed,
+    equilibrium_propagation,
+    features,
+    likelihood,
+    reconstruction,
+    repair,
+    stdp,
+    target_propagation,
+)
 from experiments.workdir import Stopped, UsageError, stop_requests
 from vpf_jax import datasets, train
 
@@ -24,6 +36,11 @@ SCRIPTS = {
     "directed": directed,
     "stdp": stdp,
     "compare": compare,
+}
+NEIGHBOURS = {
+    "target_propagation": target_propagation,
+    "equilibrium_propagation": equilibrium_propagation,
+    "binary_synapses": binary_synapses,
 }
 
 
@@ -292,11 +309,11 @@ def test_wrong_flags_give_one_line_and_status_2(name, arguments, message, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_help_explains_every_flag(name):
+@pytest.mark.parametrize(("name", "script"), (SCRIPTS | NEIGHBOURS).items())
+def test_help_explains_every_flag(name, script):
     ended = start(name, "--help")
     assert ended.returncode == 0
-    for field in dataclasses.fields(SCRIPTS[name].Config):
+    for field in dataclasses.fields(script.Config):
         assert re.search(rf"--(\[no\])?{field.name}:", ended.stdout)
 
 

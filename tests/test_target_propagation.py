@@ -4,7 +4,6 @@ Statistical tests have fixed keys and compare within four standard errors of the
 """
 
 import json
-import re
 
 import jax
 import jax.numpy as jnp
@@ -511,11 +510,3 @@ def test_the_quick_setting_writes_everything_and_a_second_start_says_so(tmp_path
     assert again.returncode == 0
     assert "finished already" in again.stdout
     assert before == {p: p.stat().st_mtime_ns for p in before}
-
-
-@pytest.mark.slow
-def test_help_explains_every_flag():
-    ended = start("target_propagation", "--help")
-    assert ended.returncode == 0
-    for field in script.Config.__dataclass_fields__:
-        assert re.search(rf"--(\[no\])?{field}:", ended.stdout)
