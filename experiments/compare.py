@@ -56,7 +56,8 @@ TITLES = {
     "intra_dbm_refined": "intra-layer DBM, VPF, then PCD-1",
     "target_propagation": "target propagation",
     "equilibrium_propagation": "equilibrium propagation, one hidden layer",
-    "binary_synapses": "RBM with binary synapses",
+    "binary_synapses": "RBM with binary synapses, signs of the means",
+    "binary_synapses_means": "the same, the means themselves (not binary)",
 }
 ScriptConfig = TypeVar("ScriptConfig", bound=runs.Config)
 
@@ -276,11 +277,15 @@ def _learn_equilibrium_propagation(config: Config, data: datasets.Dataset, stops
     return [learnt(*one) for one in _scripts(config, "equilibrium_propagation", equilibrium_propagation.Config)]
 
 
-def _learn_binary_synapses(config: Config, data: datasets.Dataset, stops: list[int]) -> list[Learnt]:
+def _learn_binary_synapses(
+    read: Callable[[jax.Array], jax.Array], config: Config, data: datasets.Dataset, stops: list[int]
+) -> list[Learnt]:
+    """Machines with the synapses that are read from the learnt means."""
+
     def learnt(script: binary_synapses.Config, folder: Path) -> Learnt:
         fit = binary_synapses.Fit(script.hidden[0], script.esteps[0], script.rules[0], None)
         found = binary_synapses.learn(script, fit, binary_synapses.image_data(script, data), folder, stops)
-        stack = (synapses.as_machine(jnp.sign(found.means[0]), script.beta),)
+        stack = (synapses.as_machine(read(found.means[0]), script.beta),)
         return of_stack(stack, found.trained.seconds, generation.prior_of(_key(script.seed, 1), stack, data))
 
     return [learnt(*one) for one in _scripts(config, "binary_synapses", binary_synapses.Config)]
@@ -301,7 +306,8 @@ LEARN: dict[str, Callable[[Config, datasets.Dataset, list[int]], list[Learnt]]] 
     "intra_dbm_refined": functools.partial(_learn_stack, "intra_dbm_refined"),
     "target_propagation": _learn_target_propagation,
     "equilibrium_propagation": _learn_equilibrium_propagation,
-    "binary_synapses": _learn_binary_synapses,
+    "binary_synapses": functools.partial(_learn_binary_synapses, jnp.sign),
+    "binary_synapses_means": functools.partial(_learn_binary_synapses, lambda means: means),
 }
 
 _infer = jax.jit(tp.infer)
