@@ -2,8 +2,8 @@
 
     python -m experiments.compare --dataset=mnist --workdir=runs/mnist-compare
 
-Trains each system as its own script does by default (`experiments.comparison`, `target_propagation`,
-`equilibrium_propagation`, `binary_synapses`) and measures
+Trains each system as its own script does by default (`experiments.comparison`, `target_propagation`, but sampled from
+the released code's prior, `equilibrium_propagation`, `binary_synapses`, read as signs and as means) and measures
 
     Parzen          log-likelihood of the grey test images under samples, of the systems that generate any
     classification  test error: of the classifier itself, or of a linear probe on the hidden activations (and, for

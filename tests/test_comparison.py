@@ -106,6 +106,10 @@ def test_the_quick_setting_writes_its_table_and_summary(quick):
             assert all((one["parzen"] is not None) == generates for one in row["runs"])
             assert all((one["repair"] is not None) == (generates and "dbm" not in system) for one in row["runs"])
             assert all(0 < one["test_error"] < 0.95 for one in row["runs"])
+        # One training, read in two ways.
+        signs, means = (summary["systems"][name] for name in ("binary_synapses", "binary_synapses_means"))
+        assert signs["train_seconds"] == means["train_seconds"]
+        assert all(a["repair"] != b["repair"] for a, b in zip(signs["runs"], means["runs"], strict=True))
         assert all(rule in table for rule in compare.LOCALITY)
         assert {p.name for p in workdir.glob("*.png")} == {"samples.png", "repaired.png"}
     if name == "stdp":
