@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
-from numpy.typing import ArrayLike
 
 from vpf_jax.energy import weighted_input
 from vpf_jax.machine import BoltzmannMachine, check_symmetric
@@ -138,10 +137,10 @@ def watch(key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_0"]) -> 
 
 
 def linear_probe(
-    features_train: Float[ArrayLike, "num_train n"],
-    labels_train: Int[ArrayLike, " num_train"],
-    features_test: Float[ArrayLike, "num_test n"],
-    labels_test: Int[ArrayLike, " num_test"],
+    features_train: Float[Array | np.ndarray, "num_train n"],
+    labels_train: Int[Array | np.ndarray, " num_train"],
+    features_test: Float[Array | np.ndarray, "num_test n"],
+    labels_test: Int[Array | np.ndarray, " num_test"],
     *,
     C: float = 1.0,
     max_iter: int = 1000,

@@ -33,7 +33,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num, PRNGKeyArray
-from numpy.typing import ArrayLike
 
 from vpf_jax.random_numbers import Stream, stream_of, substream, substreams, uniform
 
@@ -55,7 +54,7 @@ class Pairings(NamedTuple):
 
 
 def stdp_window(
-    dt: Float[ArrayLike, "*times"],
+    dt: Float[Array | np.ndarray, "*times"] | float,
     pre_relaxation_rate: float,
     post_relaxation_rate: float,
     depression_rate: float | None = None,
@@ -127,7 +126,9 @@ def simulate_pairings(
 
 
 def binned_means(
-    dt: Float[ArrayLike, " num_trials"], change: Float[ArrayLike, " num_trials"], edges: Float[ArrayLike, " num_bins+1"]
+    dt: Float[Array | np.ndarray, " num_trials"],
+    change: Float[Array | np.ndarray, " num_trials"],
+    edges: Float[Array | np.ndarray, " num_bins+1"],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean change of the trials in each bin of dt, its standard error, and their number; float64, [num_bins] each.
 
@@ -149,7 +150,7 @@ def binned_means(
 
 
 def binned_window(
-    edges: Float[ArrayLike, " num_bins+1"],
+    edges: Float[Array | np.ndarray, " num_bins+1"],
     pre_relaxation_rate: float,
     post_relaxation_rate: float,
     depression_rate: float | None = None,
@@ -174,8 +175,8 @@ def binned_window(
 
 
 def binned_errors(
-    edges: Float[ArrayLike, " num_bins+1"],
-    counts: Float[ArrayLike, " num_bins"],
+    edges: Float[Array | np.ndarray, " num_bins+1"],
+    counts: Float[Array | np.ndarray, " num_bins"],
     pre_relaxation_rate: float,
     post_relaxation_rate: float,
 ) -> np.ndarray:
@@ -206,7 +207,7 @@ def binned_errors(
     return np.sqrt((_bin_average(edges, mean_square) - mean**2) / counts)
 
 
-def _bin_average(edges: Float[ArrayLike, " num_bins+1"], of: Callable[[Array], Array]) -> np.ndarray:
+def _bin_average(edges: Float[Array | np.ndarray, " num_bins+1"], of: Callable[[Array], Array]) -> np.ndarray:
     """Averages over each bin with density 1 / |dt|."""
     edges = _increasing(edges)
     low, high = edges[:-1], edges[1:]
@@ -265,7 +266,7 @@ def _pair(stream: Stream, relaxation: Float[Array, "2"]) -> Pairings:
     )
 
 
-def _increasing(edges: Float[ArrayLike, " num_bins+1"]) -> np.ndarray:
+def _increasing(edges: Float[Array | np.ndarray, " num_bins+1"]) -> np.ndarray:
     edges = np.asarray(edges, np.float64)
     if edges.ndim != 1 or len(edges) < 2 or not np.all(np.diff(edges) > 0):
         raise ValueError(f"got edges {edges}; they take two or more increasing times, in ms")
