@@ -1,0 +1,286 @@
+"""The one form of refusal: ValueError with what was given and what is allowed, in one sentence.
+
+Every public function checks its arguments here before it computes. Checks of values need numbers at hand: a traced
+array, inside `jax.jit` or `jax.vmap`, passes unseen, unless the program runs under `checked`. An array that has passed
+a check is remembered for as long as it lives (JAX's arrays never change), so that a training loop which passes the same
+data at every epoch pays once. Scores computed from what is not finite are nan (`spoilt`), under `jax.jit` too.
+
+Not here: what each function allows.
+"""
+
+import contextlib
+import contextvars
+import functools
+import math
+import operator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Tree = TypeVar("Tree")
+
+# What has passed: (id of an array, name of the check), and the array, so that a new array at its address is not taken
+# for it. Only arrays that cannot change are in it.
+_passed: dict[tuple[int, str], weakref.ref] = {}
+_inside_checked = contextvars.ContextVar("inside_checked", default=False)
+
+
+def require(holds: object, name: str, value: object, allowed: str) -> None:
+    """Raises ValueError with the value that was given and what is allowed, unless the condition holds."""
+    if not holds:
+        raise ValueError(f"got {name}={_shown(value)}; it takes {allowed}")
+
+
+def is_traced(*values: object) -> bool:
+    """Whether any array in these trees is an abstract one of a transformation, without numbers at hand."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """The value as a Python integer, of Python, of NumPy or of a concrete array without axes; booleans are none.
+
+    Raises:
+      ValueError: another type, or a number out of range.
+    """
+    allowed = f"an integer of at least {least}" if most is None else f"an integer from {least} to {most}"
+    found = as_integer(value)
+    require(found is not None and found >= least and (most is None or found <= most), name, value, allowed)
+    assert found is not None
+    return found
+
+
+def traced_integer(name: str, value: Any, least: int) -> int | Array:
+    """`integer`, but a traced number without axes is taken as it is."""
+    if not is_traced(value):
+        return integer(name, value, least)
+    fits = jnp.shape(value) == () and jnp.issubdtype(value.dtype, jnp.integer)
+    require(fits, name, value, f"an integer of at least {least}")
+    return value
+
+
+def as_integer(value: Any) -> int | None:
+    """A Python integer for an integer of any kind, None for anything else, booleans and traced numbers among it."""
+    if isinstance(value, bool | np.bool_) or is_traced(value):
+        return None
+    try:
+        # Of a NumPy or JAX array without axes too; of booleans JAX makes an index, which are no numbers here.
+        return None if getattr(value, "dtype", np.dtype(int)).kind == "b" else operator.index(value)
+    except TypeError:
+        return None
+
+
+def boolean(name: str, value: Any) -> bool:
+    """The value, if it is True or False.
+
+    Raises:
+      ValueError: anything else, 0 and 1 and words among it.
+    """
+    require(isinstance(value, bool | np.bool_), name, value, "True or False")
+    return bool(value)
+
+
+def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
+    """The value, if it is among the choices; else ValueError."""
+    require(isinstance(value, str) and value in choices, name, value, f"one of {', '.join(map(repr, choices))}")
+    return value
+
+
+def number(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: bool = False, unit: str = ""
+) -> Any:
+    """The value, if it is one finite real number from `low` (or above it) to `high`; a traced one is not compared.
+
+    Raises:
+      ValueError: anything else, nan and booleans among it.
+    """
+    if low == 0 and above and high == math.inf:
+        allowed = "a positive finite number"
+    elif high == math.inf:
+        allowed = (
+            "a finite number" if low == -math.inf else f"a finite number {'above' if above else 'of at least'} {low}"
+        )
+    else:
+        allowed = f"a number {'above' if above else 'from'} {low} {'and up' if above else ''} to {high}".replace(
+            "  ", " "
+        )
+    allowed += f", {unit}" if unit else ""
+    if is_traced(value):
+        require(jnp.shape(value) == () and jnp.issubdtype(value.dtype, jnp.number), name, value, allowed)
+        return value
+    fits = not isinstance(value, bool | np.bool_ | str | bytes) and np.ndim(value) == 0
+    try:
+        found = float(value) if fits else math.nan
+    except (TypeError, ValueError):
+        found = math.nan
+    require(
+        math.isfinite(found) and (found > low or (found == low and not above)) and found <= high, name, value, allowed
+    )
+    return value
+
+
+def array(name: str, value: Any, takes: str = "an array of numbers") -> Any:
+    """The value, if it is an array (JAX's, NumPy's or traced) of numbers or booleans.
+
+    Raises:
+      ValueError: lists, tables and other things, or an array of other entries, or one that training has consumed.
+    """
+    if isinstance(value, jax.Array):
+        if not isinstance(value, jax.core.Tracer) and value.is_deleted():
+            raise ValueError(f"got {name} that a donating call has consumed; use what that call returned, or a copy")
+    elif not isinstance(value, np.ndarray | np.generic):
+        told = "None" if value is None else f"a {type(value).__name__}"
+        mend = ", as its to_numpy() gives" if hasattr(value, "to_numpy") else ""
+        raise ValueError(f"got {told} for {name}; it takes {takes}{mend}")
+    if not (jnp.issubdtype(value.dtype, jnp.number) or value.dtype == bool):
+        raise ValueError(f"got {name} of dtype {value.dtype}; it takes {takes}")
+    return value
+
+
+def binary(name: str, value: Any) -> Any:
+    """The value, if it is an array of zeros and ones, or booleans.
+
+    Raises:
+      ValueError: anything else; the sentence says what was found and how to convert it.
+    """
+    array(name, value, "an array of zeros and ones")
+    if value.dtype != bool:
+        _check(name, value, "binary", _is_binary, _found_other_than_bits, "zeros and ones")
+    return value
+
+
+def probabilities(name: str, value: Any) -> Any:
+    """The value, if it is an array of numbers in [0, 1]; else ValueError."""
+    array(name, value, "an array of probabilities in [0, 1]")
+
+    def found(values: np.ndarray) -> str:
+        return f"{_range(values)}; they are probabilities in [0, 1]"
+
+    _check(name, value, "probabilities", lambda v, xp: xp.all((v >= 0) & (v <= 1)), found, "probabilities")
+    return value
+
+
+def finite(name: str, value: Any) -> Any:
+    """The value, if it is an array of finite numbers; else ValueError."""
+    array(name, value)
+
+    def found(values: np.ndarray) -> str:
+        kind = "nan" if np.isnan(values).any() else "infinite"
+        count = int((~np.isfinite(values)).sum())
+        return f"with {kind} values ({count} of {values.size} are not finite); they are finite numbers"
+
+    _check(name, value, "finite", lambda v, xp: xp.all(xp.isfinite(v)), found, "finite numbers")
+    return value
+
+
+def spoilt(score: Tree, *sources: Any) -> Tree:
+    """The score, or nan in all its entries where any of the numbers that it comes from is not finite.
+
+    Sampling hides a nan: a unit whose field is nan does not fire. So does a maximum or a minimum in compiled code.
+    """
+    sound = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(sources)]).all()
+    return jax.tree.map(lambda s: jnp.where(sound, s, jnp.nan), score)
+
+
+def checked(function: Callable[P, T]) -> Callable[P, T]:
+    """The function with checks of values inside compiled code too, by `jax.experimental.checkify`; for finding faults.
+
+    Where a check fails, in a program that `jax.jit`, `jax.vmap` or `jax.lax.scan` runs, a call raises ValueError with
+    the same sentence as outside compiled code, without the values. Programs that were compiled without checks are
+    dropped first (`jax.clear_caches`), so that it costs a compilation at each call.
+    """
+    from jax.experimental import checkify
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        with _checks_inside():
+            error, result = checkify.checkify(lambda: function(*args, **kwargs))()
+        message = error.get()
+        if message is not None:
+            raise ValueError(message.removesuffix(" (`check` failed)"))
+        return result
+
+    return run
+
+
+@contextlib.contextmanager
+def _checks_inside() -> Iterator[None]:
+    jax.clear_caches()
+    token = _inside_checked.set(True)
+    try:
+        yield
+    finally:
+        _inside_checked.reset(token)
+        jax.clear_caches()
+
+
+def _check(
+    name: str,
+    value: Any,
+    kind: str,
+    holds: Callable[[Any, Any], Any],
+    found: Callable[[np.ndarray], str],
+    takes: str,
+) -> None:
+    """Raises ValueError unless holds(values, numpy or jax.numpy); remembers arrays that cannot change."""
+    if isinstance(value, jax.core.Tracer):
+        if _inside_checked.get():
+            from jax.experimental import checkify
+
+            checkify.debug_check(holds(value, jnp), f"got {name} with other values than it takes: {takes}")
+        return
+    lasting = isinstance(value, jax.Array)
+    key = id(value), kind
+    if lasting and (known := _passed.get(key)) is not None and known() is value:
+        return
+    # On a CPU NumPy sees the same memory, and is at once where JAX would compile.
+    near = not lasting or all(device.platform == "cpu" for device in value.devices())
+    if not bool(holds(np.asarray(value), np) if near else holds(value, jnp)):
+        raise ValueError(f"got {name} {found(np.asarray(value))}")
+    if lasting:
+        _passed[key] = weakref.ref(value, lambda _: _passed.pop(key, None))
+
+
+def _is_binary(values: Any, xp: Any) -> Any:
+    if jnp.issubdtype(values.dtype, jnp.unsignedinteger):
+        return values.size == 0 or values.max() <= 1
+    return xp.all((values == 0) | (values == 1))
+
+
+def _found_other_than_bits(values: np.ndarray) -> str:
+    """What there is instead of zeros and ones, and how it becomes zeros and ones."""
+    takes = "they are zeros and ones"
+    if np.issubdtype(values.dtype, np.complexfloating):
+        return f"of dtype {values.dtype}; {takes}"
+    values = values.astype(np.float64)
+    if np.isnan(values).any():
+        return f"with nan in {int(np.isnan(values).sum())} of {values.size} places; {takes}, so fill in what is missing"
+    if np.isin(values, (-1, 1)).all():
+        return f"of spins -1 and +1; {takes}, which (x + 1) / 2 makes of spins"
+    if values.min() >= 0 and values.max() <= 1:
+        return f"{_range(values)}, not all at the ends; {takes}, which datasets.binarise makes of grey values"
+    if values.min() >= 0 and values.max() <= 255 and (values == np.round(values)).all() and values.max() > 25:
+        return f"{_range(values)}; {takes}, which datasets.binarise(x / 255) makes of bytes"
+    if values.min() >= 0 and np.isfinite(values).all() and (values == np.round(values)).all():
+        return f"of counts up to {values.max():g}; {takes}, which x > 0 makes of counts"
+    return f"{_range(values)}; {takes}"
+
+
+def _range(values: np.ndarray) -> str:
+    return f"with values from {values.min():g} to {values.max():g}"
+
+
+def _shown(value: object) -> str:
+    """A value in a sentence: short, and on one line."""
+    if isinstance(value, jax.core.Tracer):
+        return f"a traced {value.aval.str_short()}"
+    if isinstance(value, jax.Array | np.ndarray) and value.size > 8:
+        return f"an array of shape {value.shape}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 200 else f"{text[:200]}..."
