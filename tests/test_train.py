@@ -218,14 +218,14 @@ def test_one_compilation_serves_a_run_and_nothing_returns_to_the_host():
     config = train.TrainConfig(batch_size=8, epochs=3)
     visible = bits((29, 11))
     state = start(stack, config)
-    compiled_before = train.train_epoch._cache_size()
+    compiled_before = train._run_epoch._cache_size()
     for _ in range(3):
         given = state
         with jax.transfer_guard("disallow"):
             state, metrics = train.train_epoch(state, visible, config=config)
         assert given.stack[0].weights[0].is_deleted()
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given.optimizer))
-    assert train.train_epoch._cache_size() == compiled_before + 1
+    assert train._run_epoch._cache_size() == compiled_before + 1
     assert float(metrics.objective) > 0
     # The caller's own stack is not what was donated.
     assert not stack[0].weights[0].is_deleted()
@@ -271,9 +271,9 @@ def test_a_non_finite_objective_is_an_error_that_says_what_to_try():
         ({"learning_rate": float("nan")}, "learning_rate=nan"),
         ({"epsilon": -1.0}, "epsilon=-1.0"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1; it takes a finite number of at least 0"),
-        ({"schedule": "linear"}, "schedule=linear; it takes one of"),
-        ({"estep": "never"}, "estep=never; it takes one of"),
-        ({"precision": "float16"}, "precision=float16; it takes one of"),
+        ({"schedule": "linear"}, "schedule='linear'; it takes one of"),
+        ({"estep": "never"}, "estep='never'; it takes one of"),
+        ({"precision": "float16"}, "precision='float16'; it takes one of"),
         ({"max_weight": 0.0}, "max_weight=0.0; it takes a positive finite number"),
     ],
 )

@@ -3,11 +3,17 @@
 The public functions stand here; the modules they come from hold one concept each and say so in their first lines:
 `machine`, `energy`, `flow`, `local_rule`, `visible_flips`, `gibbs`, `stack`, `baselines`, `train`, `parzen`,
 `tempering`, `ais`, `likelihood`, `reconstruction`, `monitor`, `spiking`, `event_learning`, `stdp`,
-`datasets`, `checkpoint`, `figures`. Neighbouring learning systems lie in `vpf_jax.related` and are imported by name.
+`datasets`, `checkpoint`, `figures`, `checks`. Neighbouring learning systems lie in `vpf_jax.related` and are imported
+by name. `train`, `datasets`, `checkpoint` and `figures` are loaded when they are first used: they need more than the
+pure functions do.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from vpf_jax.ais import LogPartition, ais_log_partition, ais_log_partition_reverse
 from vpf_jax.baselines import contrastive_divergence, flip_estimate, persistent_contrastive_divergence
+from vpf_jax.checks import checked
 from vpf_jax.energy import energy, free_energy, local_fields, log_partition_exact, marginal_energy
 from vpf_jax.event_learning import OnlineResult, event_gradient, learn_from_events
 from vpf_jax.flow import flip_rates, vpf_objective
@@ -32,7 +38,26 @@ from vpf_jax.stdp import (
 from vpf_jax.tempering import independent_machine, run_tempered
 from vpf_jax.visible_flips import averaged_flow
 
+if TYPE_CHECKING:
+    from vpf_jax import checkpoint as checkpoint
+    from vpf_jax import datasets as datasets
+    from vpf_jax import figures as figures
+    from vpf_jax import train as train
+
 __version__ = "0.5.0"
+
+_LAZY_MODULES = ("checkpoint", "datasets", "figures", "train")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY_MODULES:
+        return importlib.import_module(f"vpf_jax.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY_MODULES})
+
 
 __all__ = [
     "BoltzmannMachine",
@@ -52,6 +77,7 @@ __all__ = [
     "binned_errors",
     "binned_means",
     "binned_window",
+    "checked",
     "choose_sigma",
     "complete",
     "confabulate",

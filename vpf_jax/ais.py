@@ -21,9 +21,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from vpf_jax import checks
 from vpf_jax.energy import layer_field, summable_layers
+from vpf_jax.exporting import exported
 from vpf_jax.gibbs import asynchronous_sweep, draw_uniforms, fires
-from vpf_jax.machine import BoltzmannMachine, State, check_state, check_symmetric
+from vpf_jax.machine import BoltzmannMachine, State, check_machine, check_state, check_symmetric
 from vpf_jax.random_numbers import Stream, stream_of, substream
 from vpf_jax.tempering import check_same_structure, independent_machine
 
@@ -37,6 +39,7 @@ class LowEffectiveSampleSizeWarning(UserWarning):
     """A few chains carry nearly all the weight of an estimate of log Z."""
 
 
+@exported("vpf_jax.LogPartition")
 class LogPartition(NamedTuple):
     """An estimate of log Z."""
 
@@ -70,13 +73,24 @@ def ais_log_partition(
     Raises:
       ValueError: numbers out of range, a base that does not fit or has weights, or a directed machine.
     """
+    check_machine(machine)
     base = independent_machine(machine) if base is None else base
     _, log_weights = anneal(key, machine, num_chains, num_temperatures, base)
     return log_partition_of_weights(log_weights, base)
 
 
 def log_partition_of_weights(log_weights: Float[Array, " num_chains"], base: BoltzmannMachine) -> LogPartition:
-    """The estimate that `ais_log_partition` makes of the weights of `anneal`, for who needs the states too."""
+    """The estimate that `ais_log_partition` makes of the weights of `anneal`, for who needs the states too.
+
+    Raises:
+      ValueError: weights that are no vector of two or more numbers.
+    """
+    checks.array("log_weights", log_weights)
+    if jnp.ndim(log_weights) != 1 or jnp.shape(log_weights)[0] < 2:
+        raise ValueError(
+            f"got log_weights of shape {jnp.shape(log_weights)}; they are one number per chain, at least 2"
+        )
+    check_machine(base, "the base")
     return _warned(_estimate(log_weights, _log_partition_independent(base), 1), log_weights.shape[0])
 
 
@@ -104,7 +118,8 @@ def ais_log_partition_reverse(
     """
     check_state(machine, states, batched=True)
     num_chains = jnp.shape(states[0])[0]
-    _check_numbers(num_chains, num_temperatures)
+    checks.integer("num_chains", num_chains, 2)
+    num_temperatures = checks.integer("num_temperatures", num_temperatures, 2)
     base = independent_machine(machine) if base is None else base
     _check_machines(base, machine)
     betas = jnp.linspace(1, 0, num_temperatures, dtype=machine.biases[0].dtype)
@@ -128,7 +143,9 @@ def anneal(
     Raises:
       ValueError: as `ais_log_partition`.
     """
-    _check_numbers(num_chains, num_temperatures)
+    num_chains = checks.integer("num_chains", num_chains, 2)
+    num_temperatures = checks.integer("num_temperatures", num_temperatures, 2)
+    check_machine(machine)
     base = independent_machine(machine) if base is None else base
     _check_machines(base, machine)
     stream = stream_of(key)
@@ -204,7 +221,8 @@ def _pass_along(
     start = tuple(jnp.asarray(x).astype(dtype) for x in states)
     steps = jnp.arange(1, betas.shape[0]), betas[:-1], betas[1:]
     (x, log_weights), _ = jax.lax.scan(step, (start, jnp.zeros(start[0].shape[0], dtype)), steps)
-    return tuple(x_l.astype(jnp.uint8) for x_l in x), log_weights
+    # A unit whose field is nan does not fire, and so the weights could hide it.
+    return tuple(x_l.astype(jnp.uint8) for x_l in x), checks.spoilt(log_weights, machine, base)
 
 
 def _softplus_difference(z: Float[Array, "*n"], y: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -225,7 +243,8 @@ def _estimate(log_weights: Float[Array, " num_chains"], log_z_base: Float[Array,
 def _warned(estimate: LogPartition, num_chains: int) -> LogPartition:
     size = estimate.effective_sample_size
     least = max(MIN_EFFECTIVE_FRACTION * num_chains, min(MIN_EFFECTIVE_SAMPLES, num_chains / 2))
-    if not isinstance(size, jax.core.Tracer) and size < least:
+    # Written as "not enough" because nan, of a machine that is not finite, compares false.
+    if not isinstance(size, jax.core.Tracer) and not size >= least:
         warnings.warn(
             f"got an effective sample size of {float(size):.1f} from {num_chains} chains; below {least:g} the estimate "
             "of log Z and its standard error are unreliable, and more temperatures or a nearer base are needed",
@@ -239,15 +258,13 @@ def _log_partition_independent(base: BoltzmannMachine) -> Float[Array, ""]:
     return sum((jnp.sum(jax.nn.softplus(b)) for b in base.biases), jnp.zeros((), base.biases[0].dtype))
 
 
-def _check_numbers(num_chains: int, num_temperatures: int) -> None:
-    for name, number in (("num_chains", num_chains), ("num_temperatures", num_temperatures)):
-        if not isinstance(number, int) or number < 2:
-            raise ValueError(f"got {name}={number}; it takes an integer of at least 2")
-
-
 def _check_machines(base: BoltzmannMachine, machine: BoltzmannMachine) -> None:
     check_symmetric(machine, "annealing")
+    check_machine(base, "the base")
     check_same_structure(base, machine)
+
+    def told(_: object) -> str:
+        return "with weights other than 0; it takes one of independent_machine"
+
     for block in jax.tree.leaves((base.weights, base.intra)):
-        if not isinstance(block, jax.core.Tracer) and bool(jnp.any(block != 0)):
-            raise ValueError("got a base with weights other than 0; it takes one of independent_machine")
+        checks.values("a base", block, "zero", lambda w, xp: xp.all(w == 0), told)

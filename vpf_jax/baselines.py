@@ -20,7 +20,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
+from vpf_jax import checks
 from vpf_jax.energy import energy, free_energy, layer_field
+from vpf_jax.exporting import exported
 from vpf_jax.gibbs import draw_uniforms, sweep_layers
 from vpf_jax.local_rule import mean_products
 from vpf_jax.machine import BoltzmannMachine, State, check_state, check_symmetric, off_diagonal
@@ -28,6 +30,7 @@ from vpf_jax.random_numbers import Stream, stream_of, substream
 from vpf_jax.visible_flips import summed_flow
 
 
+@exported("vpf_jax.Estimate")
 class Estimate(NamedTuple):
     """What a rule says of a minibatch."""
 
@@ -88,20 +91,18 @@ def flip_estimate(
       units: visible units whose flips count, scaled up to all (an unbiased estimate); None: all.
 
     Raises:
-      ValueError: another rule, a machine of another shape, or an empty batch.
+      ValueError: another rule, a machine of another shape, states or units that do not fit it, or an empty batch.
     """
-    if rule not in FLIP_FUNCTIONS:
-        raise ValueError(f"got rule={rule!r}; it takes one of {tuple(FLIP_FUNCTIONS)}")
+    checks.one_of("rule", rule, tuple(FLIP_FUNCTIONS))
     return Estimate(*summed_flow(machine, visible, FLIP_FUNCTIONS[rule], units), states=())
 
 
 def chain_estimate(stream: Stream, machine: BoltzmannMachine, states: State, chains: State, num_steps: int) -> Estimate:
     """Difference of the statistics of the data and of chains after `num_steps` sweeps, random numbers from a stream."""
-    if num_steps < 1:
-        raise ValueError(f"got num_steps={num_steps}; it takes an integer of at least 1")
+    num_steps = checks.integer("num_steps", num_steps, 1)
+    check_state(machine, states, batched=True, name="the states")
+    check_state(machine, chains, batched=True, name="the chains")
     check_symmetric(machine, "contrastive divergence")
-    check_state(machine, states, batched=True)
-    check_state(machine, chains, batched=True)
 
     def sweep(chains: State, i: Array) -> tuple[State, None]:
         uniforms = draw_uniforms(substream(stream, i), chains)

@@ -15,7 +15,7 @@ import math
 import operator
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +76,25 @@ def as_integer(value: Any) -> int | None:
         return None
 
 
+def as_integers(values: Any) -> tuple[int, ...] | None:
+    """A sequence of integers of any kind as a tuple of Python's, None for anything else, booleans among it."""
+    if isinstance(values, str | bytes) or is_traced(values):
+        return None
+    try:
+        found = tuple(as_integer(value) for value in values)
+    except TypeError:
+        return None
+    return None if None in found else cast(tuple[int, ...], found)
+
+
+def positive_integers(name: str, values: Any, allowed: str, least: int = 1, most: int | None = None) -> tuple[int, ...]:
+    """The values as a tuple of Python integers, each at least 1, from `least` to `most` of them; else ValueError."""
+    found = as_integers(values)
+    fits = found is not None and len(found) >= least and (most is None or len(found) <= most) and min(found) >= 1
+    require(fits, name, values, allowed)
+    return cast(tuple[int, ...], found)
+
+
 def boolean(name: str, value: Any) -> bool:
     """The value, if it is True or False.
 
@@ -88,40 +107,37 @@ def boolean(name: str, value: Any) -> bool:
 
 def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
     """The value, if it is among the choices; else ValueError."""
-    require(isinstance(value, str) and value in choices, name, value, f"one of {', '.join(map(repr, choices))}")
+    require(isinstance(value, str) and value in choices, name, value, f"one of {', '.join(choices)}")
     return value
 
 
-def number(
-    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: bool = False, unit: str = ""
-) -> Any:
-    """The value, if it is one finite real number from `low` (or above it) to `high`; a traced one is not compared.
+def positive(name: str, value: Any, unit: str = "") -> Any:
+    """The value, if it is one positive finite number; a traced one is not compared. Else ValueError."""
+    return _number(name, value, f"a positive finite number{unit and ', ' + unit}", lambda v: v > 0)
 
-    Raises:
-      ValueError: anything else, nan and booleans among it.
-    """
-    if low == 0 and above and high == math.inf:
-        allowed = "a positive finite number"
-    elif high == math.inf:
-        allowed = (
-            "a finite number" if low == -math.inf else f"a finite number {'above' if above else 'of at least'} {low}"
-        )
-    else:
-        allowed = f"a number {'above' if above else 'from'} {low} {'and up' if above else ''} to {high}".replace(
-            "  ", " "
-        )
-    allowed += f", {unit}" if unit else ""
+
+def non_negative(name: str, value: Any, unit: str = "") -> Any:
+    """The value, if it is one finite number of at least 0; a traced one is not compared. Else ValueError."""
+    return _number(name, value, f"a finite number of at least 0{unit and ', ' + unit}", lambda v: v >= 0)
+
+
+def finite_number(name: str, value: Any) -> Any:
+    """The value, if it is one finite number; a traced one is not compared. Else ValueError."""
+    return _number(name, value, "a finite number", lambda v: True)
+
+
+def probability(name: str, value: Any) -> Any:
+    """The value, if it is one number from 0 to 1; a traced one is not compared. Else ValueError."""
+    return _number(name, value, "a probability from 0 to 1", lambda v: 0 <= v <= 1)
+
+
+def _number(name: str, value: Any, allowed: str, fits: Callable[[float], bool]) -> Any:
     if is_traced(value):
         require(jnp.shape(value) == () and jnp.issubdtype(value.dtype, jnp.number), name, value, allowed)
         return value
-    fits = not isinstance(value, bool | np.bool_ | str | bytes) and np.ndim(value) == 0
-    try:
-        found = float(value) if fits else math.nan
-    except (TypeError, ValueError):
-        found = math.nan
-    require(
-        math.isfinite(found) and (found > low or (found == low and not above)) and found <= high, name, value, allowed
-    )
+    kind = np.asarray(value).dtype.kind if np.ndim(value) == 0 and not isinstance(value, str | bytes) else "O"
+    found = float(value) if kind in "iuf" else math.nan
+    require(math.isfinite(found) and fits(found), name, value, allowed)
     return value
 
 
@@ -151,18 +167,23 @@ def binary(name: str, value: Any) -> Any:
     """
     array(name, value, "an array of zeros and ones")
     if value.dtype != bool:
-        _check(name, value, "binary", _is_binary, _found_other_than_bits, "zeros and ones")
+        values(name, value, "binary", _is_binary, _found_other_than_bits)
     return value
 
 
 def probabilities(name: str, value: Any) -> Any:
     """The value, if it is an array of numbers in [0, 1]; else ValueError."""
-    array(name, value, "an array of probabilities in [0, 1]")
+    return from_zero_to_one(name, value, "probabilities in [0, 1]")
 
-    def found(values: np.ndarray) -> str:
-        return f"{_range(values)}; they are probabilities in [0, 1]"
 
-    _check(name, value, "probabilities", lambda v, xp: xp.all((v >= 0) & (v <= 1)), found, "probabilities")
+def from_zero_to_one(name: str, value: Any, what: str = "numbers in [0, 1]") -> Any:
+    """`probabilities` of another meaning, such as grey values."""
+    array(name, value, f"an array of {what}")
+
+    def found(given: np.ndarray) -> str:
+        return f"{_range(given)}; they are {what}"
+
+    values(name, value, "from 0 to 1", lambda v, xp: xp.all((v >= 0) & (v <= 1)), found)
     return value
 
 
@@ -170,13 +191,54 @@ def finite(name: str, value: Any) -> Any:
     """The value, if it is an array of finite numbers; else ValueError."""
     array(name, value)
 
-    def found(values: np.ndarray) -> str:
-        kind = "nan" if np.isnan(values).any() else "infinite"
-        count = int((~np.isfinite(values)).sum())
-        return f"with {kind} values ({count} of {values.size} are not finite); they are finite numbers"
+    def found(given: np.ndarray) -> str:
+        kind = "nan" if np.isnan(given).any() else "infinite"
+        count = int((~np.isfinite(given)).sum())
+        return f"that are not finite, {kind} among them, in {count} of {given.size} places; they are finite numbers"
 
-    _check(name, value, "finite", lambda v, xp: xp.all(xp.isfinite(v)), found, "finite numbers")
+    values(name, value, "finite", lambda v, xp: xp.all(xp.isfinite(v)), found)
     return value
+
+
+def values(
+    name: str, value: Any, kind: str, holds: Callable[[Any, Any], Any], found: Callable[[np.ndarray], str]
+) -> None:
+    """Raises ValueError unless the entries of an array are as they should be; a traced array is seen under `checked`.
+
+    Args:
+      name: of the array.
+      value: the array.
+      kind: of the check; an array of JAX's that has passed it is not looked at again.
+      holds: from the array and the module to compute with, numpy or jax.numpy, whether its entries are allowed.
+      found: ends the sentence "got NAME ...": what is wrong with the entries, and what they should be.
+    """
+    if isinstance(value, jax.core.Tracer):
+        if _inside_checked.get():
+            from jax.experimental import checkify
+
+            checkify.debug_check(holds(value, jnp), f"got {name} that are not {kind}, inside compiled code")
+        return
+    lasting = isinstance(value, jax.Array)
+    key = id(value), kind
+    if lasting and (known := _passed.get(key)) is not None and known() is value:
+        return
+    # On a CPU NumPy sees the same memory, and is at once where JAX would compile.
+    near = not lasting or all(device.platform == "cpu" for device in value.devices())
+    if not bool(holds(np.asarray(value), np) if near else holds(value, jnp)):
+        raise ValueError(f"got {name} {found(np.asarray(value))}")
+    if lasting:
+        _passed[key] = weakref.ref(value, lambda _: _passed.pop(key, None))
+
+
+def random_key(key: Any) -> None:
+    """Raises ValueError unless it is one random key of `jax.random`."""
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    raw = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.ndim == 1
+    told = f"{'keys' if typed else 'an array'} of shape {jnp.shape(key)}" if isinstance(key, jax.Array) else _shown(key)
+    if not raw and not (typed and key.shape == ()):
+        raise ValueError(f"got {told} for the random key; it takes one, as jax.random.key(0) gives")
+    if not is_traced(key) and isinstance(key, jax.Array) and key.is_deleted():
+        raise ValueError("got a random key that a donating call has consumed; use a copy, or another key")
 
 
 def spoilt(score: Tree, *sources: Any) -> Tree:
@@ -220,33 +282,6 @@ def _checks_inside() -> Iterator[None]:
         jax.clear_caches()
 
 
-def _check(
-    name: str,
-    value: Any,
-    kind: str,
-    holds: Callable[[Any, Any], Any],
-    found: Callable[[np.ndarray], str],
-    takes: str,
-) -> None:
-    """Raises ValueError unless holds(values, numpy or jax.numpy); remembers arrays that cannot change."""
-    if isinstance(value, jax.core.Tracer):
-        if _inside_checked.get():
-            from jax.experimental import checkify
-
-            checkify.debug_check(holds(value, jnp), f"got {name} with other values than it takes: {takes}")
-        return
-    lasting = isinstance(value, jax.Array)
-    key = id(value), kind
-    if lasting and (known := _passed.get(key)) is not None and known() is value:
-        return
-    # On a CPU NumPy sees the same memory, and is at once where JAX would compile.
-    near = not lasting or all(device.platform == "cpu" for device in value.devices())
-    if not bool(holds(np.asarray(value), np) if near else holds(value, jnp)):
-        raise ValueError(f"got {name} {found(np.asarray(value))}")
-    if lasting:
-        _passed[key] = weakref.ref(value, lambda _: _passed.pop(key, None))
-
-
 def _is_binary(values: Any, xp: Any) -> Any:
     if jnp.issubdtype(values.dtype, jnp.unsignedinteger):
         return values.size == 0 or values.max() <= 1
@@ -282,5 +317,7 @@ def _shown(value: object) -> str:
         return f"a traced {value.aval.str_short()}"
     if isinstance(value, jax.Array | np.ndarray) and value.size > 8:
         return f"an array of shape {value.shape}"
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        value = value.tolist()
     text = " ".join(repr(value).split())
     return text if len(text) <= 200 else f"{text[:200]}..."

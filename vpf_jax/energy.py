@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
-from vpf_jax.machine import BoltzmannMachine, State, check_layers, check_state, check_symmetric
+from vpf_jax import checks
+from vpf_jax.machine import BoltzmannMachine, State, check_layers, check_machine, check_state, check_symmetric
 
 MAX_EXACT_UNITS = 24
 # Entries of the states that the enumeration sums at once: 2^19 in single precision are 2 MB.
@@ -35,8 +36,8 @@ def energy(machine: BoltzmannMachine, state: State) -> Float[Array, ""]:
     Raises:
       ValueError: a state whose layers do not fit the machine, or a directed machine, which has no energy.
     """
-    check_symmetric(machine, "an energy")
     check_state(machine, state, batched=False)
+    check_symmetric(machine, "an energy")
     x = _as_parameters(machine, state)
     total = jnp.zeros((), machine.biases[0].dtype)
     for b, x_l in zip(machine.biases, x, strict=True):
@@ -77,7 +78,23 @@ def weighted_input(
     x: Num[Array, "*batch n"], weights: Float[Array, "n m"], dtype: DTypeLike
 ) -> Float[Array, "*batch m"]:
     """The product x W: operands in the precision of the weights, sums and result in `dtype`."""
-    return jnp.matmul(x.astype(weights.dtype), weights, preferred_element_type=dtype)
+    return narrow_product(x.astype(weights.dtype), weights, dtype)
+
+
+def narrow_product(a: Num[Array, "*batch n"], b: Num[Array, "n m"], dtype: DTypeLike) -> Float[Array, "*batch m"]:
+    """The product of two matrices of one precision, sums and result in another.
+
+    On a CPU XLA has no such product for every shape and place in a program; the entries widened first are the same
+    numbers, and so are their products.
+    """
+    if a.dtype == dtype:
+        return jnp.matmul(a, b)
+    return jax.lax.platform_dependent(
+        a,
+        b,
+        cpu=lambda a, b: jnp.matmul(a.astype(dtype), b.astype(dtype)),
+        default=lambda a, b: jnp.matmul(a, b, preferred_element_type=dtype),
+    )
 
 
 def marginal_energy(machine: BoltzmannMachine, state: State, summed: Sequence[int]) -> Float[Array, ""]:
@@ -94,8 +111,9 @@ def marginal_energy(machine: BoltzmannMachine, state: State, summed: Sequence[in
     Raises:
       ValueError: a state that does not fit the machine, or layers that cannot be summed out in closed form.
     """
-    check_state(machine, state, batched=False)
+    check_machine(machine)
     summed = check_layers("summed", summed, len(machine.sizes))
+    check_state(machine, state, batched=False, ignored=summed)
     if any(machine.intra[i] is not None or i + 1 in summed for i in summed):
         raise ValueError(f"got summed={summed}; it takes layers without intra-layer weights, no two of them neighbours")
     x = tuple(jnp.zeros_like(x_l) if i in summed else x_l for i, x_l in enumerate(_as_parameters(machine, state)))
@@ -120,6 +138,7 @@ def free_energy(machine: BoltzmannMachine, visible: Num[Array, " n_0"]) -> Float
     Raises:
       ValueError: a machine of another shape, or a visible vector that does not fit it.
     """
+    check_machine(machine)
     if len(machine.sizes) != 2 or machine.intra[1] is not None:
         raise ValueError(
             f"got a machine of layer sizes {machine.sizes}"
@@ -135,6 +154,8 @@ def log_partition_exact(machine: BoltzmannMachine) -> Float[Array, ""]:
     Raises:
       ValueError: a machine with more than `MAX_EXACT_UNITS` units in the layers to enumerate.
     """
+    check_machine(machine)
+    check_symmetric(machine, "a partition function")
     summed = summable_layers(machine)
     num_units = sum(n for i, n in enumerate(machine.sizes) if i not in summed)
     if num_units > MAX_EXACT_UNITS:
@@ -152,7 +173,7 @@ def log_partition_exact(machine: BoltzmannMachine) -> Float[Array, ""]:
         return jax.nn.logsumexp(-jax.vmap(lambda state: marginal_energy(machine, state, summed))(states))
 
     high = jnp.arange(2 ** (num_units - low_bits), dtype=jnp.uint32)
-    return jax.nn.logsumexp(jax.lax.map(log_sum, high))
+    return checks.spoilt(jax.nn.logsumexp(jax.lax.map(log_sum, high)), machine)
 
 
 def _unpack(machine: BoltzmannMachine, number: Array, summed: tuple[int, ...]) -> State:

@@ -17,14 +17,15 @@ Not here: hidden states of data (`stack.complete` samples them), optimizers (`tr
 """
 
 import itertools
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from vpf_jax import checks
 from vpf_jax.energy import local_fields
+from vpf_jax.exporting import exported
 from vpf_jax.flow import alpha, flip_rates, rates
 from vpf_jax.local_rule import DirectedGradient, directed_products
 from vpf_jax.machine import BoltzmannMachine, State, check_state
@@ -32,6 +33,7 @@ from vpf_jax.random_numbers import Stream, stream_of, substream, substreams
 from vpf_jax.spiking import coupling_matrix, layered_machine, next_event
 
 
+@exported("vpf_jax.OnlineResult")
 class OnlineResult(NamedTuple):
     """What `learn_from_events` returns."""
 
@@ -59,8 +61,8 @@ def event_gradient(
       ValueError: states that do not fit, an empty batch, a duration that is not positive and finite, or, where values
         are concrete, flip rates that overflow.
     """
-    check_state(machine, states, batched=True)
-    _check_positive("duration", duration)
+    check_state(machine, states, batched=True, name="the states")
+    checks.positive("duration", duration)
     fields = jax.vmap(local_fields, in_axes=(None, 0))(machine, tuple(states))
     alphas = tuple(alpha(x, z) for x, z in zip(states, fields, strict=True))
     deltas = jnp.concatenate([rates(a, z) for a, z in zip(alphas, fields, strict=True)], axis=1)
@@ -110,9 +112,9 @@ def learn_from_events(
       ValueError: states that do not fit, an empty batch, numbers that are not positive and finite, or, where values are
         concrete, flip rates that overflow, at the start or in the end.
     """
-    check_state(machine, states, batched=True)
-    _check_positive("duration", duration)
-    _check_positive("learning_rate", learning_rate)
+    check_state(machine, states, batched=True, name="the states")
+    checks.positive("duration", duration)
+    checks.positive("learning_rate", learning_rate)
     start = jnp.stack([jnp.sum(delta) for delta in flip_rates(machine, tuple(x[0] for x in states))])
     _check_finite(start)
     x = jnp.concatenate([jnp.asarray(x).astype(machine.biases[0].dtype) for x in states], axis=1)
@@ -155,11 +157,6 @@ def _learn(stream, machine, x, duration, learning_rate):
     start = coupling_matrix(machine), jnp.concatenate(machine.biases), jnp.int32(0)
     (coupling, bias, events), _ = jax.lax.scan(clamp, start, (jnp.arange(len(x)), x))
     return layered_machine(machine, coupling, bias), events
-
-
-def _check_positive(name: str, value: float | Float[Array, ""]) -> None:
-    if not isinstance(value, jax.core.Tracer) and not 0 < value < math.inf:
-        raise ValueError(f"got {name}={value}; it takes a positive finite number")
 
 
 def _check_finite(values: Array) -> None:

@@ -9,10 +9,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+except ModuleNotFoundError as error:
+    if (error.name or "").split(".")[0] != "matplotlib":
+        raise
+    raise ModuleNotFoundError(
+        "vpf_jax.figures needs matplotlib, not installed here: install vpf_jax[experiments]", name="matplotlib"
+    ) from None
 
 
 def save_tiles(path: str | Path, images: ArrayLike, *, title: str, columns: int = 14, signed: bool = False) -> None:

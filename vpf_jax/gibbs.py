@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
+from vpf_jax import checks
 from vpf_jax.energy import layer_field, weighted_input
 from vpf_jax.machine import BoltzmannMachine, State, check_layers, check_state
 from vpf_jax.random_numbers import Stream, stream_of, substream, uniform
@@ -80,8 +81,7 @@ def run_chain(
     Raises:
       ValueError: a negative number of sweeps, and what `gibbs_sweep` refuses.
     """
-    if not isinstance(num_sweeps, int) or num_sweeps < 0:
-        raise ValueError(f"got num_sweeps={num_sweeps}; it takes an integer of at least 0")
+    num_sweeps = checks.integer("num_sweeps", num_sweeps, 0)
     check_state(machine, state, batched=False)
     clamped = check_layers("clamped", clamped, len(machine.sizes))
     stream = stream_of(key)

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
+from vpf_jax import checks
 from vpf_jax.energy import energy, free_energy, layer_field, weighted_input
 from vpf_jax.gibbs import fires
-from vpf_jax.machine import BoltzmannMachine, State
+from vpf_jax.machine import BoltzmannMachine, State, check_machine, check_symmetric
 from vpf_jax.random_numbers import Stream, stream_of, substream, substreams, uniform
 from vpf_jax.stack import CHUNK, Stack, check_visible, in_chunks
 
@@ -39,8 +40,11 @@ def rbm_log_likelihood(
     Raises:
       ValueError: a machine without a closed form, or visible vectors that do not fit.
     """
+    check_machine(machine)
     check_visible((machine,), visible)
-    return -jax.vmap(free_energy, in_axes=(None, 0))(machine, visible) - log_z
+    _check_log_z("log_z", log_z)
+    found = -jax.vmap(free_energy, in_axes=(None, 0))(machine, jnp.asarray(visible)) - log_z
+    return checks.spoilt(found, machine)
 
 
 def mean_field(
@@ -60,9 +64,12 @@ def mean_field(
     Raises:
       ValueError: a negative number of updates, or visible vectors that do not fit.
     """
-    _check_number("num_updates", num_updates, 0)
+    num_updates = checks.integer("num_updates", num_updates, 0)
+    check_machine(machine)
+    check_symmetric(machine, "mean field")
     check_visible((machine,), visible)
-    return jax.lax.map(lambda v: _mean_field(machine, v, num_updates)[1:], visible, batch_size=CHUNK)
+    means = jax.lax.map(lambda v: _mean_field(machine, v, num_updates)[1:], jnp.asarray(visible), batch_size=CHUNK)
+    return checks.spoilt(means, machine)
 
 
 def variational_bound(
@@ -84,8 +91,11 @@ def variational_bound(
     Raises:
       ValueError: as `mean_field`.
     """
-    _check_number("num_updates", num_updates, 0)
+    num_updates = checks.integer("num_updates", num_updates, 0)
+    check_machine(machine)
+    check_symmetric(machine, "the variational bound")
     check_visible((machine,), visible)
+    _check_log_z("log_z", log_z)
 
     def bound(v: Num[Array, " n_0"]) -> Float[Array, ""]:
         means = _mean_field(machine, v, num_updates)
@@ -93,7 +103,8 @@ def variational_bound(
         # No unit meets itself in the energy, so its mean under q is its value at the means.
         return sum(entropies, -energy(machine, means)) - log_z
 
-    return jax.lax.map(bound, visible, batch_size=CHUNK)
+    bounds = jax.lax.map(bound, jnp.asarray(visible), batch_size=CHUNK)
+    return checks.spoilt(bounds, machine)
 
 
 def stack_bound(
@@ -121,8 +132,10 @@ def stack_bound(
     Raises:
       ValueError: a machine that cannot be read as directed, numbers out of range, or visible vectors that do not fit.
     """
-    _check_number("num_samples", num_samples, 1)
+    num_samples = checks.integer("num_samples", num_samples, 1)
     check_visible(stack, visible)
+    _check_log_z("log_z_top", log_z_top)
+    check_symmetric(stack[-1], "the top machine of a belief network")
     for machine in stack[:-1]:
         if len(machine.sizes) != 2 or machine.intra[0] is not None:
             raise ValueError(
@@ -148,7 +161,7 @@ def stack_bound(
         found = jax.lax.map(lambda s: log_weights(s, rows), substreams(stream, num_samples))
         return jax.nn.logsumexp(found, axis=0) - jnp.log(num_samples)
 
-    return in_chunks(stream_of(key), bound, visible)
+    return checks.spoilt(in_chunks(stream_of(key), bound, jnp.asarray(visible)), stack)
 
 
 def _mean_field(machine: BoltzmannMachine, visible: Num[Array, " n_0"], num_updates: int) -> State:
@@ -186,6 +199,6 @@ def _log_bernoulli(x: Num[Array, "batch n"], fields: Float[Array, "batch n"]) ->
     return jnp.sum(x * fields - jax.nn.softplus(fields), axis=1)
 
 
-def _check_number(name: str, number: int, least: int) -> None:
-    if not isinstance(number, int) or number < least:
-        raise ValueError(f"got {name}={number}; it takes an integer of at least {least}")
+def _check_log_z(name: str, log_z: Float[Array, ""] | float) -> None:
+    """An estimate of log Z that is nan is refused; the log-likelihood that came of it could be taken for a low one."""
+    checks.finite_number(name, log_z)

@@ -13,11 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vpf_jax.energy import local_fields
+from vpf_jax import checks
+from vpf_jax.energy import local_fields, narrow_product
+from vpf_jax.exporting import exported
 from vpf_jax.flow import alpha, mean_total, rates
 from vpf_jax.machine import BoltzmannMachine, State, check_state, off_diagonal
 
 
+@exported("vpf_jax.DirectedGradient")
 class DirectedGradient(NamedTuple):
     """Batch means of the directed halves; i counts rows and j columns."""
 
@@ -90,6 +93,7 @@ def directed_gradient(machine: BoltzmannMachine, states: State) -> DirectedGradi
 
 def _flow(machine: BoltzmannMachine, states: State, hidden_flips: bool = True) -> Flow:
     check_state(machine, states, batched=True)
+    checks.boolean("hidden_flips", hidden_flips)
     fields = jax.vmap(local_fields, in_axes=(None, 0))(machine, tuple(states))
     alphas = tuple(alpha(x, z) for x, z in zip(states, fields, strict=True))
     slopes = tuple(a * rates(a, z) for a, z in zip(alphas, fields, strict=True))
@@ -124,5 +128,4 @@ def mean_products(
 ) -> Float[Array, "n m"]:
     """Mean over the batch of a_i b_j, the factors in the precision of the weights, the sums in their own."""
     narrow = weights.dtype
-    sums = jnp.matmul(a.T.astype(narrow), b.astype(narrow), preferred_element_type=b.dtype)
-    return sums / a.shape[0]
+    return narrow_product(a.T.astype(narrow), b.astype(narrow), b.dtype) / a.shape[0]

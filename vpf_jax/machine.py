@@ -20,18 +20,22 @@ Temperature is 1: a temperature T only divides all parameters by T. Not here: en
 
 import dataclasses
 import itertools
-import operator
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
+from vpf_jax import checks
+from vpf_jax.exporting import exported
+
 # One array per layer, visible first: [n_l] for one configuration, [batch, n_l] for a batch.
 State = tuple[Num[Array, "*batch n_layer"], ...]
 
 
+@exported("vpf_jax.BoltzmannMachine")
 @struct.dataclass
 class BoltzmannMachine:
     """Parameters of a layered Boltzmann machine; a pytree, also the container of their gradients."""
@@ -74,9 +78,10 @@ def init_machine(key: PRNGKeyArray, sizes: Sequence[int], intra: Sequence[int] =
       intra: indices of the layers that have intra-layer weights.
 
     Raises:
-      ValueError: sizes that are no positive integers, or intra indices that name no layer or one layer twice.
+      ValueError: sizes that are no positive integers, intra indices that name no layer or one layer twice, or no key.
     """
-    sizes = _check_sizes(sizes)
+    checks.random_key(key)
+    sizes = checks.positive_integers("sizes", sizes, "at least one layer, each with a positive integer number of units")
     intra = check_layers("intra", intra, len(sizes))
     pair_key, intra_key = jax.random.split(key)
     pair_keys = jax.random.split(pair_key, len(sizes))
@@ -102,6 +107,7 @@ def untie(machine: BoltzmannMachine, key: PRNGKeyArray | None = None) -> Boltzma
     Raises:
       ValueError: a machine that is directed already.
     """
+    check_machine(machine)
     check_symmetric(machine, "untie")
     if key is None:
         return dataclasses.replace(machine, backward=jax.tree.map(jnp.copy, machine.weights))
@@ -120,17 +126,68 @@ def tie_intra(gradient: BoltzmannMachine) -> BoltzmannMachine:
     An intra-layer weight is one parameter, stored twice. `jax.grad` sees the two entries as independent and gives
     G_ij and G_ji; the derivative by the one parameter is G_ij + G_ji, and the diagonal is no parameter at all.
     Optimizer steps along the result keep intra-layer weights symmetric with zero diagonal.
+
+    Raises:
+      ValueError: anything but a gradient in the shape of a machine.
     """
+    _check_type(gradient, "the gradient")
     return dataclasses.replace(
         gradient, intra=tuple(None if g is None else off_diagonal(g + g.T) for g in gradient.intra)
     )
 
 
-def check_state(machine: BoltzmannMachine, state: State, *, batched: bool) -> None:
-    """Raises ValueError unless `state` has one array of the right shape for each layer of `machine`."""
+def check_machine(machine: BoltzmannMachine, name: str = "the machine") -> None:
+    """Raises ValueError unless it is a machine whose parameters fit one another.
+
+    One bias vector per layer, one matrix per pair of neighbouring layers, inside a layer a square matrix with zero
+    diagonal, which in a machine that is not directed is symmetric; finite floating-point numbers where they are at
+    hand.
+    """
+    _check_type(machine, name)
+    fields = {name: getattr(machine, name) for name in ("biases", "weights", "intra")}
+    for field, blocks in fields.items():
+        if not isinstance(blocks, tuple):
+            raise ValueError(f"got a {type(blocks).__name__} for the {field} of {name}; they are a tuple of arrays")
+    sizes = tuple(jnp.shape(b)[-1] if jnp.ndim(b) == 1 else 0 for b in machine.biases)
+    pairs = tuple(itertools.pairwise(sizes))
+    wanted: dict[str, tuple] = {
+        "biases": tuple((n,) for n in sizes),
+        "weights": pairs,
+        "intra": tuple(None if l is None else (n, n) for l, n in zip(machine.intra, sizes, strict=False)),
+    }
+    if machine.backward is not None:
+        fields["backward"], wanted["backward"] = machine.backward, pairs
+    for field, blocks in fields.items():
+        shapes = tuple(None if block is None else jnp.shape(block) for block in blocks)
+        if shapes != wanted[field] or not sizes or 0 in sizes or len(machine.intra) != len(sizes):
+            raise ValueError(
+                f"got {field} of shapes {shapes} in {name}; with biases of shapes "
+                f"{tuple(jnp.shape(b) for b in machine.biases)} they have shapes {wanted[field]}, "
+                "one entry of intra per layer, and no layer is empty"
+            )
+        for i, block in enumerate(blocks):
+            if block is None:
+                continue
+            checks.finite(f"{field}[{i}] of {name}", block)
+            if not jnp.issubdtype(block.dtype, jnp.floating):
+                raise ValueError(f"got {field}[{i}] of dtype {block.dtype} in {name}; parameters are floating-point")
+            if field == "intra":
+                _check_intra(f"intra[{i}] of {name}", block, tied=machine.backward is None)
+
+
+def check_state(
+    machine: BoltzmannMachine, state: State, *, batched: bool, ignored: Sequence[int] = (), name: str = "the state"
+) -> None:
+    """Raises ValueError unless `state` has zeros and ones of the right shape for each layer of a sound `machine`.
+
+    The values of the layers in `ignored` may be any; those of traced states pass unseen.
+    """
+    check_machine(machine)
     wanted = "[batch, n_l]" if batched else "[n_l]"
     if not isinstance(state, tuple | list):
         raise ValueError(f"a state is a tuple of arrays, one per layer, visible first; got {type(state).__name__}")
+    for i, x in enumerate(state):
+        checks.array(f"layer {i} of {name}", x, f"one {wanted} array of zeros and ones per layer")
     shapes = tuple(jnp.shape(x) for x in state)
     rank = 2 if batched else 1
     fits = (
@@ -145,31 +202,36 @@ def check_state(machine: BoltzmannMachine, state: State, *, batched: bool) -> No
         )
     if batched and shapes[0][0] == 0:
         raise ValueError("got an empty batch; a mean over states takes at least one state")
+    for i, x in enumerate(state):
+        if i not in ignored:
+            checks.binary(f"layer {i} of {name}", x)
 
 
 def check_layers(name: str, layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
     """Returns `layers` as a tuple of distinct layer indices of a machine with `num_layers` layers, or raises."""
-    indices = _as_integers(layers)
-    if indices is None or len(set(indices)) != len(indices) or not all(0 <= i < num_layers for i in indices):
-        raise ValueError(f"got {name}={layers!r}; it takes distinct layer indices from 0 to {num_layers - 1}")
+    indices = checks.as_integers(layers)
+    fits = indices is not None and len(set(indices)) == len(indices) and all(0 <= i < num_layers for i in indices)
+    checks.require(fits, name, layers, f"distinct layer indices from 0 to {num_layers - 1}")
+    assert indices is not None
     return indices
 
 
-def _check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
-    checked = _as_integers(sizes)
-    if not checked or min(checked) < 1:
-        raise ValueError(
-            f"got sizes={sizes!r}; it takes at least one layer, each with a positive integer number of units"
-        )
-    return checked
+def _check_type(machine: BoltzmannMachine, name: str) -> None:
+    if not isinstance(machine, BoltzmannMachine):
+        hint = ", such as one entry of a stack" if isinstance(machine, tuple | list) else ""
+        raise ValueError(f"got a {type(machine).__name__} for {name}; it takes a BoltzmannMachine{hint}")
 
 
-def _as_integers(values: Sequence[int]) -> tuple[int, ...] | None:
-    """A sequence of Python or NumPy integers as a tuple, None for anything else."""
-    try:
-        return tuple(operator.index(value) for value in values)
-    except TypeError:
-        return None
+def _check_intra(name: str, block: Float[Array, "n n"], *, tied: bool) -> None:
+    """Raises ValueError unless the diagonal is 0 and, of tied weights, the matrix symmetric."""
+    allowed = "a symmetric matrix with zero diagonal" if tied else "a matrix with zero diagonal"
+
+    def holds(matrix: Any, xp: Any) -> Any:
+        hollow = xp.all(xp.diagonal(matrix) == 0)
+        # Up to rounding, which another program's file may have done to one side.
+        return hollow & (xp.abs(matrix - matrix.T).max() <= 1e-5 * xp.abs(matrix).max()) if tied else hollow
+
+    checks.values(name, block, "tied" if tied else "hollow", holds, lambda _: f"that is no {allowed[2:]}")
 
 
 def _symmetric_normal(key: PRNGKeyArray, n: int) -> Float[Array, "n n"]:

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
+from vpf_jax import checks
 from vpf_jax.energy import weighted_input
-from vpf_jax.machine import BoltzmannMachine, check_symmetric
+from vpf_jax.machine import BoltzmannMachine, check_machine, check_symmetric
 from vpf_jax.random_numbers import Stream, stream_of, uniform
 from vpf_jax.stack import Stack, check_visible, in_chunks, mean_activations
 
@@ -32,16 +33,31 @@ def weight_sparsity(weights: Float[Array, "n_visible n_hidden"]) -> Float[Array,
 
     The mean over hidden units j of the participation ratio of their incoming weights: about the fraction of visible
     units that a hidden unit is connected to. A hidden unit without any weight counts as 0.
+
+    Raises:
+      ValueError: no matrix, an empty one, or, where values are at hand, weights that are not finite.
     """
+    _check_weights(weights)
     squares = weights**2
     fourth = jnp.sum(squares**2, axis=0)
     ratio = jnp.where(fourth > 0, jnp.sum(squares, axis=0) ** 2 / jnp.where(fourth > 0, fourth, 1), 0)
-    return jnp.mean(ratio) / weights.shape[0]
+    return checks.spoilt(jnp.mean(ratio) / weights.shape[0], weights)
 
 
 def squared_weight(weights: Float[Array, "n_visible n_hidden"]) -> Float[Array, ""]:
-    """(1 / H) sum_ij w_ij^2: the mean over hidden units of their summed squared incoming weights."""
+    """(1 / H) sum_ij w_ij^2: the mean over hidden units of their summed squared incoming weights.
+
+    Raises:
+      ValueError: as `weight_sparsity`.
+    """
+    _check_weights(weights)
     return jnp.sum(weights**2) / weights.shape[1]
+
+
+def _check_weights(weights: Float[Array, "n_visible n_hidden"]) -> None:
+    checks.finite("weights", weights)
+    if jnp.ndim(weights) != 2 or 0 in jnp.shape(weights):
+        raise ValueError(f"got weights of shape {jnp.shape(weights)}; they are [n_visible, n_hidden], neither 0")
 
 
 def alignment(machine: BoltzmannMachine) -> tuple[Float[Array, ""], ...]:
@@ -49,7 +65,11 @@ def alignment(machine: BoltzmannMachine) -> tuple[Float[Array, ""], ...]:
 
     1 where the two matrices are the same but for a positive factor, as the weights of a symmetric machine always are;
     nan where one of them is zero.
+
+    Raises:
+      ValueError: parameters that do not fit one another, or, where values are at hand, are not finite.
     """
+    check_machine(machine)
 
     def cosine(forward: Array, backward: Array) -> Float[Array, ""]:
         return jnp.vdot(forward, backward) / jnp.sqrt(jnp.sum(forward**2) * jnp.sum(backward**2))
@@ -79,6 +99,7 @@ def pseudo_log_likelihood(
     Raises:
       ValueError: another machine, or visible states that do not fit.
     """
+    check_machine(machine)
     check_symmetric(machine, "the pseudo-likelihood")
     if len(machine.sizes) > 2 or any(l is not None for l in machine.intra[1:]):
         raise ValueError(
@@ -105,7 +126,7 @@ def pseudo_log_likelihood(
         units = (num_visible * uniform(stream, rows.shape[:1])).astype(jnp.int32)
         return num_visible * jax.nn.log_sigmoid(-jax.vmap(log_odds_of_flip)(rows, units))
 
-    return in_chunks(stream_of(key), of_rows, jnp.asarray(visible))
+    return checks.spoilt(in_chunks(stream_of(key), of_rows, jnp.asarray(visible)), machine)
 
 
 def watch(key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_0"]) -> dict[str, Float[Array, ""]]:
@@ -121,7 +142,12 @@ def watch(key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_0"]) -> 
       of the first hidden layer, and the mean of `pseudo_log_likelihood`. A fully visible machine has the last alone; a
       machine with several hidden layers, or weights inside them, has all but the last. A directed machine has, instead
       of the last, alignment: of its weights between the visible and the first hidden layer.
+
+    Raises:
+      ValueError: no stack, or visible states that do not fit it.
     """
+    check_visible(stack, visible)
+    checks.random_key(key)
     bottom = stack[0]
     found = {}
     if bottom.weights:
@@ -160,14 +186,38 @@ def linear_probe(
 
     Raises:
       ModuleNotFoundError: scikit-learn is not installed.
-      ValueError: features and labels whose shapes do not fit, and what scikit-learn refuses.
+      ValueError: features and labels whose shapes do not fit, features that are not finite, labels of one class alone,
+        or numbers out of range.
     """
+    checks.positive("C", C)
+    max_iter = checks.integer("max_iter", max_iter, 1)
+    train = _check_examples("train", features_train, labels_train)
+    test = _check_examples("test", features_test, labels_test)
+    if train[0].shape[1] != test[0].shape[1]:
+        raise ValueError(
+            f"got {train[0].shape[1]} features in training and {test[0].shape[1]} in the test; they are the same"
+        )
+    if len(np.unique(train[1])) < 2:
+        raise ValueError("got training labels of one class; a classifier takes at least two")
     if importlib.util.find_spec("sklearn") is None:
         raise ModuleNotFoundError("linear_probe needs scikit-learn, not installed here: install vpf_jax[experiments]")
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    train, test = (np.asarray(features_train), np.asarray(labels_train)), (features_test, labels_test)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iter)).fit(*train)
-    return ProbeResult(*(float(model.score(np.asarray(x), np.asarray(y))) for x, y in (train, test)))
+    return ProbeResult(*(float(model.score(*examples)) for examples in (train, test)))
+
+
+def _check_examples(
+    part: str, features: Float[Array | np.ndarray, "num n"], labels: Int[Array | np.ndarray, " num"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The features and labels as NumPy arrays; raises ValueError unless there is one finite row per label."""
+    x, y = np.asarray(features), np.asarray(labels)
+    checks.finite(f"{part} features", x)
+    if x.ndim != 2 or y.ndim != 1 or len(x) != len(y) or 0 in x.shape or y.dtype.kind not in "iu":
+        raise ValueError(
+            f"got {part} features of shape {x.shape} and labels of shape {y.shape} and dtype {y.dtype}; they are "
+            "[num, n] and num integers, neither 0"
+        )
+    return x, y

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vpf_jax import checks
+
 # Points and centres whose distances are formed at once: 1000 x 1000 float32 are 4 MB.
 _CHUNK = 1000
 
@@ -29,8 +31,12 @@ def parzen_log_likelihood(
 ) -> Float[Array, " num_points"]:
     """Log density in nats of each point under the mean of Gaussians of width sigma at the centres.
 
+    Under `jax.jit`, where values are not at hand to be refused, a centre that is not finite makes every score nan, and
+    a point that is not finite its own.
+
     Raises:
-      ValueError: shapes that do not fit, no centres or points, or a concrete sigma that is not positive and finite.
+      ValueError: shapes that do not fit, no centres or points, values that are not finite, or a sigma that is not
+        positive and finite.
     """
     _check(centres, points, sigma)
     return _log_density(jnp.asarray(centres), jnp.asarray(points), jnp.asarray(sigma, jnp.float32)[None])[0]
@@ -46,6 +52,8 @@ def choose_sigma(
     Raises:
       ValueError: as `parzen_log_likelihood`, or no widths.
     """
+    if isinstance(sigmas, str) or np.ndim(np.asarray(sigmas)) != 1:
+        raise ValueError(f"got sigmas={sigmas!r}; they are a sequence of positive numbers")
     if len(sigmas) == 0:
         raise ValueError("got no sigmas; it takes at least one positive number")
     for sigma in sigmas:
@@ -87,7 +95,9 @@ def _log_density(centres: Array, points: Array, sigmas: Array) -> Float[Array, "
     sums = jnp.moveaxis(jax.lax.map(of_points, point_chunks), 1, 0)
     sums = sums.reshape(len(sigmas), -1)[:, : points.shape[0]]
     normaliser = jnp.log(num_centres) + dimension * (jnp.log(sigmas) + 0.5 * jnp.log(2 * jnp.pi))
-    return sums - normaliser[:, None]
+    # The minimum over distances would pass over what is not finite, and leave the best score there is.
+    sound = jnp.all(jnp.isfinite(points), axis=1) & jnp.all(jnp.isfinite(centres))
+    return jnp.where(sound[None], sums, jnp.nan) - normaliser[:, None]
 
 
 def _chunks(rows: Array) -> tuple[Array, Array]:
@@ -98,6 +108,8 @@ def _chunks(rows: Array) -> tuple[Array, Array]:
 
 
 def _check(centres: Array | np.ndarray, points: Array | np.ndarray, sigma: Array | float) -> None:
+    checks.array("centres", centres)
+    checks.array("points", points)
     shapes = jnp.shape(centres), jnp.shape(points)
     if any(len(s) != 2 or s[0] == 0 for s in shapes) or shapes[0][1] != shapes[1][1]:
         raise ValueError(
@@ -105,5 +117,6 @@ def _check(centres: Array | np.ndarray, points: Array | np.ndarray, sigma: Array
         )
     if jnp.ndim(sigma) != 0:
         raise ValueError(f"got sigma of shape {jnp.shape(sigma)}; it takes one number")
-    if not isinstance(sigma, jax.core.Tracer) and not (np.isfinite(sigma) and sigma > 0):
-        raise ValueError(f"got sigma={sigma}; it takes a positive finite number")
+    checks.positive("sigma", sigma)
+    checks.finite("centres", centres)
+    checks.finite("points", points)

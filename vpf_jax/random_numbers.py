@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
+from vpf_jax import checks
+
 Stream = UInt32[Array, "2"]
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -25,7 +27,12 @@ _DERIVED = 0xFFFFFFFF
 
 
 def stream_of(key: PRNGKeyArray) -> Stream:
-    """The stream of a random key of any implementation; consumes the key."""
+    """The stream of a random key of any implementation; consumes the key.
+
+    Raises:
+      ValueError: anything but one key.
+    """
+    checks.random_key(key)
     return jax.random.bits(key, (2,), jnp.uint32)
 
 

@@ -20,11 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 
+from vpf_jax import checks
 from vpf_jax.energy import layer_field
 from vpf_jax.gibbs import draw_uniforms, sweep_layers
-from vpf_jax.machine import BoltzmannMachine, State
+from vpf_jax.machine import BoltzmannMachine, State, check_machine
 from vpf_jax.random_numbers import Stream, stream_of, substream, uniform
 from vpf_jax.stack import check_visible, climb, in_chunks
+
+SIDES = ("top", "bottom", "left", "right")
 
 
 def band_mask(side: str, image_shape: tuple[int, int] = (28, 28), width: int = 12) -> Bool[Array, " n_0"]:
@@ -36,9 +39,11 @@ def band_mask(side: str, image_shape: tuple[int, int] = (28, 28), width: int = 1
       width: rows or columns of the band, from 1 to all of them.
 
     Raises:
-      ValueError: another side, or a width out of range.
+      ValueError: another side, a width out of range, or an image_shape that is not two positive integers.
     """
-    (rows, columns), (row, column) = image_shape, np.indices(image_shape)
+    checks.one_of("side", side, SIDES)
+    rows, columns = checks.positive_integers("image_shape", image_shape, "rows and columns, both positive", 2, 2)
+    row, column = np.indices((rows, columns))
     # Distance of each pixel from the side, and how many there are.
     distances = {
         "top": (row, rows),
@@ -46,12 +51,11 @@ def band_mask(side: str, image_shape: tuple[int, int] = (28, 28), width: int = 1
         "left": (column, columns),
         "right": (columns - 1 - column, columns),
     }
-    if side not in distances:
-        raise ValueError(f"got side={side!r}; it takes one of {', '.join(distances)}")
     distance, extent = distances[side]
-    if not 1 <= width <= extent:
-        raise ValueError(f"got width={width}; a band at the {side} of images {image_shape} takes 1 to {extent}")
-    return jnp.asarray((distance < width).ravel())
+    number = checks.as_integer(width)
+    if number is None or not 1 <= number <= extent:
+        raise ValueError(f"got width={width!r}; a band at the {side} of images {(rows, columns)} takes 1 to {extent}")
+    return jnp.asarray((distance < number).ravel())
 
 
 def random_mask(key: PRNGKeyArray, shape: tuple[int, ...], rate: float | Float[Array, ""]) -> Bool[Array, "*shape"]:
@@ -65,8 +69,8 @@ def random_mask(key: PRNGKeyArray, shape: tuple[int, ...], rate: float | Float[A
     Raises:
       ValueError: a concrete rate out of range.
     """
-    if not isinstance(rate, jax.core.Tracer) and not 0 <= rate <= 1:
-        raise ValueError(f"got rate={rate}; it takes a probability from 0 to 1")
+    checks.probability("rate", rate)
+    shape = checks.positive_integers("shape", shape, "[n_0] or [batch, n_0], positive integers", 1, 2)
     return uniform(stream_of(key), shape) < rate
 
 
@@ -86,7 +90,7 @@ def corrupt(
     Raises:
       ValueError: a mask of other than booleans, or of a shape that does not fit.
     """
-    visible = jnp.asarray(visible)
+    visible = jnp.asarray(checks.binary("visible states", visible))
     switched_on = _fit_mask(mask, visible) & (uniform(stream_of(key), visible.shape) < 0.5)
     return jnp.where(switched_on, jnp.ones_like(visible), visible)
 
@@ -142,8 +146,11 @@ def reconstruction_error(
     Outside the mask the original stands, at distance 0, whatever `reconstructed` holds there.
 
     Raises:
-      ValueError: images of different shapes, or a mask that does not fit.
+      ValueError: images of different shapes, a mask that does not fit, or, where values are at hand, images that are
+        not finite.
     """
+    checks.finite("reconstructed images", reconstructed)
+    checks.finite("grey images", grey)
     reconstructed, grey = jnp.asarray(reconstructed), jnp.asarray(grey, jnp.float32)
     if reconstructed.shape != grey.shape:
         raise ValueError(
@@ -162,9 +169,9 @@ def _repair(
     *,
     clamp: bool,
 ) -> Float[Array, "batch n_0"]:
+    check_machine(machine)
     check_visible((machine,), visible)
-    if not isinstance(num_steps, jax.core.Tracer) and num_steps < 1:
-        raise ValueError(f"got num_steps={num_steps}; it takes an integer of at least 1")
+    num_steps = checks.traced_integer("num_steps", num_steps, 1)
     visible = jnp.asarray(visible)
     mask = _fit_mask(mask, visible)
 
@@ -185,15 +192,16 @@ def _repair(
         means = jax.nn.sigmoid(jax.vmap(lambda s: layer_field(machine, s, 0))(state))
         return jnp.where(inside, means, given.astype(means.dtype))
 
-    return in_chunks(stream_of(key), of_rows, jnp.arange(len(visible)))
+    return checks.spoilt(in_chunks(stream_of(key), of_rows, jnp.arange(len(visible))), machine)
 
 
 def _fit_mask(mask: Bool[Array, "*batch n_0"], images: Num[Array, "batch n_0"]) -> Bool[Array, "batch n_0"]:
     """The mask with one row for each image, or ValueError."""
-    mask = jnp.asarray(mask)
-    if images.ndim != 2 or mask.shape not in (images.shape, images.shape[1:]) or mask.dtype != bool:
+    mask = jnp.asarray(checks.array("a mask", mask, "an array of booleans"))
+    fits = mask.dtype == bool and mask.shape in (images.shape, images.shape[1:])
+    if not fits or images.ndim != 2 or images.shape[0] == 0:
         raise ValueError(
             f"got a mask of shape {mask.shape} and dtype {mask.dtype} for images of shape {images.shape}; it takes "
-            "booleans, [n_0] or [batch, n_0], for images [batch, n_0]"
+            "booleans, [n_0] or [batch, n_0], for images [batch, n_0], batch at least 1"
         )
     return jnp.broadcast_to(mask, images.shape)

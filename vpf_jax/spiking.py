@@ -25,14 +25,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, UInt8
 
+from vpf_jax import checks
+from vpf_jax.exporting import exported
 from vpf_jax.flow import alpha, flip_rates, rates
-from vpf_jax.machine import BoltzmannMachine, State, check_layers, check_state
+from vpf_jax.machine import BoltzmannMachine, State, check_layers, check_machine, check_state
 from vpf_jax.random_numbers import Stream, stream_of, substream, uniform
 
 # Events after which the fields are summed afresh, so that rounding does not pile up in them.
 REFRESH = 1024
 
 
+@exported("vpf_jax.SpikeTrain")
 class SpikeTrain(NamedTuple):
     """Flips in the order in which they happened."""
 
@@ -45,6 +48,7 @@ class SpikeTrain(NamedTuple):
     """What it flipped to: 1 is a spike, 0 a relaxation. A raster plots units over times where this is 1."""
 
 
+@exported("vpf_jax.SpikingRun")
 class SpikingRun(NamedTuple):
     """What `run_spiking` returns."""
 
@@ -81,8 +85,7 @@ def run_spiking(
       ValueError: a state or `held` that does not fit the machine, numbers out of range, nothing left to flip, or, where
         values are concrete, flip rates that overflow (in float32 where a local field passes 176) or all underflow.
     """
-    if not isinstance(num_events, int) or num_events < 1:
-        raise ValueError(f"got num_events={num_events}; it takes an integer of at least 1")
+    num_events = checks.integer("num_events", num_events, 1)
     check_state(machine, state, batched=False)
     free = _free_units(machine, check_layers("clamped", clamped, len(machine.sizes)), held)
     _check_rates(jnp.sum(jnp.where(free, jnp.concatenate(flip_rates(machine, state)), 0)), "at the start")
@@ -121,6 +124,7 @@ def run_spiking(
 
 def coupling_matrix(machine: BoltzmannMachine) -> Float[Array, "n n"]:
     """All weights of a machine as one matrix over its units, visible first: entry (i, j) is the synapse from i to j."""
+    check_machine(machine)
     n, layers = machine.num_units, _slices(machine)
     coupling = jnp.zeros((n, n), machine.biases[0].dtype)
     pairs = zip(itertools.pairwise(layers), machine.weights, machine.downward, strict=True)
@@ -189,7 +193,9 @@ def _joined(machine: BoltzmannMachine, state: State, x: Array, parts: tuple[tupl
     return SpikingRun(
         state=tuple(layer.astype(jnp.asarray(given).dtype) for layer, given in zip(layers, state, strict=True)),
         events=SpikeTrain(*(jnp.concatenate([a.reshape(-1) for a in arrays]) for arrays in (units, shifted, values))),
-        occupation=tuple(jnp.split(jnp.sum(jnp.concatenate(occupied), axis=0) / duration, bounds)),
+        occupation=checks.spoilt(
+            tuple(jnp.split(jnp.sum(jnp.concatenate(occupied), axis=0) / duration, bounds)), machine
+        ),
         duration=duration,
     )
 
@@ -200,7 +206,7 @@ def _free_units(
     """Which units may flip."""
     layers = [jnp.full(n, i not in clamped) for i, n in enumerate(machine.sizes)]
     if held is not None:
-        held = jnp.asarray(held)
+        held = jnp.asarray(checks.array("held", held, "an array of booleans"))
         if held.shape != layers[0].shape or held.dtype != bool:
             raise ValueError(
                 f"got held of shape {held.shape} and dtype {held.dtype}; it takes booleans of shape {layers[0].shape}, "

@@ -10,6 +10,7 @@ An RBM is a stack of one two-layer machine, and there the two couplings are the 
 Liu, Quek and Lin, arXiv 1711.07732. Not here: the M-step (`train`); Gibbs kernels of one machine (`gibbs`).
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -17,15 +18,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
+from vpf_jax import checks
 from vpf_jax.energy import layer_field, weighted_input
+from vpf_jax.exporting import exported
 from vpf_jax.gibbs import asynchronous_sweep, draw_uniforms, fires, sweep_layers
-from vpf_jax.machine import BoltzmannMachine, State, init_machine, untie
+from vpf_jax.machine import BoltzmannMachine, State, check_machine, init_machine, untie
 from vpf_jax.random_numbers import Stream, stream_of, substream, substreams, uniform
 
 Stack = tuple[BoltzmannMachine, ...]
 Tree = TypeVar("Tree")
 
 
+@exported("vpf_jax.Hidden")
 class Hidden(NamedTuple):
     """What the E-step samples in one machine, bottom layer first: uint8 [batch, n_l] each."""
 
@@ -50,15 +54,19 @@ def init_stack(key: PRNGKeyArray, sizes: Sequence[int], intra: bool = False) -> 
     Raises:
       ValueError: fewer than two layers, or sizes that are no positive integers.
     """
-    sizes = tuple(sizes)
-    if len(sizes) < 2:
-        raise ValueError(f"got sizes={sizes}; a stack takes a visible and at least one hidden layer")
+    layers = "a visible and at least one hidden layer, each with a positive integer number of units"
+    sizes = checks.positive_integers("sizes", sizes, layers, least=2)
+    checks.boolean("intra", intra)
+    checks.random_key(key)
     keys = jax.random.split(key, len(sizes) - 1)
     return tuple(init_machine(keys[i], sizes[i : i + 2], intra=(1,) if intra else ()) for i in range(len(sizes) - 1))
 
 
 def untie_stack(stack: Stack, key: PRNGKeyArray | None = None) -> Stack:
     """The stack with every machine made directed (`machine.untie`); None: all backward weights equal to the forward."""
+    check_stack(stack)
+    if key is not None:
+        checks.random_key(key)
     keys = [None] * len(stack) if key is None else list(jax.random.split(key, len(stack)))
     return tuple(untie(machine, own) for machine, own in zip(stack, keys, strict=True))
 
@@ -82,6 +90,7 @@ def sample_hidden(key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_
     Raises:
       ValueError: a machine with other than two layers, or visible states that do not fit.
     """
+    check_stack(stack)
     for machine in stack:
         if len(machine.sizes) != 2:
             raise ValueError(
@@ -151,7 +160,8 @@ def mean_activations(
                 found.append(jax.nn.sigmoid(field))
         return found
 
-    return tuple(jnp.mean(a, axis=0) for a in in_chunks(stream_of(key), activations, visible))
+    means = tuple(jnp.mean(a, axis=0) for a in in_chunks(stream_of(key), activations, jnp.asarray(visible)))
+    return checks.spoilt(means, stack)
 
 
 def confabulate(
@@ -184,15 +194,16 @@ def confabulate(
     Raises:
       ValueError: numbers out of range, or a prior that does not fit the top layer.
     """
-    top_steps = steps if top_steps is None else top_steps
+    check_stack(stack)
+    num_samples = checks.integer("num_samples", num_samples, 1)
+    steps = checks.traced_integer("steps", steps, 0)
+    top_steps = steps if top_steps is None else checks.traced_integer("top_steps", top_steps, 0)
     num_top = stack[-1].sizes[-1]
-    counts = {"num_samples": (num_samples, 1), "steps": (steps, 0), "top_steps": (top_steps, 0)}
-    for name, (count, least) in counts.items():
-        if not isinstance(count, jax.core.Tracer) and count < least:
-            raise ValueError(f"got {name}={count}; it takes an integer of at least {least}")
-    if prior is not None and jnp.shape(prior) != (num_top,):
-        raise ValueError(f"got a prior of shape {jnp.shape(prior)}; the top layer takes one of shape ({num_top},)")
-    probabilities = jnp.full(num_top, 0.5) if prior is None else prior
+    if prior is not None:
+        checks.probabilities("a prior", prior)
+        if jnp.shape(prior) != (num_top,):
+            raise ValueError(f"got a prior of shape {jnp.shape(prior)}; the top layer takes one of shape ({num_top},)")
+    probabilities = jnp.full(num_top, 0.5) if prior is None else jnp.asarray(prior)
 
     def sample(stream: Stream, rows: Array) -> Float[Array, "rows n_0"]:
         start = uniform(substream(stream, len(stack)), (rows.shape[0], num_top))
@@ -202,7 +213,7 @@ def confabulate(
             x, means = _descend(substream(stream, i), stack[i], x, num_steps)
         return means
 
-    return in_chunks(stream_of(key), sample, jnp.arange(num_samples))
+    return checks.spoilt(in_chunks(stream_of(key), sample, jnp.arange(num_samples)), stack, probabilities)
 
 
 def in_chunks(stream: Stream, function: Callable[[Stream, Array], Tree], rows: Array) -> Tree:
@@ -222,8 +233,31 @@ def in_chunks(stream: Stream, function: Callable[[Stream, Array], Tree], rows: A
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
 
 
+def check_stack(stack: Stack) -> None:
+    """Raises ValueError unless it is a tuple of sound machines, each going on where the one below ends."""
+    if not isinstance(stack, tuple | list) or not stack:
+        told = f"a {type(stack).__name__}" if not isinstance(stack, tuple | list) else "no machine"
+        raise ValueError(f"got {told} for the stack; it takes a tuple of machines, (machine,) for a single one")
+    for i, machine in enumerate(stack):
+        check_machine(machine, f"stack[{i}]")
+    for i, (below, above) in enumerate(itertools.pairwise(stack)):
+        if below.sizes[-1] != above.sizes[0]:
+            raise ValueError(
+                f"got a stack whose machine {i} has layer sizes {below.sizes} and whose machine {i + 1} "
+                f"{above.sizes}; the top layer of each is the visible layer of the next"
+            )
+
+
 def check_visible(stack: Stack, visible: Num[Array, "batch n_0"]) -> None:
-    """Raises ValueError unless `visible` is a non-empty batch of states of the stack's visible layer."""
+    """Raises ValueError unless `visible` is a non-empty batch of zeros and ones for a sound stack's visible layer."""
+    check_stack(stack)
+    check_visible_shape(stack, visible)
+    checks.binary("visible states", visible)
+
+
+def check_visible_shape(stack: Stack, visible: Num[Array, "batch n_0"]) -> None:
+    """Raises ValueError unless `visible` is a non-empty batch for the stack's visible layer; of shapes alone."""
+    checks.array("visible states", visible, f"an array [batch, {stack[0].sizes[0]}] of zeros and ones")
     shape = jnp.shape(visible)
     if len(shape) != 2 or shape[1] != stack[0].sizes[0] or shape[0] == 0:
         raise ValueError(

@@ -25,7 +25,6 @@ Times are in milliseconds and rates in 1 / ms throughout; any other unit does as
 whole machines (`spiking`), learning of data (`event_learning`), measured windows (`experiments/stdp.py`).
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -33,7 +32,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num, PRNGKeyArray
+from numpy.typing import ArrayLike
 
+from vpf_jax import checks
+from vpf_jax.exporting import exported
 from vpf_jax.random_numbers import Stream, stream_of, substream, substreams, uniform
 
 # The second neuron's rate of firing, in 1 / ms: its logarithm is uniform between these. Times between a hundredth and
@@ -41,6 +43,7 @@ from vpf_jax.random_numbers import Stream, stream_of, substream, substreams, uni
 SLOWEST, FASTEST = 1e-6, 1e3
 
 
+@exported("vpf_jax.Pairings")
 class Pairings(NamedTuple):
     """Trials of one synapse: one spike of each neuron."""
 
@@ -74,10 +77,9 @@ def stdp_window(
     _check_rates(pre_relaxation_rate=pre_relaxation_rate, post_relaxation_rate=post_relaxation_rate)
     if depression_rate is None:
         depression_rate = relaxation_depression(pre_relaxation_rate, post_relaxation_rate)
-    if not 0 <= depression_rate < math.inf:
-        raise ValueError(f"got depression_rate={depression_rate}; it takes a finite number of at least 0, per ms")
-    if not isinstance(dt, jax.core.Tracer) and not np.all(np.isfinite(dt)):
-        raise ValueError("got times dt that are not finite; they take finite numbers, in ms")
+    checks.non_negative("depression_rate", depression_rate, "per ms")
+    if not checks.is_traced(dt):
+        _finite_times("times dt", dt)
     dt = jnp.asarray(dt, jnp.result_type(float))
     wait = jnp.abs(dt)
     # A wait of 0 on the other side of the pole, so that no derivative there is undefined.
@@ -117,8 +119,7 @@ def simulate_pairings(
     Raises:
       ValueError: numbers out of range.
     """
-    if not isinstance(num_trials, int) or num_trials < 1:
-        raise ValueError(f"got num_trials={num_trials}; it takes an integer of at least 1")
+    num_trials = checks.integer("num_trials", num_trials, 1)
     _check_rates(pre_relaxation_rate=pre_relaxation_rate, post_relaxation_rate=post_relaxation_rate)
     relaxation = jnp.array([pre_relaxation_rate, post_relaxation_rate])
     streams = substreams(stream_of(key), num_trials)
@@ -135,10 +136,12 @@ def binned_means(
     A bin with fewer than two trials has a mean or error of nan.
 
     Raises:
-      ValueError: edges that do not increase.
+      ValueError: edges that do not increase, or trials whose numbers are not finite or not one for one.
     """
     edges = _increasing(edges)
-    dt, change = np.asarray(dt, np.float64), np.asarray(change, np.float64)
+    dt, change = _finite_times("times dt", dt), _finite_times("change", change)
+    if dt.ndim != 1 or dt.shape != change.shape:
+        raise ValueError(f"got dt of shape {dt.shape} and change of shape {change.shape}; both are [num_trials]")
     bins = np.digitize(dt, edges) - 1
     inside = (bins >= 0) & (bins < len(edges) - 1)
     bins, change = bins[inside], change[inside]
@@ -195,7 +198,9 @@ def binned_errors(
     Raises:
       ValueError: edges that do not increase, a bin that contains 0, or a bin without a trial.
     """
-    counts = np.asarray(counts, np.float64)
+    counts = _finite_times("counts", counts)
+    if counts.shape != (len(_increasing(edges)) - 1,):
+        raise ValueError(f"got counts of shape {counts.shape}; they are one number for each bin between the edges")
     if not np.all(counts >= 1):
         raise ValueError(f"got {counts.min():g} trials in a bin; every bin takes at least 1")
 
@@ -267,13 +272,22 @@ def _pair(stream: Stream, relaxation: Float[Array, "2"]) -> Pairings:
 
 
 def _increasing(edges: Float[Array | np.ndarray, " num_bins+1"]) -> np.ndarray:
-    edges = np.asarray(edges, np.float64)
+    edges = _finite_times("edges", edges)
     if edges.ndim != 1 or len(edges) < 2 or not np.all(np.diff(edges) > 0):
-        raise ValueError(f"got edges {edges}; they take two or more increasing times, in ms")
+        raise ValueError(f"got edges {edges.tolist()}; they take two or more increasing times, in ms")
     return edges
+
+
+def _finite_times(name: str, times: ArrayLike) -> np.ndarray:
+    """Numbers, times among them, as float64; raises ValueError unless all are finite."""
+    try:
+        found = np.asarray(times, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"got a {type(times).__name__} for {name}; it takes an array of finite numbers") from None
+    checks.finite(name, found)
+    return found
 
 
 def _check_rates(**rates: float) -> None:
     for name, rate in rates.items():
-        if not 0 < rate < math.inf:
-            raise ValueError(f"got {name}={rate}; it takes a positive finite number, per ms")
+        checks.positive(name, rate, "per ms")

@@ -9,15 +9,18 @@ Bengio, Vincent and Delalleau 2010). Not here: annealing along the same path (`a
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from vpf_jax import checks
 from vpf_jax.energy import energy
+from vpf_jax.exporting import exported
 from vpf_jax.gibbs import draw_uniforms, sweep_layers
-from vpf_jax.machine import BoltzmannMachine, State, check_state
+from vpf_jax.machine import BoltzmannMachine, State, check_machine, check_state, check_symmetric
 from vpf_jax.random_numbers import stream_of, substream, uniform
 
 # Means of base units stay this far from 0 and 1, as if each value had been seen once in a hundred images: a base must
@@ -25,6 +28,7 @@ from vpf_jax.random_numbers import stream_of, substream, uniform
 MIN_BASE_MEAN = 0.01
 
 
+@exported("vpf_jax.Tempered")
 class Tempered(NamedTuple):
     """Replicas after parallel tempering."""
 
@@ -47,18 +51,16 @@ def independent_machine(
     Raises:
       ValueError: means of another shape, or concrete ones outside [0, 1].
     """
+    check_machine(machine)
     base = jax.tree.map(jnp.zeros_like, machine)
     if visible_means is None:
         return base
+    checks.probabilities("visible_means", visible_means)
     if jnp.shape(visible_means) != (machine.sizes[0],):
         raise ValueError(
             f"got visible_means of shape {jnp.shape(visible_means)}; the visible layer takes ({machine.sizes[0]},)"
         )
     means = jnp.asarray(visible_means, machine.biases[0].dtype)
-    if not isinstance(means, jax.core.Tracer) and not bool(jnp.all((means >= 0) & (means <= 1))):
-        raise ValueError(
-            f"got visible_means from {float(means.min())} to {float(means.max())}; they are probabilities in [0, 1]"
-        )
     odds = jax.scipy.special.logit(jnp.clip(means, MIN_BASE_MEAN, 1 - MIN_BASE_MEAN))
     return dataclasses.replace(base, biases=(odds, *base.biases[1:]))
 
@@ -67,8 +69,11 @@ def interpolate(base: BoltzmannMachine, machine: BoltzmannMachine, beta: Float[A
     """The machine with energy (1 - beta) E_base + beta E: every parameter (1 - beta) base + beta machine.
 
     Raises:
-      ValueError: machines of different layer sizes or connectivity.
+      ValueError: machines of different layer sizes or connectivity, or a beta that is no finite number.
     """
+    check_machine(base, "the base")
+    check_machine(machine)
+    checks.finite_number("beta", beta)
     check_same_structure(base, machine)
     return jax.tree.map(lambda p, q: (1 - beta) * p + beta * q, base, machine)
 
@@ -98,12 +103,14 @@ def run_tempered(
     Raises:
       ValueError: states or a base that do not fit the machine, or numbers out of range (where concrete).
     """
-    if not isinstance(num_sweeps, int) or num_sweeps < 1:
-        raise ValueError(f"got num_sweeps={num_sweeps}; it takes an integer of at least 1")
-    check_state(machine, states, batched=True)
+    num_sweeps = checks.integer("num_sweeps", num_sweeps, 1)
+    check_state(machine, states, batched=True, name="the states")
+    check_symmetric(machine, "tempering")
     num_replicas = jnp.shape(states[0])[0]
     betas = _check_inverse_temperatures(inverse_temperatures, num_replicas, machine)
     base = independent_machine(machine) if base is None else base
+    check_machine(base, "the base")
+    check_same_structure(base, machine)
     machines = jax.vmap(interpolate, in_axes=(None, None, 0))(base, machine, betas)
     stream = stream_of(key)
 
@@ -120,7 +127,7 @@ def run_tempered(
         return tuple(x[order] for x in states), probabilities
 
     states, probabilities = jax.lax.scan(play_round, tuple(jnp.asarray(x) for x in states), jnp.arange(num_sweeps))
-    return Tempered(states, jnp.mean(probabilities, axis=0))
+    return Tempered(states, checks.spoilt(jnp.mean(probabilities, axis=0), machine, base))
 
 
 def check_same_structure(base: BoltzmannMachine, machine: BoltzmannMachine) -> None:
@@ -133,15 +140,17 @@ def check_same_structure(base: BoltzmannMachine, machine: BoltzmannMachine) -> N
 def _check_inverse_temperatures(
     betas: Float[Array, " num_replicas"], num_replicas: int, machine: BoltzmannMachine
 ) -> Float[Array, " num_replicas"]:
+    checks.array("inverse_temperatures", betas)
     if jnp.shape(betas) != (num_replicas,):
         raise ValueError(
             f"got inverse_temperatures of shape {jnp.shape(betas)}; {num_replicas} replicas take ({num_replicas},)"
         )
-    betas = jnp.asarray(betas, machine.biases[0].dtype)
-    if isinstance(betas, jax.core.Tracer):
-        return betas
-    if not (bool(betas[0] >= 0) and bool(jnp.all(jnp.diff(betas) > 0)) and bool(betas[-1] == 1)):
-        raise ValueError(
-            f"got inverse_temperatures={betas.tolist()}; they are increasing numbers in [0, 1], the last one 1"
-        )
-    return betas
+
+    def increases(betas: Any, xp: Any) -> Any:
+        return (betas[0] >= 0) & xp.all(xp.diff(betas) > 0) & (betas[-1] == 1)
+
+    def found(betas: np.ndarray) -> str:
+        return f"{betas.tolist()}; they are increasing numbers in [0, 1], the last one 1"
+
+    checks.values("inverse_temperatures", betas, "increasing to 1", increases, found)
+    return jnp.asarray(betas, machine.biases[0].dtype)

@@ -20,9 +20,9 @@ epochs (`experiments`).
 
 import contextlib
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +30,14 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
+from vpf_jax import checks
 from vpf_jax.baselines import FLIP_FUNCTIONS, chain_estimate, flip_estimate
 from vpf_jax.energy import layer_field
+from vpf_jax.exporting import exported
 from vpf_jax.local_rule import objective_and_gradient
 from vpf_jax.machine import BoltzmannMachine, State, check_symmetric
 from vpf_jax.random_numbers import Stream, permutation, stream_of, substream, substreams, uniform
-from vpf_jax.stack import Stack, check_visible, climb, in_chunks, join_states
+from vpf_jax.stack import Stack, check_stack, check_visible_shape, climb, in_chunks, join_states
 from vpf_jax.visible_flips import averaged_flow, check_closed_form, draw_units
 
 RULES = ("vpf", "mpf", "cd", "pcd", "pl", "ratio")
@@ -43,6 +45,13 @@ EXPECTATIONS = ("sample", "exact")
 ESTEPS = ("epoch", "minibatch")
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("float32", "bfloat16")
+_CHOICES = {
+    "rule": RULES,
+    "expectation": EXPECTATIONS,
+    "schedule": SCHEDULES,
+    "estep": ESTEPS,
+    "precision": PRECISIONS,
+}
 # Of a machine: what decays and is bounded, biases not among it.
 WEIGHT_FIELDS = ("weights", "intra", "backward")
 
@@ -59,7 +68,7 @@ class TrainConfig:
     """Settings of a training run; the defaults are the paper's, where it states them.
 
     Raises:
-      ValueError: a value outside its range.
+      ValueError: a value of another type, or outside its range.
     """
 
     rule: str = "vpf"
@@ -98,22 +107,19 @@ class TrainConfig:
     parameters and the optimizer keep their precision."""
 
     def __post_init__(self) -> None:
-        _require(self.rule in RULES, "rule", self.rule, f"one of {RULES}")
-        _require(self.expectation in EXPECTATIONS, "expectation", self.expectation, f"one of {EXPECTATIONS}")
-        flips = self.flips_per_step
-        _require(flips is None or flips >= 1, "flips_per_step", flips, "an integer of at least 1, or None for all")
-        for name in ("rule_steps", "epochs", "batch_size"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "an integer of at least 1")
+        for name, choices in _CHOICES.items():
+            checks.one_of(name, getattr(self, name), choices)
+        checks.boolean("hidden_flips", self.hidden_flips)
         for name in ("learning_rate", "epsilon"):
-            value = getattr(self, name)
-            _require(0 < value < math.inf, name, value, "a positive finite number")
-        _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "a finite number of at least 0")
-        _require(self.schedule in SCHEDULES, "schedule", self.schedule, f"one of {SCHEDULES}")
-        _require(self.estep in ESTEPS, "estep", self.estep, f"one of {ESTEPS}")
-        _require(self.precision in PRECISIONS, "precision", self.precision, f"one of {PRECISIONS}")
-        bound = self.max_weight
-        allowed = "a positive finite number, or None for no bound"
-        _require(bound is None or 0 < bound < math.inf, "max_weight", bound, allowed)
+            checks.positive(name, getattr(self, name))
+        checks.non_negative("weight_decay", self.weight_decay)
+        if self.max_weight is not None:
+            checks.positive("max_weight", self.max_weight)
+        for name in ("rule_steps", "epochs", "batch_size"):
+            # Settings are static, and a key of compiled programs: a NumPy integer becomes a Python one.
+            object.__setattr__(self, name, checks.integer(name, getattr(self, name), 1))
+        if self.flips_per_step is not None:
+            object.__setattr__(self, "flips_per_step", checks.integer("flips_per_step", self.flips_per_step, 1))
 
     @property
     def sums_flips(self) -> bool:
@@ -121,6 +127,7 @@ class TrainConfig:
         return self.rule in FLIP_FUNCTIONS or (self.rule == "vpf" and self.expectation == "exact")
 
 
+@exported("vpf_jax.TrainState")
 @struct.dataclass
 class TrainState:
     """Everything that a run needs to go on; a pytree."""
@@ -135,6 +142,7 @@ class TrainState:
     """Of 'pcd', one state per machine, as many chains as a minibatch has examples; empty for other rules."""
 
 
+@exported("vpf_jax.Metrics")
 @struct.dataclass
 class Metrics:
     """What an epoch reports; scalars on the device."""
@@ -149,11 +157,14 @@ def init_state(key: PRNGKeyArray, stack: Stack, config: TrainConfig) -> TrainSta
     """The state before the first epoch; chains of 'pcd' start from uniform bits.
 
     Raises:
-      ValueError: a stack that the rule does not take.
+      ValueError: a stack that the rule does not take, no key, or no settings.
     """
+    checks.random_key(key)
+    _check_config(config)
+    check_stack(stack)
     _check_rule(stack, config)
-    # A copy of its own: training donates its input, and the caller's stack should survive.
-    stack = jax.tree.map(jnp.copy, stack)
+    # Copies of its own: training donates its input, and what the caller holds should survive.
+    stack, key = jax.tree.map(jnp.copy, (tuple(stack), key))
     chains: tuple[State, ...] = ()
     if config.rule == "pcd":
         stream = stream_of(jax.random.fold_in(key, _CHAINS))
@@ -174,19 +185,20 @@ def start_phase(state: TrainState, visible: Num[Array, "num_examples n_0"], conf
       ValueError: a stack that the rule does not take, or visible states that do not fit it or are fewer than a
         minibatch.
     """
-    check_visible(state.stack, visible)
+    _check_call(state, visible, config)
+    check_visible_shape(state.stack, visible)
     _check_batch_size(config, visible)
     fresh = init_state(state.key, state.stack, config)
     chains: tuple[State, ...] = ()
     if config.rule == "pcd":
         order_stream, stream = substreams(stream_of(jax.random.fold_in(state.key, _CHAINS)), 2)
-        some = visible[permutation(order_stream, visible.shape[0])[: config.batch_size]].astype(jnp.uint8)
+        order = permutation(order_stream, visible.shape[0])
+        some = jnp.asarray(visible)[order[: config.batch_size]].astype(jnp.uint8)
         # A copy: a machine's upper and the next one's lower state may be one array, and training donates both.
         chains = jax.tree.map(jnp.copy, join_states(some, climb(stream, state.stack, some)))
     return dataclasses.replace(fresh, epoch=jnp.copy(state.epoch), chains=chains)
 
 
-@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
 def train_epoch(
     state: TrainState, visible: Num[Array, "num_examples n_0"], *, config: TrainConfig
 ) -> tuple[TrainState, Metrics]:
@@ -200,12 +212,13 @@ def train_epoch(
       config: the settings, static.
 
     Raises:
-      ValueError: visible states that do not fit the stack, or fewer of them than a minibatch.
+      ValueError: visible states that are no zeros and ones, do not fit the stack or are fewer than a minibatch, or a
+        state that was made for other settings.
     """
-    return _epoch(state, visible, config)
+    _check_call(state, visible, config)
+    return _run_epoch(state, visible, config=config)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "at_once"), donate_argnames="states")
 def train_seeds_epoch(
     states: TrainState, visible: Num[Array, "num_examples n_0"], *, config: TrainConfig, at_once: int | None = None
 ) -> tuple[TrainState, Metrics]:
@@ -221,6 +234,15 @@ def train_seeds_epoch(
     Raises:
       ValueError: as `train_epoch`.
     """
+    _check_call(states, visible, config)
+    at_once = _check_at_once(at_once)
+    return _run_seeds_epoch(states, visible, config=config, at_once=at_once)
+
+
+def _epochs(
+    states: TrainState, visible: Num[Array, "num_examples n_0"], config: TrainConfig, at_once: int | None
+) -> tuple[TrainState, Metrics]:
+    """`train_seeds_epoch` inside whatever compiles it."""
 
     def epoch(state: TrainState) -> tuple[TrainState, Metrics]:
         return _epoch(state, visible, config)
@@ -247,10 +269,22 @@ def compile_epoch(
     Raises:
       ValueError: as `train_epoch`.
     """
-    if state.epoch.ndim:
-        lowered = train_seeds_epoch.lower(state, visible, config=config, at_once=at_once)
+    _check_call(state, visible, config)
+    if jnp.ndim(state.epoch):
+        at_once = _check_at_once(at_once)
+        compiled = _compiled(_run_seeds_epoch.lower(state, visible, config=config, at_once=at_once))
     else:
-        lowered = train_epoch.lower(state, visible, config=config)
+        checks.require(at_once is None, "at_once", at_once, "a number for states with a leading axis of seeds alone")
+        compiled = _compiled(_run_epoch.lower(state, visible, config=config))
+
+    def run_epoch(state: TrainState, visible: Array) -> tuple[TrainState, Metrics]:
+        checks.binary("visible states", visible)
+        return compiled(state, visible)
+
+    return run_epoch
+
+
+def _compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     if jax.default_backend() == "cpu":
         # Other versions of the compiler may not know the option.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
@@ -279,17 +313,17 @@ def check_finite(metrics: Metrics, epoch: int, last_largest: float) -> None:
 
 
 def largest_weight(stack: Stack) -> Float[Array, ""]:
-    """Largest |w| over all weights of a stack, 0 for a stack without any."""
+    """Largest |w| over all weights of a stack, 0 for a stack without any; nan where a parameter is not finite."""
     weights = jax.tree.leaves([getattr(machine, name) for machine in stack for name in WEIGHT_FIELDS])
-    return jnp.max(jnp.stack([jnp.zeros(()), *(jnp.max(jnp.abs(w)) for w in weights)]))
+    largest = jnp.max(jnp.stack([jnp.zeros(()), *(jnp.max(jnp.abs(w)) for w in weights)]))
+    return checks.spoilt(largest, stack)
 
 
 def _epoch(
     state: TrainState, visible: Num[Array, "num_examples n_0"], config: TrainConfig
 ) -> tuple[TrainState, Metrics]:
     """`train_epoch` inside whatever compiles it."""
-    check_visible(state.stack, visible)
-    _check_batch_size(config, visible)
+    _check_training(state, visible, config)
     num_examples = visible.shape[0]
     order_stream, estep_stream = substreams(stream_of(jax.random.fold_in(state.key, state.epoch)), 2)
     visible = visible[permutation(order_stream, num_examples)]
@@ -377,6 +411,59 @@ def _estimate(
     return objective, gradient, ()
 
 
+_run_epoch = jax.jit(_epoch, static_argnames="config", donate_argnames="state")
+_run_seeds_epoch = jax.jit(_epochs, static_argnames=("config", "at_once"), donate_argnames="states")
+
+
+def _check_config(config: TrainConfig) -> None:
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"got a {type(config).__name__} for the settings; it takes a TrainConfig")
+
+
+def _check_call(state: TrainState, visible: Num[Array, "num_examples n_0"], config: TrainConfig) -> None:
+    """Raises ValueError for what cannot be seen inside the compiled epoch: types and values."""
+    _check_config(config)
+    if not isinstance(state, TrainState):
+        raise ValueError(f"got a {type(state).__name__} for the state; it takes a TrainState, as init_state gives")
+    checks.array("a state", state.epoch)
+    checks.binary("visible states", visible)
+
+
+def _check_training(state: TrainState, visible: Num[Array, "num_examples n_0"], config: TrainConfig) -> None:
+    """Raises ValueError unless the data fit the state and the state the settings; of shapes, so that it may trace."""
+    check_visible_shape(state.stack, visible)
+    _check_batch_size(config, visible)
+    _check_belongs(state, config)
+    # Seen here under `checks.checked` alone.
+    checks.binary("visible states", visible)
+
+
+def _check_at_once(at_once: int | None) -> int | None:
+    return None if at_once is None else checks.integer("at_once", at_once, 1)
+
+
+def _check_belongs(state: TrainState, config: TrainConfig) -> None:
+    """Raises ValueError unless the state has the optimizer and the chains of these settings."""
+    made = "start_phase goes on from a trained stack under other settings"
+    wanted = jax.eval_shape(_optimizer(config, 1).init, state.stack)
+    if _shapes(state.optimizer) != _shapes(wanted):
+        raise ValueError(
+            f"got a state whose optimizer is not the one for its stack and schedule={config.schedule!r}; {made}"
+        )
+    sizes = [machine.sizes for machine in state.stack] if config.rule == "pcd" else []
+    chains = [tuple((config.batch_size, n) for n in machine) for machine in sizes]
+    found = [tuple(jnp.shape(layer) for layer in chain) for chain in state.chains]
+    if found != chains:
+        raise ValueError(
+            f"got a state with chains of shapes {found}; rule={config.rule!r} with batch_size={config.batch_size} "
+            f"takes {chains or 'a state without chains'}; {made}"
+        )
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.structure(tree), [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
+
+
 def _check_rule(stack: Stack, config: TrainConfig) -> None:
     if config.rule != "vpf" or config.sums_flips:
         for machine in stack:
@@ -387,7 +474,8 @@ def _check_rule(stack: Stack, config: TrainConfig) -> None:
             check_closed_form(machine, what, layers=(2,) if config.rule == "vpf" else (1, 2))
             if config.flips_per_step is not None:
                 allowed = f"up to the {machine.sizes[0]} units of the layer whose flips it counts"
-                _require(config.flips_per_step <= machine.sizes[0], "flips_per_step", config.flips_per_step, allowed)
+                fits = config.flips_per_step <= machine.sizes[0]
+                checks.require(fits, "flips_per_step", config.flips_per_step, allowed)
 
 
 def _check_batch_size(config: TrainConfig, visible: Num[Array, "num_examples n_0"]) -> None:
@@ -431,8 +519,3 @@ def _optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTrans
         return optax.adam(config.learning_rate)
     steps = config.epochs * steps_per_epoch
     return optax.adam(optax.cosine_decay_schedule(config.learning_rate, steps))
-
-
-def _require(holds: bool, name: str, value: object, allowed: str) -> None:
-    if not holds:
-        raise ValueError(f"got {name}={value}; it takes {allowed}")

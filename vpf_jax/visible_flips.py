@@ -19,11 +19,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
+from vpf_jax import checks
 from vpf_jax.energy import weighted_input
 from vpf_jax.local_rule import mean_products
-from vpf_jax.machine import BoltzmannMachine, check_symmetric, off_diagonal
+from vpf_jax.machine import BoltzmannMachine, check_machine, check_symmetric, off_diagonal
 from vpf_jax.random_numbers import Stream, permutation
 
 # Bytes of the terms formed at once (one array of [batch, units, n_1]): what stays in the cache of a core.
@@ -47,13 +49,18 @@ def averaged_flow(
       visible: zeros and ones.
       probabilities: of the hidden units, in [0, 1].
       hidden_flips: whether flips of hidden units count.
-      units: indices of the visible units whose flips count, scaled up to all; None: all.
+      units: distinct indices of the visible units whose flips count, scaled up to all; None: all.
 
     Raises:
-      ValueError: a machine of another shape, or an empty batch.
+      ValueError: a machine of another shape, states, probabilities or units that do not fit it, or an empty batch.
     """
     check_closed_form(machine, "the closed-form expectation over hidden states", layers=(2,))
-    _check_batch(visible)
+    visible, units = _check_flips(machine, visible, units)
+    probabilities = jnp.asarray(checks.probabilities("probabilities", probabilities))
+    wanted = (visible.shape[0], machine.sizes[1])
+    if probabilities.shape != wanted:
+        raise ValueError(f"got probabilities of shape {probabilities.shape}; they are [batch, n_1], here {wanted}")
+    checks.boolean("hidden_flips", hidden_flips)
     objective, gradient = _visible_flips(
         machine, visible, probabilities, jnp.exp, scale=0.5, through_hidden=False, units=units
     )
@@ -83,13 +90,13 @@ def summed_flow(
       machine: one layer, or two without weights inside the hidden one.
       visible: zeros and ones.
       function: elementwise and differentiable.
-      units: indices of the visible units whose flips count, scaled up to all; None: all.
+      units: distinct indices of the visible units whose flips count, scaled up to all; None: all.
 
     Raises:
-      ValueError: a machine of another shape, or an empty batch.
+      ValueError: a machine of another shape, states or units that do not fit it, or an empty batch.
     """
     check_closed_form(machine, "a rule on the free energy", layers=(1, 2))
-    _check_batch(visible)
+    visible, units = _check_flips(machine, visible, units)
     if len(machine.sizes) == 1:
         return _fully_visible(machine, visible, function, units)
     fields = weighted_input(visible, machine.weights[0], machine.biases[1].dtype) + machine.biases[1][None]
@@ -104,6 +111,7 @@ def draw_units(stream: Stream, machine: BoltzmannMachine, num_units: int | None)
 
 def check_closed_form(machine: BoltzmannMachine, what: str, layers: tuple[int, ...]) -> None:
     """Raises ValueError unless the machine has symmetric weights, layers as allowed, and independent hidden units."""
+    check_machine(machine)
     check_symmetric(machine, what)
     if len(machine.sizes) not in layers or any(l is not None for l in machine.intra[1:]):
         inside = " with weights inside a hidden layer" if any(l is not None for l in machine.intra[1:]) else ""
@@ -194,6 +202,26 @@ def _tied(products: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return off_diagonal(products + products.T)
 
 
-def _check_batch(visible: Num[Array, "batch n_0"]) -> None:
-    if len(visible) == 0:
-        raise ValueError("got an empty batch; a mean over states takes at least one state")
+def _check_flips(
+    machine: BoltzmannMachine, visible: Num[Array, "batch n_0"], units: Int[Array, " num_units"] | None
+) -> tuple[Num[Array, "batch n_0"], Int[Array, " num_units"] | None]:
+    """The states and the units as arrays; raises ValueError unless both fit the machine."""
+    n_0 = machine.sizes[0]
+    checks.array("visible states", visible, f"an array [batch, {n_0}] of zeros and ones")
+    if jnp.ndim(visible) != 2 or jnp.shape(visible)[1] != n_0 or jnp.shape(visible)[0] == 0:
+        raise ValueError(
+            f"got visible states of shape {jnp.shape(visible)}; the machine takes [batch, {n_0}], batch at least 1"
+        )
+    checks.binary("visible states", visible)
+    if units is not None:
+        allowed = f"distinct indices of visible units, from 0 to {n_0 - 1}, at least one"
+        if not checks.is_traced(units):
+            # By NumPy, which a trace around the call does not see.
+            indices = np.asarray(units)
+            fits = indices.ndim == 1 and indices.size > 0 and indices.dtype.kind in "iu"
+            fits = fits and 0 <= indices.min() and indices.max() < n_0 and len(np.unique(indices)) == indices.size
+            checks.require(fits, "units", units, allowed)
+        units = jnp.asarray(units)
+        fits = units.ndim == 1 and units.size > 0 and jnp.issubdtype(units.dtype, jnp.integer)
+        checks.require(fits, "units", units, allowed)
+    return jnp.asarray(visible), units

@@ -39,8 +39,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
+from vpf_jax import checks
 from vpf_jax.machine import BoltzmannMachine
-from vpf_jax.related.checks import require
 
 RULES = ("huang", "meng")
 ESTEPS = ("exact", "messages")
@@ -81,13 +81,13 @@ class SynapseConfig:
     """Share of the old message in the new one, from 0 up to but not 1."""
 
     def __post_init__(self) -> None:
-        require(self.rule in RULES, "rule", self.rule, f"one of {RULES}")
-        require(self.estep in ESTEPS, "estep", self.estep, f"one of {ESTEPS}")
+        checks.one_of("rule", self.rule, RULES)
+        checks.one_of("estep", self.estep, ESTEPS)
         _check_beta(self.beta)
         _check_prior(self.prior_mean)
-        rate = self.learning_rate
-        require(0 < rate < math.inf, "learning_rate", rate, "a positive finite number")
-        require(0 < self.mixing_rate <= 1, "mixing_rate", self.mixing_rate, "a number above 0 and at most 1")
+        checks.positive("learning_rate", self.learning_rate)
+        checks.positive("mixing_rate", self.mixing_rate)
+        checks.require(0 < self.mixing_rate <= 1, "mixing_rate", self.mixing_rate, "a number above 0 and at most 1")
         _check_messages(self.num_iterations, self.tolerance, self.damping)
 
     @property
@@ -270,6 +270,7 @@ def surrogate_and_gradient(
     _check_means(means)
     _check_visible(visible, means)
     n, p = means.shape
+    checks.finite("draws", draws)
     if draws.ndim != 2 or draws.shape[0] == 0 or draws.shape[1] != p:
         raise ValueError(f"got draws of shape {draws.shape}; they take [num_draws, {p}], at least one draw")
     beta, num_examples = config.beta, visible.shape[0]
@@ -310,8 +311,11 @@ def init_synapses(
     """
     _check_sizes(num_visible, num_hidden)
     if config.estep == "exact":
-        require(num_hidden <= MOST_SUMMED, "num_hidden", num_hidden, f"up to {MOST_SUMMED} with the exact E-step")
-    require(0 < scale < math.inf, "scale", scale, "a positive finite number")
+        checks.require(
+            num_hidden <= MOST_SUMMED, "num_hidden", num_hidden, f"up to {MOST_SUMMED} with the exact E-step"
+        )
+    checks.positive("scale", scale)
+    checks.random_key(key)
     means = _bounded(scale * jax.random.normal(key, (num_visible, num_hidden)))
     return SynapseState(means, _optimizer(config).init(means))
 
@@ -368,7 +372,9 @@ def plant_synapses(
       ValueError: values outside these ranges.
     """
     _check_sizes(num_visible, num_hidden)
-    require(0 <= correlation <= 1, "correlation", correlation, "a number from 0 to 1")
+    checks.non_negative("correlation", correlation)
+    checks.require(correlation <= 1, "correlation", correlation, "a number from 0 to 1")
+    checks.random_key(key)
     common_key, own_key = jax.random.split(key)
     common = jax.random.rademacher(common_key, (num_visible, 1), jnp.result_type(float))
     same = jax.random.bernoulli(own_key, (1 + math.sqrt(correlation)) / 2, (num_visible, num_hidden))
@@ -390,12 +396,14 @@ def sample_visible(
       ValueError: values outside these ranges.
     """
     _check_beta(beta)
+    checks.array("synapses", synapses)
     if synapses.ndim != 2:
         raise ValueError(f"got synapses of shape {synapses.shape}; they take [n, p]")
     _check_spins("synapses", synapses)
     n, p = synapses.shape
-    require(1 <= p <= MOST_SUMMED, "num_hidden", p, f"1 to {MOST_SUMMED} where hidden states are enumerated")
-    require(num_examples >= 1, "num_examples", num_examples, "an integer of at least 1")
+    checks.require(1 <= p <= MOST_SUMMED, "num_hidden", p, f"1 to {MOST_SUMMED} where hidden states are enumerated")
+    num_examples = checks.integer("num_examples", num_examples, 1)
+    checks.random_key(key)
     hidden_key, visible_key = jax.random.split(key)
     fields = beta / math.sqrt(n) * hidden_states(p) @ synapses.T.astype(jnp.result_type(float))
     numbers = jax.random.categorical(hidden_key, jnp.sum(_log_2cosh(fields), axis=1), shape=(num_examples,))
@@ -411,6 +419,8 @@ def overlaps(means: Float[Array, "n p"], synapses: Num[Array, "n p"]) -> Float[A
     Raises:
       ValueError: shapes that differ.
     """
+    checks.finite("means", means)
+    checks.finite("synapses", synapses)
     if means.ndim != 2 or means.shape != synapses.shape:
         raise ValueError(f"got means of shape {means.shape} and synapses of shape {synapses.shape}; both are [n, p]")
     n, p = means.shape
@@ -437,11 +447,10 @@ def as_machine(synapses: Num[Array, "n p"], beta: float) -> BoltzmannMachine:
       ValueError: values outside these ranges, or synapses of another shape.
     """
     _check_beta(beta)
-    synapses = jnp.asarray(synapses, jnp.result_type(float))
+    synapses = jnp.asarray(checks.array("synapses", synapses), jnp.result_type(float))
     if synapses.ndim != 2 or 0 in synapses.shape:
         raise ValueError(f"got synapses of shape {synapses.shape}; they take [n, p], neither 0")
-    if _known(synapses) and not np.all(np.isfinite(synapses)):
-        raise ValueError("got synapses that are not finite; they take finite numbers")
+    checks.finite("synapses", synapses)
     couplings = beta / math.sqrt(synapses.shape[0]) * synapses
     biases = -2 * jnp.sum(couplings, axis=1), -2 * jnp.sum(couplings, axis=0)
     return BoltzmannMachine(biases=biases, weights=(4 * couplings,), intra=(None, None))
@@ -479,27 +488,27 @@ def _log_2cosh(x: Array) -> Array:
     return jnp.logaddexp(x, -x)
 
 
-def _known(value: object) -> bool:
-    """Whether values are at hand and not traced; they are checked by NumPy, which a trace around does not see."""
-    return not isinstance(value, jax.core.Tracer)
-
-
 def _check_dual(means: Array, z: Array, beta: Array | float) -> None:
     _check_means(means)
+    checks.finite("z", z)
     if z.shape != means.shape[1:]:
         raise ValueError(f"got z of shape {z.shape} with {means.shape[1]} hidden units; it takes one number for each")
     _check_beta(beta)
 
 
 def _check_means(means: Array) -> None:
+    checks.array("means", means)
     if means.ndim != 2 or 0 in means.shape:
         raise ValueError(f"got means of shape {means.shape}; they take [n, p], neither 0")
-    # Written as "not inside" because nan compares false.
-    if _known(means) and not np.all(np.abs(means) < 1):
-        raise ValueError(f"got means up to |lambda|={np.max(np.abs(means))}; they take numbers between -1 and 1")
+
+    def found(means: np.ndarray) -> str:
+        return f"up to |lambda|={np.abs(means).max()}; they take numbers between -1 and 1"
+
+    checks.values("means", means, "between -1 and 1", lambda m, xp: xp.all(xp.abs(m) < 1), found)
 
 
 def _check_visible(visible: Array, means: Array) -> None:
+    checks.array("visible states", visible, "an array of spins -1 and +1")
     if visible.ndim != 2 or visible.shape[0] == 0 or visible.shape[1] != means.shape[0]:
         raise ValueError(
             f"got visible states of shape {visible.shape}; they take [num_examples, {means.shape[0]}], at least one"
@@ -508,25 +517,30 @@ def _check_visible(visible: Array, means: Array) -> None:
 
 
 def _check_spins(name: str, values: Array) -> None:
-    if _known(values) and not np.all(np.abs(values) == 1):
-        raise ValueError(f"got {name} other than -1 and +1, from {np.min(values)} to {np.max(values)}")
+    checks.array(name, values, "an array of spins -1 and +1")
+
+    def found(values: np.ndarray) -> str:
+        return f"other than -1 and +1, from {values.min()} to {values.max()}; they are spins"
+
+    checks.values(name, values, "spins", lambda s, xp: xp.all(xp.abs(s) == 1), found)
 
 
 def _check_beta(beta: Array | float) -> None:
-    if _known(beta):
-        require(bool(0 < beta < math.inf), "beta", beta, "a positive finite number")
+    checks.positive("beta", beta)
 
 
 def _check_prior(prior_mean: float) -> None:
-    require(-1 < prior_mean < 1, "prior_mean", prior_mean, "a number between -1 and 1")
+    checks.finite_number("prior_mean", prior_mean)
+    checks.require(-1 < prior_mean < 1, "prior_mean", prior_mean, "a number between -1 and 1")
 
 
 def _check_messages(num_iterations: int, tolerance: float, damping: float) -> None:
-    require(num_iterations >= 1, "num_iterations", num_iterations, "an integer of at least 1")
-    require(0 <= tolerance < math.inf, "tolerance", tolerance, "a finite number of at least 0")
-    require(0 <= damping < 1, "damping", damping, "a number of at least 0 and below 1")
+    checks.integer("num_iterations", num_iterations, 1)
+    checks.non_negative("tolerance", tolerance)
+    checks.non_negative("damping", damping)
+    checks.require(0 <= damping < 1, "damping", damping, "a number of at least 0 and below 1")
 
 
 def _check_sizes(num_visible: int, num_hidden: int) -> None:
-    require(num_visible >= 1, "num_visible", num_visible, "an integer of at least 1")
-    require(num_hidden >= 1, "num_hidden", num_hidden, "an integer of at least 1")
+    checks.integer("num_visible", num_visible, 1)
+    checks.integer("num_hidden", num_hidden, 1)

@@ -26,7 +26,6 @@ over epochs, figures (`experiments.equilibrium_propagation`); convolutions, othe
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -37,8 +36,8 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from vpf_jax import checks
 from vpf_jax.random_numbers import permutation, stream_of, substreams, uniform
-from vpf_jax.related.checks import require
 
 ESTIMATORS = ("one_sided", "centred")
 OPTIMIZERS = ("sgd", "adam")
@@ -80,8 +79,8 @@ ACTIVATIONS = {
 
 
 def _check_beta(beta: float | Array | np.ndarray) -> None:
-    if not (np.isfinite(beta) and beta != 0):
-        raise ValueError(f"got beta={beta}; it takes a finite number other than 0")
+    checks.finite_number("beta", beta)
+    checks.require(checks.is_traced(beta) or beta != 0, "beta", beta, "a finite number other than 0")
 
 
 @struct.dataclass
@@ -129,16 +128,22 @@ class EquilibriumConfig:
     """Examples per step, at least 1 and at most the number of examples."""
 
     def __post_init__(self) -> None:
-        require(self.activation in ACTIVATIONS, "activation", self.activation, f"one of {tuple(ACTIVATIONS)}")
-        require(0 < self.step_size <= 1, "step_size", self.step_size, "a number in (0, 1]")
+        checks.one_of("activation", self.activation, tuple(ACTIVATIONS))
+        checks.positive("step_size", self.step_size)
+        checks.require(self.step_size <= 1, "step_size", self.step_size, "a number in (0, 1]")
+        checks.boolean("persistent", self.persistent)
         for name in ("free_steps", "nudged_steps", "batch_size"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "an integer of at least 1")
+            object.__setattr__(self, name, checks.integer(name, getattr(self, name), 1))
         _check_beta(self.beta)
-        require(self.estimator in ESTIMATORS, "estimator", self.estimator, f"one of {ESTIMATORS}")
-        require(self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, f"one of {OPTIMIZERS}")
+        checks.one_of("estimator", self.estimator, ESTIMATORS)
+        checks.one_of("optimizer", self.optimizer, OPTIMIZERS)
         rates = self.learning_rates
-        fit = len(rates) >= 2 and all(0 < rate < math.inf for rate in rates)
-        require(fit, "learning_rates", rates, "a positive finite number per weight matrix, at least two")
+        several = isinstance(rates, tuple) and len(rates) >= 2
+        checks.require(
+            several, "learning_rates", rates, "a tuple of one positive number per weight matrix, at least two"
+        )
+        for i, rate in enumerate(rates):
+            checks.positive(f"learning_rates[{i}]", rate)
 
 
 class Preset(NamedTuple):
@@ -228,9 +233,9 @@ def init_network(key: PRNGKeyArray, sizes: Sequence[int]) -> EquilibriumNetwork:
     Raises:
       ValueError: fewer than three sizes, or sizes that are no positive integers.
     """
-    if len(sizes) < 3 or any(size != int(size) or size < 1 for size in sizes):
-        raise ValueError(f"got sizes={tuple(sizes)}; it takes three or more positive integers")
-    pairs = list(itertools.pairwise(int(size) for size in sizes))
+    sizes = checks.positive_integers("sizes", sizes, "three or more positive integers", least=3)
+    checks.random_key(key)
+    pairs = list(itertools.pairwise(sizes))
     keys = jax.random.split(key, len(pairs))
     glorot = jax.nn.initializers.glorot_uniform()
     return EquilibriumNetwork(
@@ -313,8 +318,7 @@ def relax(
     Raises:
       ValueError: steps below 1.
     """
-    if steps < 1:
-        raise ValueError(f"got steps={steps}; it takes an integer of at least 1")
+    steps = checks.integer("steps", steps, 1)
     return _relax(network, _drive(network, x), state, config, steps, target, beta)
 
 
@@ -339,8 +343,7 @@ def estimate_gradient(
     Raises:
       ValueError: a concrete beta that is 0 or not finite.
     """
-    if not isinstance(beta, jax.core.Tracer):
-        _check_beta(beta)
+    _check_beta(beta)
     return _estimate(network, x, _drive(network, x), free, target, config, beta)
 
 
@@ -353,8 +356,9 @@ def init_state(
       ValueError: a network that does not fit the learning rates, or fewer examples than a minibatch takes.
     """
     _check(network, num_examples, config)
-    # A copy of its own: training donates its input, and the caller's network should survive.
-    network = jax.tree.map(jnp.copy, network)
+    checks.random_key(key)
+    # Copies of its own: training donates its input, and what the caller holds should survive.
+    network, key = jax.tree.map(jnp.copy, (network, key))
     particles = _rest(network, num_examples) if config.persistent else ()
     return TrainState(network, _optimizer(config).init(network), particles, key, jnp.zeros((), jnp.int32))
 
@@ -377,8 +381,14 @@ def train_epoch(
       config: the settings, static.
 
     Raises:
-      ValueError: images or labels that do not fit the network or the particles, or labels outside their range.
+      ValueError: images or labels that do not fit the network or the particles, images that are not finite, or labels
+        outside their range.
     """
+    if not isinstance(state, TrainState):
+        raise ValueError(f"got a {type(state).__name__} for the state; it takes a TrainState, as init_state gives")
+    checks.array("a state", state.epoch)
+    checks.finite("images", images)
+    checks.array("labels", labels, "an array of integers")
     sizes, num_examples = state.network.sizes, images.shape[0]
     _check(state.network, num_examples, config)
     if images.shape[1:] != sizes[:1] or labels.shape != (num_examples,):
@@ -391,10 +401,14 @@ def train_epoch(
             f"got {num_examples} examples and particles of shapes {[p.shape for p in state.particles]} with "
             f"persistent={config.persistent}; they are one per example if persistent, and none otherwise"
         )
-    if not isinstance(labels, jax.core.Tracer):
-        low, high = int(jnp.min(labels)), int(jnp.max(labels))
-        if low < 0 or high >= sizes[-1]:
-            raise ValueError(f"got labels from {low} to {high}; with {sizes[-1]} outputs they are 0 to {sizes[-1] - 1}")
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"got labels of dtype {labels.dtype}; they are integers")
+
+    def found(labels: np.ndarray) -> str:
+        return f"from {labels.min()} to {labels.max()}; with {sizes[-1]} outputs they are 0 to {sizes[-1] - 1}"
+
+    kind = f"0 to {sizes[-1] - 1}"
+    checks.values("labels", labels, kind, lambda y, xp: xp.all((y >= 0) & (y < sizes[-1])), found)
     return _epoch(state, images, labels, config=config)
 
 
@@ -564,6 +578,13 @@ def _optimizer(config: EquilibriumConfig) -> optax.GradientTransformation:
 
 
 def _check(network: EquilibriumNetwork, num_examples: int, config: EquilibriumConfig) -> None:
+    if not isinstance(network, EquilibriumNetwork) or not isinstance(config, EquilibriumConfig):
+        raise ValueError(
+            f"got a {type(network).__name__} and a {type(config).__name__}; it takes an EquilibriumNetwork and an "
+            "EquilibriumConfig"
+        )
+    for parameter in jax.tree.leaves(network):
+        checks.finite("a network", parameter)
     if len(config.learning_rates) != len(network.weights):
         raise ValueError(
             f"got {len(config.learning_rates)} learning_rates for {len(network.weights)} weight matrices; "

@@ -40,7 +40,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from vpf_jax.related.checks import require
+from vpf_jax import checks
 
 Map = Callable[[Array], Array]
 
@@ -171,9 +171,9 @@ class Inference:
     """a, the pull of g2(h2) on h1; at least 0."""
 
     def __post_init__(self) -> None:
-        require(self.num_steps >= 0, "num_steps", self.num_steps, "an integer of at least 0")
-        require(0 < self.rate < math.inf, "rate", self.rate, "a positive finite number")
-        require(0 <= self.top_down < math.inf, "top_down", self.top_down, "a finite number of at least 0")
+        object.__setattr__(self, "num_steps", checks.integer("num_steps", self.num_steps, 0))
+        checks.positive("rate", self.rate)
+        checks.non_negative("top_down", self.top_down)
 
     @property
     def h1_variance(self) -> float:
@@ -217,15 +217,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("feedback_noise", "forward_noise"):
-            value = getattr(self, name)
-            require(0 <= value < math.inf, name, value, "a finite number of at least 0")
+            checks.non_negative(name, getattr(self, name))
         for name in ("spikes", "batch_size"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "an integer of at least 1")
+            object.__setattr__(self, name, checks.integer(name, getattr(self, name), 1))
         for name in ("learning_rate", "stabiliser"):
-            value = getattr(self, name)
-            require(0 < value < math.inf, name, value, "a positive finite number")
+            checks.positive(name, getattr(self, name))
         for name in ("decay", "momentum"):
-            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 to below 1")
+            checks.non_negative(name, getattr(self, name))
+            checks.require(getattr(self, name) < 1, name, getattr(self, name), "a number from 0 to below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,9 +265,8 @@ def init_parameters(key: PRNGKeyArray, sizes: tuple[int, int, int] = SIZES) -> P
     Raises:
       ValueError: sizes that are not three positive integers.
     """
-    if len(sizes) != 3 or min(sizes) < 1:
-        raise ValueError(f"got sizes={sizes}; it takes three positive integers")
-    n_0, n_1, n_2 = sizes
+    n_0, n_1, n_2 = checks.positive_integers("sizes", sizes, "three positive integers", 3, 3)
+    checks.random_key(key)
     orthogonal = jax.nn.initializers.orthogonal()
     f1_key, f2_key, g1_key, g2_key = jax.random.split(key, 4)
 
@@ -351,8 +349,7 @@ def widen(prior: Prior, factor: float | Float[Array, ""]) -> Prior:
     Raises:
       ValueError: a concrete factor that is negative or not finite.
     """
-    if not isinstance(factor, jax.core.Tracer):
-        require(bool(0 <= factor < math.inf), "factor", factor, "a finite number of at least 0")
+    checks.non_negative("factor", factor)
     return prior._replace(variance=factor**2 * prior.variance)
 
 
@@ -458,12 +455,13 @@ def init_state(key: PRNGKeyArray, sizes: tuple[int, int, int], config: TrainConf
     Raises:
       ValueError: as `init_parameters`.
     """
+    _check_config(config)
+    checks.random_key(key)
     parameters_key, key = jax.random.split(key)
     parameters = init_parameters(parameters_key, sizes)
     return TrainState(parameters, _optimizer(config).init(parameters), key, jnp.zeros((), jnp.int32))
 
 
-@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
 def train_epoch(
     state: TrainState, visible: Float[Array, "num_examples n_0"], *, config: TrainConfig
 ) -> tuple[TrainState, Losses]:
@@ -478,8 +476,21 @@ def train_epoch(
       The next state, and the losses averaged over the minibatches, each at its own step's parameters.
 
     Raises:
-      ValueError: images that do not fit, or fewer of them than a minibatch.
+      ValueError: images that do not fit, values outside [0, 1], or fewer of them than a minibatch.
     """
+    _check_config(config)
+    if not isinstance(state, TrainState):
+        raise ValueError(f"got a {type(state).__name__} for the state; it takes a TrainState, as init_state gives")
+    checks.array("a state", state.epoch)
+    checks.from_zero_to_one("images", visible)
+    return _epoch(state, visible, config=config)
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
+def _epoch(
+    state: TrainState, visible: Float[Array, "num_examples n_0"], *, config: TrainConfig
+) -> tuple[TrainState, Losses]:
+    """`train_epoch` inside whatever compiles it."""
     visible = _check_visible(state.parameters, visible)
     num_batches = visible.shape[0] // config.batch_size
     if num_batches == 0:
@@ -527,8 +538,11 @@ def generate(
     Raises:
       ValueError: a number outside its range.
     """
-    require(num_samples >= 1, "num_samples", num_samples, "an integer of at least 1")
-    require(num_rounds >= 0, "num_rounds", num_rounds, "an integer of at least 0")
+    num_samples = checks.integer("num_samples", num_samples, 1)
+    num_rounds = checks.integer("num_rounds", num_rounds, 0)
+    checks.random_key(key)
+    for number in jax.tree.leaves((parameters, prior)):
+        checks.finite("the parameters and the prior", number)
     maps = parameters.maps
     normal = jax.random.normal(key, (num_samples, *prior.mean.shape), prior.mean.dtype)
     h2 = prior.mean[None] + jnp.sqrt(prior.variance)[None] * normal
@@ -548,7 +562,9 @@ def randomise(
     Raises:
       ValueError: a mask of another shape, or of other than booleans.
     """
-    visible, mask = jnp.asarray(visible), _check_mask(mask, visible)
+    checks.random_key(key)
+    visible = jnp.asarray(checks.array("images", visible))
+    mask = _check_mask(mask, visible)
     return jnp.where(mask, jax.random.uniform(key, visible.shape, visible.dtype), visible)
 
 
@@ -576,7 +592,7 @@ def inpaint(
     """
     corrupted = _check_visible(parameters, corrupted)
     mask = _check_mask(mask, corrupted)
-    require(num_steps >= 1, "num_steps", num_steps, "an integer of at least 1")
+    num_steps = checks.integer("num_steps", num_steps, 1)
     maps = parameters.maps
 
     def of_one(given: tuple[Array, Array]) -> Float[Array, " n_0"]:
@@ -588,6 +604,11 @@ def inpaint(
         return jax.lax.fori_loop(0, num_steps, step, known)
 
     return jax.lax.map(of_one, (corrupted, mask), batch_size=_CHUNK)
+
+
+def _check_config(config: TrainConfig) -> None:
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"got a {type(config).__name__} for the settings; it takes a TrainConfig")
 
 
 def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
@@ -613,20 +634,19 @@ def _log_normal(values: Array, mean: Array, variance: Array) -> Float[Array, ""]
 
 def _check_visible(parameters: Parameters, visible: Float[Array, "batch n_0"]) -> Float[Array, "batch n_0"]:
     """The images in the precision of the parameters, or ValueError."""
+    for number in jax.tree.leaves(parameters):
+        checks.finite("the parameters", number)
+    checks.array("images", visible)
     n_0 = parameters.sizes[0]
     shape = jnp.shape(visible)
     if len(shape) != 2 or shape[1] != n_0 or shape[0] == 0:
         raise ValueError(f"got images of shape {shape}; the maps take [batch, {n_0}], batch at least 1")
-    visible = jnp.asarray(visible)
-    if not isinstance(visible, jax.core.Tracer):
-        low, high = float(jnp.min(visible)), float(jnp.max(visible))
-        if not (low >= 0 and high <= 1):
-            raise ValueError(f"got images with values from {low:g} to {high:g}; they take values from 0 to 1")
-    return visible.astype(parameters.f1.weights.dtype)
+    checks.from_zero_to_one("images", visible)
+    return jnp.asarray(visible).astype(parameters.f1.weights.dtype)
 
 
 def _check_mask(mask: Bool[Array, "batch n_0"], images: Float[Array, "batch n_0"]) -> Bool[Array, "batch n_0"]:
-    mask = jnp.asarray(mask)
+    mask = jnp.asarray(checks.array("a mask", mask, "an array of booleans"))
     if mask.shape != images.shape or mask.dtype != bool:
         raise ValueError(
             f"got a mask of shape {mask.shape} and dtype {mask.dtype} for images of shape {images.shape}; it takes "

@@ -1,0 +1,32 @@
+"""Pytrees of the library under names of their own, so that functions which take or give them can be stored.
+
+`jax.export` writes a compiled function to a file with the structure of its arguments and results, and knows the
+classes that have been registered with it. Not here: the optimizer states of Optax in a `train.TrainState`, which Optax
+would have to register; machines as files (`checkpoint`).
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from jax import export
+
+Class = TypeVar("Class", bound=type)
+
+
+def exported(name: str) -> Callable[[Class], Class]:
+    """Registers a named tuple, or a dataclass of `flax.struct` without static fields, under a name that stays."""
+
+    def register(tree: Class) -> Class:
+        if issubclass(tree, tuple):
+            export.register_namedtuple_serialization(tree, serialized_name=name)
+        else:
+            export.register_pytree_node_serialization(
+                tree,
+                serialized_name=name,
+                # Flax keeps the values of static fields there, and these classes have none.
+                serialize_auxdata=lambda static: b"",
+                deserialize_auxdata=lambda stored: (),
+            )
+        return tree
+
+    return register
