@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import vpf_jax
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -92,3 +94,46 @@ def test_importing_loads_neither_files_nor_pictures_nor_data():
     assert loaded.isdisjoint(
         {"orbax", "optax", "matplotlib", "tensorflow", "tensorflow_datasets", "mlxtend", "sklearn"}
     )
+
+
+def test_submodules_are_reached_without_importing_them_by_name():
+    program = (
+        "import sys, vpf_jax; before = set(sys.modules); assert 'vpf_jax.train' not in before;"
+        "print(vpf_jax.train.TrainConfig().rule, vpf_jax.datasets.DATASETS[0], vpf_jax.checkpoint.KEPT,"
+        " vpf_jax.figures.save_tiles.__name__, {'train', 'figures'} <= set(dir(vpf_jax)))"
+    )
+    assert run(sys.executable, "-c", program, cwd=ROOT).stdout.split() == ["vpf", "mnist_5k", "2", "save_tiles", "True"]
+    with pytest.raises(AttributeError, match="module 'vpf_jax' has no attribute 'trian'"):
+        vpf_jax.trian  # noqa: B018
+
+
+def test_figures_without_matplotlib_say_what_to_install():
+    program = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "try:\n    import vpf_jax.figures\nexcept ModuleNotFoundError as error:\n    print(error)"
+    )
+    told = run(sys.executable, "-c", program, cwd=ROOT).stdout
+    assert told == "vpf_jax.figures needs matplotlib, not installed here: install vpf_jax[experiments]\n"
+
+
+@pytest.mark.slow
+def test_a_users_script_sees_types(tmp_path):
+    (tmp_path / "script.py").write_text(
+        textwrap.dedent("""
+        import jax
+        import jax.numpy as jnp
+        import vpf_jax
+
+        stack = vpf_jax.init_stack(jax.random.key(0), (6, 4))
+        config = vpf_jax.train.TrainConfig(batch_size=2)
+        state = vpf_jax.train.init_state(jax.random.key(1), stack, config)
+        state, metrics = vpf_jax.train.train_epoch(state, jnp.zeros((4, 6), jnp.uint8), config=config)
+        reveal_type(state)
+        reveal_type(metrics)
+        reveal_type(vpf_jax.energy)
+        """)
+    )
+    told = run(sys.executable, "-m", "mypy", "--ignore-missing-imports", str(tmp_path / "script.py"), cwd=ROOT).stdout
+    assert 'Revealed type is "vpf_jax.train.TrainState"' in told
+    assert 'Revealed type is "vpf_jax.train.Metrics"' in told
+    assert "Any" not in told.split("Metrics")[0]

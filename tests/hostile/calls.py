@@ -288,7 +288,7 @@ L = np.array([0, 1, 0, 1, 0])
 
 
 def _fresh_training() -> train.TrainState:
-    return train.init_state(jax.random.key(1), STACK, CONFIG)
+    return train.init_state(jax.random.key(1), (RBM,), CONFIG)
 
 
 def _train_epoch(state: Any = "fresh", visible: Any = VISIBLE, config: Any = CONFIG) -> Any:

@@ -1,0 +1,51 @@
+"""Training with narrow factors in its matrix products: every model, on every machine that runs the tests."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vpf_jax
+from vpf_jax import train
+from vpf_jax.energy import narrow_product
+
+SIZES = (12, 8, 6, 4)
+
+
+def stacks():
+    """The models of the main command, small."""
+    keys = iter(jax.random.split(jax.random.key(0), 5))
+    hidden = tuple(range(1, len(SIZES)))
+    return {
+        "rbm": vpf_jax.init_stack(next(keys), SIZES[:2]),
+        "dbm": vpf_jax.init_stack(next(keys), SIZES),
+        "intra_dbm": vpf_jax.init_stack(next(keys), SIZES, intra=True),
+        "joint intra_dbm": (vpf_jax.init_machine(next(keys), SIZES, hidden),),
+        "directed intra_dbm": vpf_jax.untie_stack(vpf_jax.init_stack(next(keys), SIZES, intra=True)),
+    }
+
+
+@pytest.mark.parametrize("estep", train.ESTEPS)
+@pytest.mark.parametrize("model", stacks())
+def test_every_model_learns_in_bfloat16(model, estep):
+    visible = jnp.asarray(np.random.default_rng(0).integers(0, 2, (60, SIZES[0])), jnp.uint8)
+    objectives = {}
+    for precision in train.PRECISIONS:
+        config = train.TrainConfig(epochs=2, batch_size=20, estep=estep, precision=precision, learning_rate=0.01)
+        state = train.init_state(jax.random.key(1), stacks()[model], config)
+        for _ in range(2):
+            state, metrics = train.train_epoch(state, visible, config=config)
+        objectives[precision] = float(metrics.objective)
+    # Narrow weights are off by 2^-9 of their size, and they are small: the rates hardly differ.
+    assert objectives["bfloat16"] == pytest.approx(objectives["float32"], rel=2e-3)
+    assert objectives["bfloat16"] != objectives["float32"]
+
+
+def test_products_of_narrow_factors_are_those_of_the_rounded_numbers():
+    rng = np.random.default_rng(0)
+    a, b = (jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in ((5, 7), (7, 3)))
+    product = jax.jit(narrow_product, static_argnums=2)(a, b, jnp.float32)
+    assert product.dtype == jnp.float32
+    np.testing.assert_allclose(product, np.asarray(a, np.float64) @ np.asarray(b, np.float64), rtol=1e-5)
+    lowered = jax.export.export(jax.jit(narrow_product, static_argnums=2), platforms=["cuda"])(a, b, jnp.float32)
+    assert "tensor<5x7xbf16>, tensor<7x3xbf16>) -> tensor<5x3xf32>" in lowered.mlir_module()
