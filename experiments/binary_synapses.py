@@ -25,6 +25,7 @@ the same data and the same draws of z for each E-step and rule. Not here: biases
 """
 
 import dataclasses
+import functools
 import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -210,13 +211,9 @@ def run(config: Config) -> dict[str, Any]:
         workdir = open_workdir(config.workdir, dataclasses.asdict(config), runs.FREE)
         summary = finished_summary(workdir)
     else:
-        images, workdir, summary = runs.open_run(config)
+        images, workdir, summary = runs.open_run(config, functools.partial(_check_number, config))
     if summary is not None:
         return summary
-    if images is not None and config.num_images > len(images.train.images):
-        raise UsageError(
-            f"got --num_images={config.num_images}; {config.dataset} has {len(images.train.images)} training images"
-        )
     alphas = (None,) if images is not None else config.alpha
     fits = [Fit(*parts) for parts in itertools.product(config.hidden, config.esteps, config.rules, alphas)]
     with stop_requests() as stops:
@@ -228,6 +225,13 @@ def run(config: Config) -> dict[str, Any]:
         _draw_surrogates(config, rows, workdir)
         table = _image_table(config, rows)
     return runs.close_run(config, workdir, {"fits": rows}, table)
+
+
+def _check_number(config: Config, images: datasets.Dataset) -> None:
+    if config.num_images > len(images.train.images):
+        raise UsageError(
+            f"got --num_images={config.num_images}; {config.dataset} has {len(images.train.images)} training images"
+        )
 
 
 class Learnt(NamedTuple):

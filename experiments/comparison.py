@@ -9,6 +9,7 @@ machines.
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ import vpf_jax
 from experiments import cli, models, runs
 from experiments.phases import PhasedRun
 from experiments.progress import Progress, told_of_flow
-from experiments.workdir import Stopped, write_json
+from experiments.workdir import Stopped, UsageError, write_json
 from vpf_jax import datasets, monitor, train
 
 # Training images on which the monitors of an epoch are measured.
@@ -82,6 +83,11 @@ class Config(runs.Config):
         """
         super().__post_init__()
         self.check_at_least(num_seeds=1, seeds_at_once=0)
+        there = next(path for path in (self.models_folder, *self.models_folder.parents) if os.path.exists(path))
+        if self.models and not there.is_dir():
+            raise UsageError(
+                f"got --models={self.models}; {there} is a file, and it takes a folder, which may be missing"
+            )
 
     @property
     def seeds(self) -> tuple[int, ...]:

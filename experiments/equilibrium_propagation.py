@@ -21,6 +21,7 @@ a minute on two cores:
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
-    data, workdir, summary = runs.open_run(config)
+    data, workdir, summary = runs.open_run(config, functools.partial(_check_start, config))
     if summary is not None:
         return summary
     _, epochs, settings = config.plan()
@@ -147,10 +148,7 @@ def learn(config: Config, data: datasets.Dataset, workdir: Path, stops: list[int
     images, labels, test_images, test_labels = (
         jnp.asarray(part) for part in (data.train.images, data.train.labels, data.test.images, data.test.labels)
     )
-    try:
-        train = ep.init_state(_key(config, 1), _untrained(config, data), len(labels), settings)
-    except ValueError as error:
-        raise UsageError(str(error).replace("got ", "got --", 1)) from None
+    train = _initial_state(config, data)
     tested = tuple(jnp.zeros((len(test_labels), p.shape[1]), p.dtype) for p in train.particles)
 
     def due(epoch: int) -> bool:
@@ -193,6 +191,23 @@ def learn(config: Config, data: datasets.Dataset, workdir: Path, stops: list[int
         stops=stops,
         measure=measure,
     )
+
+
+def _check_start(config: Config, data: datasets.Dataset) -> None:
+    """Refuses what does not fit the data, without computing anything."""
+    jax.eval_shape(lambda: _initial_state(config, data))
+
+
+def _initial_state(config: Config, data: datasets.Dataset) -> ep.TrainState:
+    """The state before the first epoch.
+
+    Raises:
+      UsageError: a batch of more images than there are.
+    """
+    try:
+        return ep.init_state(_key(config, 1), _untrained(config, data), len(data.train.labels), config.plan().config)
+    except ValueError as error:
+        raise UsageError(str(error).replace("got ", "got --", 1)) from None
 
 
 def _key(config: Config, use: int) -> jax.Array:

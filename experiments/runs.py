@@ -76,14 +76,22 @@ class Config:
         return (self.seed,)
 
 
-def open_run(config: Config) -> tuple[datasets.Dataset, Path, dict[str, Any] | None]:
+def open_run(
+    config: Config, check: Callable[[datasets.Dataset], Any] | None = None
+) -> tuple[datasets.Dataset, Path, dict[str, Any] | None]:
     """The data, the folder, and the summary where the run is finished already.
 
+    Args:
+      config: the settings.
+      check: raises UsageError where the settings do not fit the data; nothing has been written yet.
+
     Raises:
-      UsageError: a folder that does not fit.
+      UsageError: settings or a folder that do not fit.
       vpf_jax.datasets.DatasetError: data that cannot be read.
     """
     data = datasets.load_dataset(config.dataset, config.data_dir)
+    if check is not None:
+        check(data)
     workdir = open_workdir(config.workdir, dataclasses.asdict(config), FREE)
     return data, workdir, finished_summary(workdir)
 

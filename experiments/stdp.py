@@ -86,6 +86,33 @@ class Config(comparison.Config):
             stdp.relaxation_depression(self.pre_relaxation_rate, self.post_relaxation_rate)
         except ValueError as error:
             raise UsageError(str(error).replace("got ", "got --", 1)) from None
+        if self.num_trials < self.num_bins:
+            raise self.empty_bin()
+        # With all trials in one bin its error is the smallest that it can have.
+        counts = np.full(self.num_bins // 2, self.num_trials)
+        if not all(np.all(stdp.binned_errors(some, counts, *self.rates) > 0) for some in self.edges):
+            given = (
+                f"--longest={self.longest} --pre_relaxation_rate={self.pre_relaxation_rate} "
+                f"--post_relaxation_rate={self.post_relaxation_rate}"
+            )
+            raise UsageError(
+                f"got {given}; no pair so far apart changes the synapse: take a shorter time or lower rates"
+            )
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Of relaxation, of the pre-synaptic neuron first."""
+        return self.pre_relaxation_rate, self.post_relaxation_rate
+
+    @property
+    def edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the bins, negative and positive times."""
+        side = np.linspace(self.shortest, self.longest, self.num_bins // 2 + 1)
+        return -side[::-1], side
+
+    def empty_bin(self) -> UsageError:
+        given = f"--num_trials={self.num_trials} --num_bins={self.num_bins}"
+        return UsageError(f"got {given}; a bin holds no trial: take more trials or fewer bins")
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -97,11 +124,9 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
-    data, workdir, summary = runs.open_run(config)
+    data, workdir, summary = runs.open_run(config, functools.partial(_check_digit, config))
     if summary is not None:
         return summary
-    if config.digit >= len(data.test.images):
-        raise UsageError(f"got --digit={config.digit}; {config.dataset} has {len(data.test.images)} test images")
     found = _window(config, workdir)
     with stop_requests() as stops:
         recipe = comparison.rbm_recipes((config.hidden,), config.epochs)["vpf_pcd"]
@@ -115,6 +140,11 @@ def run(config: Config) -> dict[str, Any]:
     save_alignment(workdir / "alignment.png", curves, title=f"Directed learning on {config.dataset}")
     found |= {"alignment": {name: curve[-1].tolist() for name, curve in curves.items()}}
     return runs.close_run(config, workdir, found, _table(config, found))
+
+
+def _check_digit(config: Config, data: datasets.Dataset) -> None:
+    if config.digit >= len(data.test.images):
+        raise UsageError(f"got --digit={config.digit}; {config.dataset} has {len(data.test.images)} test images")
 
 
 def _table(config: Config, found: dict[str, Any]) -> str:
@@ -144,24 +174,19 @@ def measured_window(dt: ArrayLike) -> np.ndarray:
 
 def _window(config: Config, workdir: Path) -> dict[str, Any]:
     """Simulation against the closed form, in bins and as a picture."""
-    rates = config.pre_relaxation_rate, config.post_relaxation_rate
+    rates, edges = config.rates, config.edges
+    side = edges[1]
     pairs = stdp.simulate_pairings(jax.random.key(config.seed), config.num_trials, *rates)
-    side = np.linspace(config.shortest, config.longest, config.num_bins // 2 + 1)
-    edges = -side[::-1], side
     means, _, counts = (
         np.concatenate(parts)
         for parts in zip(*(stdp.binned_means(pairs.dt, pairs.change, some) for some in edges), strict=True)
     )
     if not counts.all():
-        given = f"--num_trials={config.num_trials} --num_bins={config.num_bins}"
-        raise UsageError(f"got {given}; a bin holds no trial: take more trials or fewer bins")
+        raise config.empty_bin()
     expected = np.concatenate([stdp.binned_window(some, *rates) for some in edges])
     errors = np.concatenate(
         [stdp.binned_errors(some, count, *rates) for some, count in zip(edges, np.split(counts, 2), strict=True)]
     )
-    if not np.all(errors > 0):
-        given = f"--longest={config.longest} --pre_relaxation_rate={rates[0]} --post_relaxation_rate={rates[1]}"
-        raise UsageError(f"got {given}; no pair so far apart changes the synapse: take a shorter time or lower rates")
     deviations = (means - expected) / errors
     # What the paper leaves out, the loss at the relaxation after a pair with dt > 0, has the form of the other side.
     later, _, later_counts = stdp.binned_means(pairs.dt, pairs.later_change, side)

@@ -11,6 +11,7 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 import types
 import urllib.error
 import urllib.request
@@ -182,6 +183,19 @@ def test_read_idx_does_not_overflow_on_a_damaged_size(tmp_path):
         read_idx(path)
 
 
+def test_read_idx_keeps_no_more_than_its_header_promises(tmp_path):
+    # 128 MiB of zeros in 130 kB, of which the header wants ten; all are read, for the checksum at the end.
+    path = tmp_path / "zeros.gz"
+    path.write_bytes(gzip.compress(struct.pack(">BBBBI", 0, 0, 8, 1, 10) + bytes(2**27), compresslevel=6))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DatasetError, match=f"holds {2**27} values, its header says 10"):
+            read_idx(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**25
+    finally:
+        tracemalloc.stop()
+
+
 def test_read_idx_names_a_missing_file_and_a_folder(tmp_path):
     with pytest.raises(DatasetError, match=r"nowhere\.gz does not exist, expected a gzipped IDX"):
         read_idx(tmp_path / "nowhere.gz")
@@ -239,6 +253,8 @@ def test_load_dataset_says_what_is_wrong_with_the_folder(tiny, tmp_path):
         ("mnist", tmp_path / "gone", "data_dir .*gone does not exist, " + expected),
         ("mnist", file, "data_dir .*file is not a folder, " + expected),
         ("fashion_mnist", folder, "data_dir .*data has no folder fashion_mnist, " + expected),
+        ("mnist", tmp_path / ("x" * 300), r"data_dir .*xxx cannot be read \(File name too long\), " + expected),
+        ("mnist", "~nobody-here/x", r"data_dir ~nobody-here/x cannot be read \(Could not .* home .*\), " + expected),
     ]:
         with pytest.raises(DatasetError, match=message.format(name)) as error:
             load_dataset(name, data_dir)

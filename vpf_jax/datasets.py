@@ -46,6 +46,8 @@ _SHA256 = {
     ("fashion_mnist", "t10k"): "9f1ec356a747bfe4ebab3cfb722d3694c9ca737e2570f6f90cf31d7b6fd689d4",
 }
 _PROBE_TIMEOUT_S = 10.0
+# Bytes of a file that are read at once.
+_CHUNK = 2**22
 
 
 class DatasetError(ValueError):
@@ -150,7 +152,8 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     path = Path(path)
     try:
         with gzip.open(path) as file:
-            content = file.read()
+            shape = _read_shape(path, file)
+            values, found = _read_values(file, math.prod(shape))
     except FileNotFoundError:
         raise DatasetError(f"{path} does not exist, expected a gzipped IDX file") from None
     except gzip.BadGzipFile as error:
@@ -161,22 +164,37 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         raise DatasetError(f"{path} is corrupt: {error}") from error
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from error
-    magic = content[:4]
+    if found != math.prod(shape):
+        raise DatasetError(f"{path} holds {found} values, its header says {math.prod(shape)} for shape {shape}")
+    return np.frombuffer(values, np.uint8).reshape(shape)
+
+
+def _read_shape(path: Path, file: gzip.GzipFile) -> tuple[int, ...]:
+    """Read the header of an IDX file."""
+    magic = file.read(4)
     if len(magic) < 4 or magic[:3] != b"\x00\x00\x08" or magic[3] not in (1, 2, 3):
         raise DatasetError(
             f"{path} has magic number 0x{magic.hex()}, "
             "expected 0x000008 (unsigned bytes) followed by 01, 02 or 03 (dimensions)"
         )
-    start = 4 + 4 * magic[3]
-    if len(content) < start:
-        raise DatasetError(f"{path} ends inside its header of {start} bytes")
+    sizes = file.read(4 * magic[3])
+    if len(sizes) < 4 * magic[3]:
+        raise DatasetError(f"{path} ends inside its header of {4 + 4 * magic[3]} bytes")
     # Python integers: the product of three damaged header fields must not overflow.
-    shape = tuple(int(d) for d in np.frombuffer(content, ">u4", count=magic[3], offset=4))
-    if len(content) - start != math.prod(shape):
-        raise DatasetError(
-            f"{path} holds {len(content) - start} values, its header says {math.prod(shape)} for shape {shape}"
-        )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    return tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
+
+
+def _read_values(file: gzip.GzipFile, promised: int) -> tuple[bytes, int]:
+    """Read to the end of the file, where gzip finds its checksum; return up to the promised values, and their number.
+
+    Memory grows with what is there and what was promised, whichever is less: a damaged header can promise terabytes,
+    and a small gzip file can hold as many zeros.
+    """
+    values, found = bytearray(), 0
+    while chunk := file.read(_CHUNK):
+        values += chunk[: max(promised - found, 0)]
+        found += len(chunk)
+    return bytes(values), found
 
 
 def load_tfds(
@@ -303,15 +321,22 @@ def _load_mnist_5k() -> Dataset:
 
 def _load_idx(name: str, root: Path, source: str) -> Dataset:
     """Load from ``root``, which the user gave as ``source`` (for the error messages)."""
-    root = root.expanduser()
-    folder = root / name
     layout = f"expected a folder that holds {name}/ with the four IDX .gz files"
-    if not root.exists():
-        raise DatasetError(f"{source} {root} does not exist, {layout}")
-    if not root.is_dir():
-        raise DatasetError(f"{source} {root} is not a folder, {layout}")
-    if not folder.is_dir():
-        raise DatasetError(f"{source} {root} has no folder {name}, {layout}")
+    try:
+        root = root.expanduser()
+        folder = root / name
+        if not root.exists():
+            raise DatasetError(f"{source} {root} does not exist, {layout}")
+        if not root.is_dir():
+            raise DatasetError(f"{source} {root} is not a folder, {layout}")
+        if not folder.is_dir():
+            raise DatasetError(f"{source} {root} has no folder {name}, {layout}")
+    # A name that is too long, or a folder that may not be looked into.
+    except OSError as error:
+        raise DatasetError(f"{source} {root} cannot be read ({error.strerror}), {layout}") from None
+    # The home folder of a user that there is not.
+    except RuntimeError as error:
+        raise DatasetError(f"{source} {root} cannot be read ({str(error).rstrip('.')}), {layout}") from None
     return _assemble(name, {half: _read_half(folder, half) for half in _EXAMPLES})
 
 

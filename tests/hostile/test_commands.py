@@ -1,0 +1,588 @@
+"""Wrong commands: every one ends with status 2 and one line that says what was given, and leaves nothing behind.
+
+In: for each script of experiments/ commands with unknown flags, values of the wrong kind or out of range, settings that
+do not fit one another, the model or the data, folders that cannot be the run's, and damaged data files. The table,
+`COMMANDS`, holds what is given and what the line has to say. A command runs inside this process as `python -m
+experiments.NAME` would run it (`start`); a few are started as processes too, to see that both agree.
+
+Not in: runs that are damaged or killed after a good start, calls of the library, and settings whose ranges are open:
+sizes beyond memory, settings that others make meaningless, lists that are empty.
+"""
+
+import contextlib
+import gzip
+import importlib
+import io
+import json
+import logging
+import os
+import runpy
+import shlex
+import signal
+import struct
+import subprocess
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from absl import app, flags
+from absl import logging as absl_logging
+from absl.testing import flagsaver
+
+from experiments import workdir
+from vpf_jax import datasets
+
+ROOT = Path(__file__).parents[2]
+# All programs, found in the folder, so that the table cannot forget a new one.
+PROGRAMS = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if "__main__" in p.read_text())
+# What the tiny data set of the table has in each half, and of those in the validation part.
+HALVES, NUM_VALIDATION = {"train": 60, "t10k": 20}, 10
+
+
+class Command(NamedTuple):
+    """A wrong command."""
+
+    program: str
+    given: str
+    """Arguments, as a shell takes them apart; --workdir=run is added where there is none."""
+    told: tuple[str, ...]
+    """What the line has to contain: what was given, and what is allowed."""
+    files: dict[str, bytes | None] = {}  # noqa: RUF012
+    """In the folder where the command starts, by path; None makes a folder."""
+    environment: str | None = None
+    """The variable VPF_DATA_DIR."""
+
+
+def idx(*shape: int, fill: int = 0, header: bytes | None = None) -> bytes:
+    """An IDX file before compression; `header` stands in for the one that fits."""
+    fitting = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
+    return (fitting if header is None else header) + bytes([fill]) * int(np.prod(shape))
+
+
+def packed(content: bytes) -> bytes:
+    return gzip.compress(content, 1, mtime=0)
+
+
+TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
+TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
+SOUND: dict[str, bytes | None] = {
+    f"data/mnist/{TRAIN_IMAGES}": packed(idx(60, 28, 28)),
+    f"data/mnist/{TRAIN_LABELS}": packed(idx(60)),
+    f"data/mnist/{TEST_IMAGES}": packed(idx(20, 28, 28)),
+    f"data/mnist/{TEST_LABELS}": packed(idx(20)),
+}
+DATA_DIR = "--dataset=mnist --data_dir=data"
+
+
+def with_data(file: str, content: bytes | None, told: str, *more: str, program: str = "mnist_dbm") -> Command:
+    """A command whose data folder is sound but for one file."""
+    return Command(program, DATA_DIR, (f"data/mnist/{file} {told}", *more), SOUND | {f"data/mnist/{file}": content})
+
+
+def without_data(file: str) -> Command:
+    """A command whose data folder lacks one file."""
+    files = {path: content for path, content in SOUND.items() if not path.endswith(file)}
+    return Command("mnist_dbm", DATA_DIR, (f"data/mnist/{file} does not exist", "gzipped IDX file"), files)
+
+
+# Of every program, beside its own flags.
+FOR_ALL = (
+    ("--nonsense=1", ("'nonsense'", "--help lists the flags")),
+    ("--workdri=runs", ("'workdri'", "Did you mean: workdir")),
+    ("stray", ("got the argument 'stray'", "only flags are allowed")),
+    ("--seed=one", ("--seed=one", "--seed: ", "Seed of")),
+    ("--seed=-1", ("got --seed=-1", "at least 0")),
+    ("--dataset=cifar10", ("--dataset=cifar10", "mnist_5k|mnist|fashion_mnist")),
+    ("--dataset=mnist_5k --workdir=taken", ("--workdir=taken is a file", "takes a folder")),
+    ("--dataset=mnist_5k --workdir=others", ("--workdir=others holds files that are no run", "a new, an empty")),
+    ("--dataset=mnist_5k --workdir=held", ("--workdir=held holds a run with", "--alien=1", "the same configuration")),
+    (DATA_DIR, ("data_dir data does not exist", "a folder that holds mnist/")),
+)
+FILES_FOR_ALL: dict[str, bytes | None] = {
+    "taken": b"",
+    "others/notes.txt": b"mine",
+    "held/config.json": b'{"alien": 1}',
+}
+
+# Of one program: what is given, what of it the line repeats (all, where it says so as it stands), what is allowed.
+OWN: dict[str, tuple[tuple[str, ...], ...]] = {
+    "mnist_dbm": (
+        ("-x", "'x'", "--help lists the flags"),
+        ("--noseed", "'noseed'", "Did you mean: seed"),
+        ("--seed=", "--seed=", "from 0 to 2^32 - 1"),
+        ("--seed=1.5", "--seed=1.5", "from 0 to 2^32 - 1"),
+        ("--seed=1e400", "--seed=1e400", "from 0 to 2^32 - 1"),
+        ("--seed=4294967296", "--seed=4294967296", "below 2^32"),
+        ("--seed=18446744073709551616", "--seed=18446744073709551616", "below 2^32"),
+        ("--seed=0 --seed=x", "--seed=x", "from 0 to 2^32 - 1"),
+        ("--model=cnn", "--model=cnn", "rbm|dbm|intra_dbm"),
+        ("--model=RBM", "--model=RBM", "rbm|dbm|intra_dbm"),
+        ("--model=", "--model=", "rbm|dbm|intra_dbm"),
+        ("--hidden=a,b", "--hidden=a,b", "positive integers"),
+        ("--hidden=12.5,4", "--hidden=12.5,4", "positive integers"),
+        ("--hidden=0,3", "--hidden=0,3", "positive integers"),
+        ("--hidden=5,,4", "--hidden=5,,4", "positive integers"),
+        ("--hidden=12", "--hidden=12", "two or more hidden layers"),
+        ("--model=rbm --hidden=5,4", "--hidden=5,4", "one hidden layer for rbm"),
+        ("--epochs=0", "--epochs=0", "at least 1"),
+        ("--epochs=many", "--epochs=many", "at least 1"),
+        ("--epochs=1e2", "--epochs=1e2", "at least 1"),
+        ("--batch_size=0", "--batch_size=0", "at least 1"),
+        ("--batch_size=4001", "--batch_size=4001", "mnist_5k has 4000 training images"),
+        ("--batch_size=18446744073709551616", "--batch_size=18446744073709551616", "4000 training images"),
+        ("--learning_rate=0", "--learning_rate=0.0", "a positive finite number"),
+        ("--learning_rate=nan", "--learning_rate=nan", "a positive finite number"),
+        ("--learning_rate=-inf", "--learning_rate=-inf", "a positive finite number"),
+        ("--learning_rate=1e400", "--learning_rate=inf", "a positive finite number"),
+        ("--learning_rate=fast", "--learning_rate=fast", "positive"),
+        ("--learning_rate=", "--learning_rate=", "positive"),
+        ("--weight_decay=-1", "--weight_decay=-1.0", "a finite number of at least 0"),
+        ("--weight_decay=nan", "--weight_decay=nan", "a finite number of at least 0"),
+        ("--schedule=linear", "--schedule=linear", "constant|cosine"),
+        ("--max_weight=0", "--max_weight=0.0", "a positive finite number"),
+        ("--max_weight=inf", "--max_weight=inf", "a positive finite number"),
+        ("--coupling=both", "--coupling=both", "pairwise|joint"),
+        ("--rule=hebb", "--rule=hebb", "vpf|mpf|cd|pcd|pl|ratio"),
+        ("--rule=ratio", "rule 'ratio'", "machines of 1 or 2 layers without weights inside"),
+        ("--rule_steps=0", "--rule_steps=0", "at least 1"),
+        ("--hidden_flips=true", "--hidden_flips=true", "on|off"),
+        ("--expectation=exact", "--model=intra_dbm", "the exact expectation takes machines of 2 layers"),
+        ("--flips_per_step=0", "--flips_per_step=0", "at least 1"),
+        ("--model=rbm --rule=mpf --flips_per_step=785", "flips_per_step=785", "up to the 784 units"),
+        ("--estep=never", "--estep=never", "epoch|minibatch"),
+        ("--weights=asymmetric", "--weights=asymmetric", "symmetric|directed"),
+        ("--weights=directed --rule=cd", "rule 'cd'", "takes symmetric weights"),
+        ("--weights=directed --refine=pcd", "--refine=pcd", "none for directed weights"),
+        ("--backward_start=tied", "--backward_start=tied", "equal|drawn"),
+        ("--refine=vpf", "--refine=vpf", "none|pcd|cd"),
+        ("--refine=pcd --refine_epochs=0", "--refine_epochs=0", "at least 1"),
+        ("--refine=pcd --refine_learning_rate=nan", "--refine_learning_rate=nan", "a positive finite number"),
+        ("--refine=cd --refine_weight_decay=-1", "--refine_weight_decay=-1.0", "of at least 0"),
+        ("--precision=float16", "--precision=float16", "float32|bfloat16"),
+        ("--gibbs_steps=-1", "--gibbs_steps=-1", "at least 0"),
+        ("--top_gibbs_steps=-1", "--top_gibbs_steps=-1", "at least 0"),
+        ("--num_samples=0", "--num_samples=0", "at least 1"),
+        ("--evaluate_every=-1", "--evaluate_every=-1", "at least 0"),
+        ("--checkpoint_every=0", "--checkpoint_every=0", "at least 1"),
+    ),
+    "reconstruction": (
+        ("--rules=hebb", "--rules=hebb", "some of vpf_paper, vpf"),
+        ("--rules=VPF", "--rules=VPF", "some of vpf_paper, vpf"),
+        ("--rules='vpf;cd1'", "--rules=vpf;cd1", "some of vpf_paper, vpf"),
+        ("--rules=vpf,,cd1", "--rules=vpf,,cd1", "some of vpf_paper, vpf"),
+        ("--hidden=0", "--hidden=0", "at least 1"),
+        ("--hidden=64,32", "--hidden=64,32", "Hidden units, at least 1"),
+        ("--epochs=1", "--epochs=1", "at least 2"),
+        ("--num_seeds=0", "--num_seeds=0", "at least 1"),
+        ("--num_seeds=2.0", "--num_seeds=2.0", "at least 1"),
+        ("--seeds_at_once=-1", "--seeds_at_once=-1", "at least 0"),
+        ("--checkpoint_every=inf", "--checkpoint_every=inf", "at least 1"),
+        ("--flagfile=gone", "gone", "No such file"),
+        ("--flagfile=.", "'.'", "Is a directory"),
+        ("-", "'-'", "only flags are allowed"),
+        ("-- --seed=1", "'--seed=1'", "only flags are allowed"),
+        ("---seed=1", "'-seed'", "--help lists the flags"),
+        ("--help=perhaps", "--help=perhaps", "boolean"),
+    ),
+    "likelihood": (
+        ("--rules=cd", "--rules=cd", "some of vpf_paper, vpf"),
+        ("--stacks=rbm", "--stacks=rbm", "some of dbm, intra_dbm"),
+        ("--stacks=dbm,vpf", "--stacks=dbm,vpf", "some of dbm, intra_dbm"),
+        ("--deep_hidden=32", "--deep_hidden=32", "two or more positive integers"),
+        ("--deep_hidden=32,0", "--deep_hidden=32,0", "two or more positive integers"),
+        ("--deep_hidden=", "--deep_hidden=", "two or more positive integers"),
+        ("--deep_hidden=32,16.5", "--deep_hidden=32,16.5", "integers separated by commas"),
+        ("--deep_epochs=1", "--deep_epochs=1", "at least 2"),
+        ("--num_chains=1", "--num_chains=1", "at least 2"),
+        ("--num_temperatures=1e4", "--num_temperatures=1e4", "at least 2"),
+        ("--num_samples=0", "--num_samples=0", "at least 1"),
+        ("''", "''", "only flags are allowed"),
+    ),
+    "features": (
+        ("--rule=dbm", "--rule=dbm", "vpf_paper|vpf|"),
+        ("--rule=vpf,cd1", "--rule=vpf,cd1", "vpf_paper|vpf|"),
+        ("--hidden=0", "--hidden=0", "distinct positive integers"),
+        ("--hidden=64,64", "--hidden=64,64", "distinct positive integers"),
+        ("--hidden=", "--hidden=", "distinct positive integers"),
+        ("--hidden=36,x", "--hidden=36,x", "integers separated by commas"),
+        ("--probe_images=19", "--probe_images=19", "at least 20"),
+        ("--probe_images=all", "--probe_images=all", "at least 20"),
+    ),
+    "ising_recovery": (
+        ("--rules=cd", "--rules=cd", "some of mpf, pl, pcd"),
+        ("--rules=mpf,mpf", "--rules=mpf,mpf", "each once"),
+        ("--size=1", "--size=1", "from 2 to 28"),
+        ("--size=29", "--size=29", "from 2 to 28"),
+        ("--coupling_std=0", "--coupling_std=0.0", "a positive finite number"),
+        ("--coupling_std=nan", "--coupling_std=nan", "a positive finite number"),
+        ("--sample_sizes=0", "--sample_sizes=0", "increasing positive integers"),
+        ("--sample_sizes=300,100", "--sample_sizes=300,100", "increasing positive integers"),
+        ("--sample_sizes=1.5", "--sample_sizes=1.5", "integers separated by commas"),
+        ("--dataset=mnist_5k --sample_sizes=4001", "--sample_sizes=4001", "mnist_5k has 4000 training images"),
+        ("--dataset=planted", "--dataset=planted", "glass|mnist_5k"),
+        ("--penalty=-1", "--penalty=-1.0", "of at least 0"),
+        ("--tolerance=0", "--tolerance=0.0", "a positive finite number"),
+        ("--pcd_rate=1e400", "--pcd_rate=inf", "a positive finite number"),
+        ("--pcd_steps=0", "--pcd_steps=0", "at least 1"),
+        ("--sampler_chains=3", "--sampler_chains=3", "an even number"),
+        ("--temperatures=1", "--temperatures=1", "at least 2"),
+        ("--seed=4294967295", "--seed=4294967295", "every seed below 2^32"),
+        ("--models=machines", "'models'", "--help lists the flags"),
+    ),
+    "stdp": (
+        ("--num_trials=1", "--num_trials=1", "at least 2"),
+        ("--num_trials=1e6", "--num_trials=1e6", "at least 2"),
+        ("--num_trials=49", "--num_trials=49 --num_bins=50", "more trials or fewer bins"),
+        ("--num_bins=3", "--num_bins=3", "an even number"),
+        ("--shortest=0", "--shortest=0.0", "from 0.01 to 10000 ms"),
+        ("--shortest=nan", "--shortest=nan", "from 0.01 to 10000 ms"),
+        ("--shortest=200", "--shortest=200.0 --longest=102.0", "increasing times"),
+        ("--longest=10001", "--longest=10001.0", "from 0.01 to 10000 ms"),
+        ("--pre_relaxation_rate=0", "--pre_relaxation_rate=0.0", "a positive finite number"),
+        ("--pre_relaxation_rate=1e300", "--pre_relaxation_rate=1e+300", "a shorter time or lower rates"),
+        ("--post_relaxation_rate=1e400", "--post_relaxation_rate=inf", "a positive finite number"),
+        ("--digit=-1", "--digit=-1", "at least 0"),
+        ("--digit=500", "--digit=500", "mnist_5k has 500 test images"),
+    ),
+    "directed": (
+        ("--variants=tied", "--variants=tied", "some of tied_epoch"),
+        ("--variants=tied_epoch,other", "--variants=tied_epoch,other", "some of tied_epoch"),
+        ("--hidden=16,8", "--hidden=16,8", "Hidden units, at least 1"),
+        ("--epochs=0", "--epochs=0", "at least 1"),
+        ("--num_samples=0", "--num_samples=0", "at least 1"),
+    ),
+    "target_propagation": (
+        ("--preset=1", "--preset=1", "paper|released"),
+        ("--epochs=-1", "--epochs=-1", "at least 0"),
+        ("--hidden=10", "--hidden=10", "two positive integers"),
+        ("--hidden=10,5,2", "--hidden=10,5,2", "two positive integers"),
+        ("--hidden=x,5", "--hidden=x,5", "integers separated by commas"),
+        ("--learning_rate=nan", "--learning_rate=nan", "a positive finite number"),
+        ("--num_samples=none", "--num_samples=none", "at least 1"),
+    ),
+    "equilibrium_propagation": (
+        ("--preset=4", "--preset=4", "1|2|3|centred"),
+        ("--preset=", "--preset=", "1|2|3|centred"),
+        ("--hidden=10,10", "--hidden=10,10", "--preset=1 it takes 1 positive"),
+        ("--preset=2 --hidden=10", "--hidden=10", "--preset=2 it takes 2 positive"),
+        ("--preset=centred --hidden=5,-5", "--hidden=5,-5", "positive integers"),
+        ("--epochs=0", "--epochs=0", "at least 1"),
+        ("--batch_size=0", "--batch_size=0", "at least 1"),
+        ("--dataset=mnist_5k --batch_size=4001", "--batch_size=4001", "with 4000 examples"),
+        ("--free_steps=0", "--free_steps=0", "at least 1"),
+        ("--beta=-0.0", "--beta=-0.0", "other than 0"),
+        ("--beta=nan", "--beta=nan", "a finite number"),
+        ("--estimator=both", "--estimator=both", "'one_sided', 'centred'"),
+        ("--rate_factor=0", "--rate_factor=0.0", "a positive finite number"),
+        ("--evaluate_every=0", "--evaluate_every=0", "at least 1"),
+    ),
+    "binary_synapses": (
+        ("--dataset=glass", "--dataset=glass", "planted|mnist_5k"),
+        ("--hidden=2,2", "--hidden=2,2", "distinct positive integers"),
+        ("--hidden=13", "--hidden=13", "take up to 12"),
+        ("--dataset=mnist_5k --hidden=13 --esteps=exact", "--hidden=13", "take up to 12"),
+        ("--esteps=exact,exact", "--esteps=exact,exact", "each once"),
+        ("--rules=adam", "--rules=adam", "some of huang, meng"),
+        ("--alpha=2,1", "--alpha=2,1", "increasing positive integers"),
+        ("--alpha=1.5", "--alpha=1.5", "integers separated by commas"),
+        ("--num_visible=0", "--num_visible=0", "at least 1"),
+        ("--correlation=1.1", "--correlation=1.1", "from 0 to 1"),
+        ("--correlation=nan", "--correlation=nan", "from 0 to 1"),
+        ("--dataset=mnist_5k --num_images=4001", "--num_images=4001", "mnist_5k has 4000 training images"),
+        ("--dataset=mnist_5k --size=29", "--size=29", "from 2 to 28"),
+        ("--beta=1e400", "--beta=inf", "a positive finite number"),
+        ("--prior_mean=1", "--prior_mean=1.0", "between -1 and 1"),
+        ("--mixing_rate=0", "--mixing_rate=0.0", "above 0 and at most 1"),
+        ("--steps=15", "--steps=15 --steps_per_epoch=10", "a positive multiple"),
+        ("--steps_per_epoch=0", "--steps_per_epoch=0", "at least 1"),
+        ("--tolerance=-1", "--tolerance=-1.0", "of at least 0"),
+        ("--damping=1", "--damping=1.0", "below 1"),
+    ),
+    "compare": (
+        ("--scale=huge", "--scale=huge", "full|quick"),
+        ("--scale=", "--scale=", "full|quick"),
+        ("--systems=gan", "--systems=gan", "some of rbm, rbm_refined"),
+        ("--num_seeds=0", "--num_seeds=0", "at least 1"),
+        ("--rule=vpf", "'rule'", "--help lists the flags"),
+        ("--models=taken/machines", "--models=taken/machines", "taken is a file, and it takes a folder"),
+    ),
+}
+
+# Folders of runs, and of data.
+RBM = {"model": "rbm", "hidden": [196]}
+FOLDERS = (
+    Command("mnist_dbm", "--workdir=taken/run", ("--workdir=taken/run", "Not a directory"), {"taken": b""}),
+    Command("mnist_dbm", "--workdir=old", ("old/config.json cannot be read as JSON",), {"old/config.json": b"{"}),
+    Command("mnist_dbm", "--workdir=old", ("old/config.json cannot be read as JSON",), {"old/config.json": b""}),
+    Command("mnist_dbm", "--workdir=old", ("old/config.json cannot be read as JSON",), {"old/config.json": b"\xff"}),
+    Command(
+        "mnist_dbm",
+        "--workdir=old",
+        ("--workdir=old holds a run with --model=rbm", "--model=intra_dbm", "give the same configuration"),
+        {"old/config.json": json.dumps(RBM).encode()},
+    ),
+    Command(
+        "mnist_dbm",
+        "--model=rbm --workdir=old --epochs=7",
+        ("--workdir=old holds a run with --epochs=9", "--epochs=7 was given"),
+        {"old/config.json": json.dumps(RBM | {"epochs": 9}).encode()},
+    ),
+    Command("reconstruction", "--dataset=mnist_5k --models=taken", ("--models=taken", "folder"), {"taken": b""}),
+    Command("mnist_dbm", f"{DATA_DIR} --batch_size=51", ("--batch_size=51", "mnist has 50 training images"), SOUND),
+    Command("mnist_dbm", DATA_DIR, ("data_dir data is not a folder", "that holds mnist/"), {"data": b""}),
+    Command("mnist_dbm", f"{DATA_DIR}/mnist", ("data_dir data/mnist does not exist",), {"data": b""}),
+    Command("mnist_dbm", DATA_DIR, ("data_dir data has no folder mnist", "that holds mnist/"), {"data": None}),
+    Command("mnist_dbm", DATA_DIR, ("data_dir data has no folder mnist", "that holds mnist/"), {"data/mnist": b""}),
+    Command("mnist_dbm", f"{DATA_DIR}/mnist", ("data_dir data/mnist has no folder mnist",), SOUND),
+    Command("mnist_dbm", "--dataset=fashion_mnist --data_dir=data", ("data has no folder fashion_mnist",), SOUND),
+    Command("mnist_dbm", f"{DATA_DIR}{'x' * 300}", ("data_dir dataxxx", "File name too long", "that holds mnist/")),
+    Command("mnist_dbm", "--dataset=mnist --data_dir=~nobody-here/data", ("data_dir ~nobody-here/data", "home")),
+    Command("mnist_dbm", "--dataset=mnist", ("VPF_DATA_DIR elsewhere does not exist",), {}, "elsewhere"),
+    Command("directed", "--dataset=mnist", ("VPF_DATA_DIR data has no folder mnist",), {"data": None}, "data"),
+)
+
+SIZES = struct.pack(">3I", 60, 28, 28)
+FILES = (
+    *(without_data(file) for file in (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)),
+    with_data(TRAIN_IMAGES, None, "cannot be read: Is a directory"),
+    with_data(TRAIN_IMAGES, b"", "has magic number 0x,", "expected 0x000008"),
+    with_data(TRAIN_IMAGES, packed(b""), "has magic number 0x,", "expected 0x000008"),
+    with_data(TRAIN_IMAGES, b"<html>Not Found</html>", "is not a sound gzip file"),
+    with_data(TRAIN_IMAGES, idx(60, 28, 28), "is not a sound gzip file"),
+    with_data(TRAIN_IMAGES, packed(idx(60, 28, 28))[:3], "is truncated"),
+    with_data(TRAIN_IMAGES, packed(idx(60, 28, 28))[:-9], "is truncated"),
+    with_data(TRAIN_LABELS, packed(idx(60))[:-8] + bytes(8), "is not a sound gzip file: CRC check failed"),
+    with_data(TRAIN_LABELS, packed(idx(60))[:10] + b"\xff" * 30, "is corrupt"),
+    with_data(TRAIN_LABELS, packed(idx(60)) + b"junk", "is not a sound gzip file"),
+    with_data(TRAIN_LABELS, packed(idx(60)) * 2, "holds 128 values, its header says 60"),
+    with_data(TRAIN_IMAGES, packed(b"\0\0\x0d\x03" + SIZES + bytes(60 * 784)), "has magic number 0x00000d03"),
+    with_data(TRAIN_IMAGES, packed(b"\0\0\x08\x04" + SIZES + bytes(60 * 784)), "has magic number 0x00000804"),
+    # Dimensions by the smallest byte first, as some writers have them.
+    with_data(
+        TRAIN_LABELS, packed(b"\0\0\x08\x01\x3c\0\0\0" + bytes(60)), "holds 60 values, its header says 1006632960"
+    ),
+    with_data(TRAIN_IMAGES, packed(b"\0\0\x08\x03" + SIZES[:5]), "ends inside its header of 16 bytes"),
+    with_data(TRAIN_IMAGES, packed(idx(60, 28, 28)[:-1]), "holds 47039 values, its header says 47040"),
+    with_data(TRAIN_IMAGES, packed(idx(60, 28, 28) + b"\0"), "holds 47041 values, its header says 47040"),
+    with_data(TRAIN_IMAGES, packed(b"\0\0\x08\x03" + b"\xff" * 12), "holds 0 values, its header says 79228162458924"),
+    with_data(
+        TRAIN_IMAGES, packed(b"\0\0\x08\x03\x80\0\0\0" + SIZES[4:] + bytes(9)), "holds 9 values, its header says"
+    ),
+    with_data(TRAIN_IMAGES, packed(idx(0, 28, 28)), "holds 0 images", "holds 60 labels"),
+    with_data(TRAIN_IMAGES, packed(idx(60, 0, 28)), "has shape (60, 0, 28)", "expected (n, 28, 28)"),
+    with_data(TRAIN_LABELS, packed(idx(59)), TRAIN_IMAGES, program="reconstruction")._replace(
+        told=(f"data/mnist/{TRAIN_IMAGES} holds 60 images", f"{TRAIN_LABELS} holds 59 labels")
+    ),
+    with_data(TEST_IMAGES, packed(idx(20, 28, 27)), "has shape (20, 28, 27)", "expected (n, 28, 28)"),
+    with_data(TEST_IMAGES, packed(idx(20, 784)), "has shape (20, 784)", "expected (n, 28, 28)", program="stdp"),
+    with_data(TEST_LABELS, packed(idx(20, 1)), "has shape (20, 1)", "expected (n,)", program="features"),
+    with_data(TRAIN_IMAGES, packed(idx(60)), "has shape (60,)", "expected (n, 28, 28)", program="compare"),
+    with_data(TRAIN_LABELS, packed(idx(60, fill=10)), "holds the label 10", "expected 0 to 9", program="likelihood"),
+    with_data(TEST_LABELS, packed(idx(20, fill=255)), "holds the label 255", "expected 0 to 9"),
+    Command(
+        "mnist_dbm",
+        DATA_DIR,
+        (f"data/mnist/{TEST_IMAGES} holds 21 examples", "expected 20"),
+        SOUND | {f"data/mnist/{TEST_IMAGES}": packed(idx(21, 28, 28)), f"data/mnist/{TEST_LABELS}": packed(idx(21))},
+    ),
+)
+
+COMMANDS = (
+    *(Command(program, given, told, FILES_FOR_ALL) for program in PROGRAMS for given, told in FOR_ALL),
+    *(Command(program, row[0], row[1:], {"taken": b""}) for program, rows in OWN.items() for row in rows),
+    *FOLDERS,
+    *FILES,
+)
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    status: object
+    stdout: str
+    stderr: str
+
+
+class AcceptedError(AssertionError):
+    """The command was about to train."""
+
+
+def arguments(command: Command) -> list[str]:
+    given = shlex.split(command.given)
+    return given if "--workdir" in command.given else ["--workdir=run", *given]
+
+
+def write(files: dict[str, bytes | None]) -> None:
+    for name, content in files.items():
+        path = Path(name)
+        (path if content is None else path.parent).mkdir(parents=True, exist_ok=True)
+        if content is not None:
+            path.write_bytes(content)
+
+
+def contents() -> dict[str, bytes | None]:
+    """All that lies in the folder."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in Path().rglob("*")}
+
+
+@contextlib.contextmanager
+def process_state():
+    """Puts back what a program sets for its whole process: flags, logging, handlers of signals, JAX's settings."""
+    # absl defines its flags at the first start of a program; they are none of that program's.
+    app.define_help_flags()
+    script_flags = [
+        (module, flag)
+        for module, defined in flags.FLAGS.flags_by_module_dict().items()
+        if module.startswith("experiments.")
+        for flag in defined
+    ]
+    # Some scripts define flags as they are imported, which another test may have done; the program does it again.
+    for _, flag in script_flags:
+        delattr(flags.FLAGS, flag.name)
+    flag_values = flagsaver.save_flag_values()
+    parsed = flags.FLAGS.is_parsed()
+    verbosity = absl_logging.get_verbosity()
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    on_signal = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    cache = jax.config.jax_compilation_cache_dir
+    try:
+        yield
+    finally:
+        flagsaver.restore_flag_values(flag_values)
+        for module, flag in script_flags:
+            flags.DEFINE_flag(flag, module_name=module)
+        if parsed:
+            flags.FLAGS.mark_as_parsed()
+        else:
+            flags.FLAGS.unparse_flags()
+        absl_logging.set_verbosity(verbosity)
+        root.handlers[:], root.level = handlers, level
+        for number, handler in on_signal.items():
+            signal.signal(number, handler)
+        jax.config.update("jax_compilation_cache_dir", cache)
+
+
+def start(program: str, given: list[str]) -> Ended:
+    """Runs `python -m experiments.PROGRAM GIVEN` in this process, with modules that are imported already."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    status: object = 0
+    argv = sys.argv
+    with (
+        process_state(),
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+        warnings.catch_warnings(),
+    ):
+        # That a module is imported before it is run is what this is for.
+        warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
+        sys.argv = [program, *given]
+        try:
+            runpy.run_module(f"experiments.{program}", run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            status = end.code
+        finally:
+            sys.argv = argv
+    return Ended(status, stdout.getvalue(), stderr.getvalue())
+
+
+def check(command: Command, ended: Ended, before: dict[str, bytes | None]) -> None:
+    """The one form that every refusal has."""
+    assert ended.status == 2, ended
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+    (line,) = ended.stderr.splitlines()
+    assert ended.stderr == line + "\n"
+    assert line.startswith(f"{command.program}.py: "), line
+    assert [told for told in command.told if told not in line] == [], line
+    assert contents() == before
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty working folder; data are small, and come from where the command says or from nowhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+    # Else a program takes the user's cache, and JAX keeps to it for the rest of this process.
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.devnull)
+    monkeypatch.setenv("VPF_DATA_DIR", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(datasets, "_EXAMPLES", HALVES)
+    monkeypatch.setattr(datasets, "_N_VALIDATION", NUM_VALIDATION)
+    return tmp_path
+
+
+def refuse_to_train() -> Any:
+    raise AcceptedError("the command was accepted: it was about to start its work")
+
+
+def named(command: Command) -> str:
+    return f"{command.program} {command.given}"[:60]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=named)
+def test_a_wrong_command_is_refused_in_one_line(command, folder, monkeypatch, capfd):
+    monkeypatch.setattr(workdir, "stop_requests", refuse_to_train)
+    if command.environment is not None:
+        monkeypatch.setenv("VPF_DATA_DIR", command.environment)
+    write(command.files)
+    before = contents()
+    check(command, start(command.program, arguments(command)), before)
+    # Nor has anything outside Python written.
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_table_is_large_and_holds_every_program():
+    assert len(COMMANDS) >= 250
+    assert len(FILES) >= 25
+    assert len(PROGRAMS) == 11
+    assert set(OWN) == set(PROGRAMS)
+    counts = Counter(command.program for command in COMMANDS)
+    assert min(counts[program] for program in PROGRAMS) >= 14
+    rows = [(command.program, command.given, command.told, repr(command.files)) for command in COMMANDS]
+    assert len(set(rows)) == len(rows)
+
+
+@pytest.mark.parametrize("program", ["mnist_dbm", "stdp"])
+def test_a_start_inside_this_process_leaves_it_as_it_was(program, folder):
+    def state():
+        held = {name: repr(flags.FLAGS[name].value) for name in flags.FLAGS}
+        handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        verbosity, loggers = absl_logging.get_verbosity(), logging.getLogger().handlers[:]
+        return sys.modules["__main__"], sys.argv[:], held, flags.FLAGS.is_parsed(), handlers, verbosity, loggers
+
+    # The one script that defines flags as it is imported.
+    importlib.import_module("experiments.mnist_dbm")
+    assert "gibbs_steps" in flags.FLAGS
+    app.define_help_flags()
+    before = state()
+    assert start(program, ["--seed=-1", "--workdir=run"]).status == 2
+    assert state() == before
+
+
+def test_a_command_that_is_right_is_let_through(folder, monkeypatch):
+    monkeypatch.setattr(workdir, "stop_requests", refuse_to_train)
+    with pytest.raises(AcceptedError):
+        start("mnist_dbm", ["--model=rbm", "--dataset=mnist_5k", "--workdir=run"])
+    assert set(contents()) == {"run", "run/config.json"}
+
+
+# One by the flags' parser, one by the settings' ranges and the data.
+@pytest.mark.parametrize(
+    "command",
+    [
+        Command("stdp", "--num_bins=many", ("--num_bins=many", "an even number")),
+        Command("mnist_dbm", "--batch_size=4001", ("--batch_size=4001", "mnist_5k has 4000 training images")),
+    ],
+    ids=named,
+)
+def test_a_process_says_the_same(command, folder):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    given = [sys.executable, "-m", f"experiments.{command.program}", *arguments(command)]
+    done = subprocess.run(given, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    check(command, Ended(done.returncode, done.stdout, done.stderr), {})
+    assert start(command.program, arguments(command)) == (done.returncode, done.stdout, done.stderr)
