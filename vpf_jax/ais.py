@@ -233,11 +233,13 @@ def _softplus_difference(z: Float[Array, "*n"], y: Float[Array, "*n"]) -> Float[
 
 def _estimate(log_weights: Float[Array, " num_chains"], log_z_base: Float[Array, ""], sign: int) -> LogPartition:
     """Log Z = log Z_base + sign log mean w, with its standard error and effective sample size."""
+    # The compiled logarithm of a sum of exponentials can pass over nan, as in weights of a machine that is not finite.
     count = log_weights.shape[0]
     log_mean = jax.nn.logsumexp(log_weights) - jnp.log(count)
     shares = jax.nn.softmax(log_weights)
     error = jnp.sqrt(jnp.sum((shares - 1 / count) ** 2) * count / (count - 1))
-    return LogPartition(log_z_base + sign * log_mean, error, 1 / jnp.sum(shares**2))
+    estimate = LogPartition(log_z_base + sign * log_mean, error, 1 / jnp.sum(shares**2))
+    return checks.spoilt(estimate, log_weights, log_z_base)
 
 
 def _warned(estimate: LogPartition, num_chains: int) -> LogPartition:

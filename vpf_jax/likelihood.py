@@ -44,7 +44,7 @@ def rbm_log_likelihood(
     check_visible((machine,), visible)
     _check_log_z("log_z", log_z)
     found = -jax.vmap(free_energy, in_axes=(None, 0))(machine, jnp.asarray(visible)) - log_z
-    return checks.spoilt(found, machine)
+    return checks.spoilt(found, machine, visible)
 
 
 def mean_field(
@@ -69,7 +69,7 @@ def mean_field(
     check_symmetric(machine, "mean field")
     check_visible((machine,), visible)
     means = jax.lax.map(lambda v: _mean_field(machine, v, num_updates)[1:], jnp.asarray(visible), batch_size=CHUNK)
-    return checks.spoilt(means, machine)
+    return checks.spoilt(means, machine, visible)
 
 
 def variational_bound(
@@ -104,7 +104,7 @@ def variational_bound(
         return sum(entropies, -energy(machine, means)) - log_z
 
     bounds = jax.lax.map(bound, jnp.asarray(visible), batch_size=CHUNK)
-    return checks.spoilt(bounds, machine)
+    return checks.spoilt(bounds, machine, visible)
 
 
 def stack_bound(
@@ -161,7 +161,8 @@ def stack_bound(
         found = jax.lax.map(lambda s: log_weights(s, rows), substreams(stream, num_samples))
         return jax.nn.logsumexp(found, axis=0) - jnp.log(num_samples)
 
-    return checks.spoilt(in_chunks(stream_of(key), bound, jnp.asarray(visible)), stack)
+    bounds = in_chunks(stream_of(key), bound, jnp.asarray(visible))
+    return checks.spoilt(bounds, stack, visible, log_z_top)
 
 
 def _mean_field(machine: BoltzmannMachine, visible: Num[Array, " n_0"], num_updates: int) -> State:

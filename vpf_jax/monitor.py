@@ -126,7 +126,7 @@ def pseudo_log_likelihood(
         units = (num_visible * uniform(stream, rows.shape[:1])).astype(jnp.int32)
         return num_visible * jax.nn.log_sigmoid(-jax.vmap(log_odds_of_flip)(rows, units))
 
-    return checks.spoilt(in_chunks(stream_of(key), of_rows, jnp.asarray(visible)), machine)
+    return checks.spoilt(in_chunks(stream_of(key), of_rows, jnp.asarray(visible)), machine, visible)
 
 
 def watch(key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_0"]) -> dict[str, Float[Array, ""]]:

@@ -59,7 +59,10 @@ def choose_sigma(
     for sigma in sigmas:
         _check(centres, validation, sigma)
     scores = _log_density(jnp.asarray(centres), jnp.asarray(validation), jnp.asarray(sigmas, jnp.float32))
-    return float(sigmas[int(jnp.argmax(jnp.mean(scores, axis=1)))])
+    means = np.asarray(jnp.mean(scores, axis=1))
+    if np.isnan(means).any():
+        raise ValueError("got values whose squares overflow, and no score; in float32 they are below 1e19")
+    return float(sigmas[int(np.argmax(means))])
 
 
 @jax.jit

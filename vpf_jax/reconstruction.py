@@ -192,7 +192,7 @@ def _repair(
         means = jax.nn.sigmoid(jax.vmap(lambda s: layer_field(machine, s, 0))(state))
         return jnp.where(inside, means, given.astype(means.dtype))
 
-    return checks.spoilt(in_chunks(stream_of(key), of_rows, jnp.arange(len(visible))), machine)
+    return checks.spoilt(in_chunks(stream_of(key), of_rows, jnp.arange(len(visible))), machine, visible)
 
 
 def _fit_mask(mask: Bool[Array, "*batch n_0"], images: Num[Array, "batch n_0"]) -> Bool[Array, "batch n_0"]:

@@ -161,7 +161,7 @@ def mean_activations(
         return found
 
     means = tuple(jnp.mean(a, axis=0) for a in in_chunks(stream_of(key), activations, jnp.asarray(visible)))
-    return checks.spoilt(means, stack)
+    return checks.spoilt(means, stack, visible)
 
 
 def confabulate(

@@ -203,6 +203,33 @@ def test_parzen_windows_hide_no_nan(where):
             V.choose_sigma(*wrong)
 
 
+OF_IMAGES = {
+    "rbm_log_likelihood": lambda x: V.rbm_log_likelihood(calls.RBM, x, 3.0),
+    "variational_bound": lambda x: V.variational_bound(calls.RBM, x, 3.0),
+    "mean_field": lambda x: likelihood.mean_field(calls.RBM, x),
+    "stack_bound": lambda x: V.stack_bound(jax.random.key(1), calls.STACK, x, 3.0),
+    "mean_activations": lambda x: V.mean_activations(jax.random.key(1), calls.STACK, x),
+    "pseudo_log_likelihood": lambda x: V.pseudo_log_likelihood(jax.random.key(1), calls.RBM, x),
+    "reconstruct": lambda x: V.reconstruct(jax.random.key(1), calls.RBM, x, calls.MASK),
+    "inpaint": lambda x: V.inpaint(jax.random.key(1), calls.RBM, x, calls.MASK),
+}
+
+
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_no_score_hides_a_nan_in_the_images(name):
+    broken = np.asarray(calls.VISIBLE, np.float32)
+    broken[2, 1] = np.nan
+    assert all(np.isnan(leaf).any() for leaf in jax.tree.leaves(jax.jit(OF_IMAGES[name])(broken)))
+
+
+def test_no_width_is_chosen_by_scores_that_are_nan():
+    large = calls.GREY.copy()
+    large[0, 0] = 1e30
+    assert np.isnan(V.parzen_log_likelihood(large, large, 0.2)[0])
+    with pytest.raises(ValueError, match="squares overflow"):
+        V.choose_sigma(large, large)
+
+
 @pytest.mark.parametrize("score", [V.weight_sparsity, V.squared_weight])
 def test_monitors_of_weights_hide_no_nan(score):
     weights = calls.NAN.weights[0]
