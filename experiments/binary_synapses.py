@@ -37,7 +37,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from experiments import cli, runs
 from experiments.ising_recovery import IMAGE_SIDE, shrink_images
 from experiments.tables import cell, markdown_table, mean_and_error
-from experiments.workdir import UsageError, finished_summary, open_workdir, stop_requests
+from experiments.workdir import UsageError, stop_requests
 from vpf_jax import datasets, figures
 from vpf_jax.related import binary_synapses as synapses
 
@@ -205,14 +205,11 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: learning has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was learnt is saved.
     """
-    if config.dataset == PLANTED:
-        images = None
-        workdir = open_workdir(config.workdir, dataclasses.asdict(config), runs.FREE)
-        summary = finished_summary(workdir)
-    else:
-        images, workdir, summary = runs.open_run(config)
-    if summary is not None:
-        return summary
+    return runs.carry_out(config, _run)
+
+
+def _run(config: Config, images: datasets.Dataset | None, workdir: Path) -> tuple[dict[str, Any], str]:
+    """What is found, and the table."""
     if images is not None and config.num_images > len(images.train.images):
         raise UsageError(
             f"got --num_images={config.num_images}; {config.dataset} has {len(images.train.images)} training images"
@@ -227,7 +224,7 @@ def run(config: Config) -> dict[str, Any]:
     else:
         _draw_surrogates(config, rows, workdir)
         table = _image_table(config, rows)
-    return runs.close_run(config, workdir, {"fits": rows}, table)
+    return {"fits": rows}, table
 
 
 class Learnt(NamedTuple):

@@ -97,9 +97,11 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
-    data, workdir, summary = runs.open_run(config)
-    if summary is not None:
-        return summary
+    return runs.carry_out(config, _run)
+
+
+def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
+    """What is found, and the table."""
     if config.digit >= len(data.test.images):
         raise UsageError(f"got --digit={config.digit}; {config.dataset} has {len(data.test.images)} test images")
     found = _window(config, workdir)
@@ -114,7 +116,7 @@ def run(config: Config) -> dict[str, Any]:
         }
     save_alignment(workdir / "alignment.png", curves, title=f"Directed learning on {config.dataset}")
     found |= {"alignment": {name: curve[-1].tolist() for name, curve in curves.items()}}
-    return runs.close_run(config, workdir, found, _table(config, found))
+    return found, _table(config, found)
 
 
 def _table(config: Config, found: dict[str, Any]) -> str:
