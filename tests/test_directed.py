@@ -214,7 +214,7 @@ def test_a_directed_run_is_saved_and_restored(tmp_path):
     assert found is not None
     assert_same_machine(found[1].stack[0], stack[0])
     symmetric = init_state(jax.random.key(5), init_stack(jax.random.key(3), (6, 5)), TrainConfig())
-    with pytest.raises(CheckpointMismatchError, match="holds stack/0/backward/0 .*, where no stack/0/backward/0 is"):
+    with pytest.raises(CheckpointMismatchError, match=r"holds stack/0/backward/0 .*, where no stack/0/backward/0 is"):
         restore_checkpoint(tmp_path, symmetric)
 
 

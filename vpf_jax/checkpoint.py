@@ -20,13 +20,15 @@ but an error. Those of version 0.5 have no record: they are read unverified, and
 Not here: what is saved and when (`experiments`).
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -103,6 +105,7 @@ def save_checkpoint(directory: str | Path, step: int, tree: PyTree, info: dict[s
         _write(directory, step, leaves, record)
     # A disk that is full fails anywhere inside orbax and tensorstore, with any exception.
     except Exception as error:
+        shutil.rmtree(directory / ".writing", ignore_errors=True)
         raise _writing_failed(directory / str(step), error) from error
     sound = [number for number, record in others.items() if number != step and not isinstance(record, _Damage)]
     for number in sorted(sound, key=lambda n: _precedence(n, others[n]), reverse=True)[KEPT - 1 :]:
@@ -465,15 +468,37 @@ def _system_error(error: BaseException | None) -> int | None:
     return None
 
 
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+    """Of what orbax does: where it fails, the tasks that it leaves behind fail later, in threads of tensorstore, and
+    Python would print a traceback for each ("Event loop is closed") beside the error itself.
+    """
+    try:
+        yield
+    except Exception:
+        usual = sys.unraisablehook
+        if not isinstance(usual, _WithoutClosedLoops):
+            sys.unraisablehook = _WithoutClosedLoops(usual)
+        raise
+
+
+class _WithoutClosedLoops(NamedTuple):
+    usual: Callable[[Any], Any]
+
+    def __call__(self, unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            self.usual(unraisable)
+
+
 def _save_arrays(place: Path, leaves: Leaves) -> None:
     ocp = _orbax()
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    with _one_error(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         checkpointer.save(place, args=ocp.args.StandardSave(leaves))
 
 
 def _restore_arrays(place: Path, like: Leaves) -> Leaves:
     ocp = _orbax()
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    with _one_error(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         return checkpointer.restore(place.absolute(), args=ocp.args.StandardRestore(like))
 
 
@@ -481,7 +506,7 @@ def _read_of_version_0_5(place: Path) -> tuple[Leaves, dict[str, Any]]:
     """Leaves and info of a checkpoint without a record: a nested tree that orbax describes itself."""
     ocp = _orbax()
     leaves: Leaves = {}
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with _one_error(), ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.metadata((place / "tree").absolute()).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         tree = checkpointer.restore((place / "tree").absolute(), restore_args=as_numpy)
