@@ -209,21 +209,28 @@ def read_object(path: Path) -> dict[str, Any] | None:
 
 
 def write_manifest(folder: Path, patterns: Sequence[str]) -> None:
-    """Writes files.sha256 over the files of these names, as the command sha256sum does."""
+    """Writes files.sha256 over files of these names, as sha256sum does, and a comment that holds its own digest."""
     files = sorted(path for pattern in patterns for path in folder.glob(pattern))
-    write_text(folder / MANIFEST, "".join(f"{_sha256(path)}  {path.name}\n" for path in files))
+    lines = "".join(f"{_sha256(path)}  {path.name}\n" for path in files)
+    write_text(folder / MANIFEST, lines + _last_line(lines))
 
 
 def read_manifest(folder: Path) -> dict[str, str] | None:
     """Digests by name of files; empty where there is no manifest, None where it is damaged."""
     try:
-        lines = (folder / MANIFEST).read_text().splitlines(keepends=True)
+        text = (folder / MANIFEST).read_text()
     except FileNotFoundError:
         return {}
     except ValueError:
         return None
-    parts = [re.fullmatch(r"([0-9a-f]{64})  ([^/]+)\n", line) for line in lines]
-    return {part[2]: part[1] for part in parts if part} if parts and all(parts) else None
+    lines, mark, _ = text.rpartition("# ")
+    if not mark or text != lines + _last_line(lines):
+        return None
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines.splitlines())}
+
+
+def _last_line(lines: str) -> str:
+    return f"# {hashlib.sha256(lines.encode()).hexdigest()} of the lines above\n"
 
 
 def kept_object(path: Path) -> dict[str, Any] | None:
