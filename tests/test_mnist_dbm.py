@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from experiments.phases import PhasedRun
 from experiments.workdir import UsageError
 
 ROOT = Path(__file__).parent.parent
-VISIBLE = np.zeros((50, 784), np.uint8)
+VISIBLE = jnp.zeros((50, 784), jnp.uint8)
 TINY = {"hidden": (12, 8), "epochs": 6, "num_samples": 60, "checkpoint_every": 2, "evaluate_every": 3}
 TINY_FLAGS = ["--hidden=12,8", "--epochs=6", "--num_samples=60", "--checkpoint_every=2", "--evaluate_every=3"]
 
