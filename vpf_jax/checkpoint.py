@@ -22,6 +22,7 @@ Not here: what is saved and when (`experiments`).
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import logging
@@ -477,17 +478,14 @@ def _one_error() -> Iterator[None]:
         yield
     except Exception:
         usual = sys.unraisablehook
-        if not isinstance(usual, _WithoutClosedLoops):
-            sys.unraisablehook = _WithoutClosedLoops(usual)
+        if getattr(usual, "func", None) is not _tell_but_of_closed_loops:
+            sys.unraisablehook = functools.partial(_tell_but_of_closed_loops, usual)
         raise
 
 
-class _WithoutClosedLoops(NamedTuple):
-    usual: Callable[[Any], Any]
-
-    def __call__(self, unraisable: Any) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            self.usual(unraisable)
+def _tell_but_of_closed_loops(usual: Callable[[Any], Any], unraisable: Any) -> None:
+    if "Event loop is closed" not in str(unraisable.exc_value):
+        usual(unraisable)
 
 
 def _save_arrays(place: Path, leaves: Leaves) -> None:
