@@ -38,7 +38,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from experiments import cli, runs
 from experiments.ising_recovery import IMAGE_SIDE, shrink_images
 from experiments.tables import cell, markdown_table, mean_and_error
-from experiments.workdir import UsageError, finished_summary, open_workdir, stop_requests
+from experiments.workdir import UsageError, stop_requests
 from vpf_jax import datasets, figures
 from vpf_jax.related import binary_synapses as synapses
 
@@ -206,14 +206,11 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: learning has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was learnt is saved.
     """
-    if config.dataset == PLANTED:
-        images = None
-        workdir = open_workdir(config.workdir, dataclasses.asdict(config), runs.FREE)
-        summary = finished_summary(workdir)
-    else:
-        images, workdir, summary = runs.open_run(config, functools.partial(_check_number, config))
-    if summary is not None:
-        return summary
+    return runs.carry_out(config, _run, functools.partial(_check_number, config))
+
+
+def _run(config: Config, images: datasets.Dataset | None, workdir: Path) -> tuple[dict[str, Any], str]:
+    """What is found, and the table."""
     alphas = (None,) if images is not None else config.alpha
     fits = [Fit(*parts) for parts in itertools.product(config.hidden, config.esteps, config.rules, alphas)]
     with stop_requests() as stops:
@@ -224,7 +221,7 @@ def run(config: Config) -> dict[str, Any]:
     else:
         _draw_surrogates(config, rows, workdir)
         table = _image_table(config, rows)
-    return runs.close_run(config, workdir, {"fits": rows}, table)
+    return {"fits": rows}, table
 
 
 def _check_number(config: Config, images: datasets.Dataset) -> None:

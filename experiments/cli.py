@@ -1,12 +1,17 @@
 """How an experiment's command starts and ends: settings and their flags, one-line errors, exit status.
 
-Status 0: done. 1: training stopped by itself. 2: something the user gave is not allowed. 128 + n: stopped by signal n,
-after saving. Anything else is a bug and keeps its traceback.
+Status 0: done. 1: training stopped by itself, or the system refused to read or write, as on a full disk. 2: something
+the user gave is not allowed, checkpoints that are all damaged among it. 128 + n: stopped by signal n, after saving;
+141: nobody reads the output any more. Anything else is a bug and keeps its traceback. What the library and the scripts
+warn of is one line each on standard error.
 """
 
 import dataclasses
+import logging
 import os
+import signal
 import sys
+import threading
 import types
 import typing
 from collections.abc import Callable
@@ -18,6 +23,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from experiments.workdir import Stopped, UsageError
+from vpf_jax.checkpoint import SYSTEM_ERRORS, CheckpointError
 from vpf_jax.datasets import DatasetError
 from vpf_jax.train import NonFiniteObjectiveError
 
@@ -56,18 +62,67 @@ def start(main: Callable[[list[str]], None]) -> NoReturn:
 
     def guarded(argv: list[str]) -> None:
         # orbax and tensorflow-datasets log through absl what the one-line errors here say better.
-        absl_logging.set_verbosity(absl_logging.ERROR)
+        absl_logging.set_verbosity(absl_logging.FATAL)
         _keep_compiled_programs()
         try:
             main(argv)
-        except (UsageError, DatasetError) as error:
-            _fail(2, error)
-        except NonFiniteObjectiveError as error:
-            _fail(1, error)
-        except Stopped as stop:
-            _fail(stop.exit_status, stop)
+        except Exception as error:
+            found = failure(error)
+            if found is None:
+                raise
+            _fail(*found)
 
-    app.run(guarded, flags_parser=_parse)
+    _end_quietly_on_interrupts()
+    _say_warnings()
+    try:
+        try:
+            app.run(guarded, flags_parser=_parse)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffers has nowhere to go, at the interpreter's end too.
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    raise AssertionError("app.run returns by SystemExit alone")
+
+
+def failure(error: Exception) -> tuple[int, str] | None:
+    """Exit status and sentence for what a command may raise; None for a bug, which keeps its traceback."""
+    if isinstance(error, UsageError | DatasetError | CheckpointError):
+        return 2, str(error)
+    if isinstance(error, NonFiniteObjectiveError):
+        return 1, str(error)
+    if isinstance(error, Stopped):
+        return error.exit_status, str(error)
+    if isinstance(error, OSError) and error.errno in SYSTEM_ERRORS:
+        where = f"{error.filename}: " if error.filename else ""
+        return 1, f"{where}{error.strerror}; what was saved stays, start again to resume when this is mended"
+    return None
+
+
+def _end_quietly_on_interrupts() -> None:
+    """Ctrl-C kills without a traceback, as SIGTERM does; `workdir.stop_requests` sees it first."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    # In a shell's background it is ignored, and stays so.
+    if in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _say_warnings() -> None:
+    """One line on standard error for each, whatever absl lets through."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Line(f"{_program()}: %(message)s"))
+    for name in ("vpf_jax", "experiments"):
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.setLevel(logging.WARNING)
+        logger.propagate = False
+
+
+class _Line(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return " ".join(super().format(record).split())
 
 
 def _kind(hint: Any) -> Any:
@@ -137,5 +192,9 @@ def _keep_compiled_programs() -> None:
 
 def _fail(status: int, message: object) -> NoReturn:
     line = " ".join(str(message).split())
-    print(f"{sys.argv[0].rsplit('/', 1)[-1]}: {line}", file=sys.stderr)
+    print(f"{_program()}: {line}", file=sys.stderr)
     sys.exit(status)
+
+
+def _program() -> str:
+    return sys.argv[0].rsplit("/", 1)[-1]

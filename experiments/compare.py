@@ -187,9 +187,11 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained and measured is saved.
     """
-    data, workdir, summary = runs.open_run(config)
-    if summary is not None:
-        return summary
+    return runs.carry_out(config, _run)
+
+
+def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
+    """What is found, and the table."""
     rows: dict[str, dict[str, Any]] = {}
     test = jnp.asarray(data.test.images[:DRAWN])
     mask = reconstruction.band_mask("bottom", data.image_shape)
@@ -217,7 +219,7 @@ def run(config: Config) -> dict[str, Any]:
         "parzen_real_data": real,
         "median_image_errors": repair.guess_errors(_first_tested(data))["median"],
     }
-    return runs.close_run(config, workdir, found, _table(config, found))
+    return found, _table(config, found)
 
 
 def _learn_stacks(config: Config, recipe: comparison.Recipe, data: datasets.Dataset, stops: list[int]) -> list[Learnt]:

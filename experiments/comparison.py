@@ -24,7 +24,7 @@ import vpf_jax
 from experiments import cli, models, runs
 from experiments.phases import PhasedRun
 from experiments.progress import Progress, told_of_flow
-from experiments.workdir import Stopped, UsageError, write_json
+from experiments.workdir import Stopped, UsageError, locked, write_json
 from vpf_jax import datasets, monitor, train
 
 # Training images on which the monitors of an epoch are measured.
@@ -258,11 +258,26 @@ def train_recipe(
 
     Raises:
       Stopped: a signal has arrived; a checkpoint is saved.
+      experiments.workdir.UsageError: another process trains the recipe.
+      vpf_jax.checkpoint.CheckpointError: all checkpoints are damaged.
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed in one of the runs; the last good checkpoint stays.
     """
     own = folder / recipe.folder_name(data.name, seeds)
-    own.mkdir(parents=True, exist_ok=True)
-    write_json(own / "recipe.json", dataclasses.asdict(recipe) | {"dataset": data.name, "seeds": list(seeds)})
+    with locked(own, runs.WAIT):
+        write_json(own / "recipe.json", dataclasses.asdict(recipe) | {"dataset": data.name, "seeds": list(seeds)})
+        return _train_recipe(own, recipe, data, seeds, stops, at_once, checkpoint_every)
+
+
+def _train_recipe(
+    own: Path,
+    recipe: Recipe,
+    data: datasets.Dataset,
+    seeds: Sequence[int],
+    stops: list[int],
+    at_once: int,
+    checkpoint_every: int,
+) -> Trained:
+    """`train_recipe` in the recipe's own folder."""
     visible = jnp.asarray(datasets.binarise(data.train.images))
     start = initial_state(recipe, visible.shape[1], seeds)
     run = PhasedRun(own, start, visible, recipe.phases, checkpoint_every=checkpoint_every, at_once=at_once)

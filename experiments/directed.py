@@ -15,6 +15,7 @@ What is found is in the README. Not here: the timing of spikes (`experiments.std
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -63,9 +64,11 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
-    data, workdir, summary = runs.open_run(config)
-    if summary is not None:
-        return summary
+    return runs.carry_out(config, _run)
+
+
+def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
+    """What is found, and the table."""
     recipes = comparison.directed_recipes((config.hidden,), config.epochs)
     rows, curves = {}, {}
     with stop_requests() as stops:
@@ -78,7 +81,7 @@ def run(config: Config) -> dict[str, Any]:
     if curves:
         save_alignment(workdir / "alignment.png", curves, title=f"Directed learning on {config.dataset}")
     guesses = repair.guess_errors(data)
-    return runs.close_run(config, workdir, {"variants": rows, "guesses": guesses}, _table(config, rows, guesses))
+    return {"variants": rows, "guesses": guesses}, _table(config, rows, guesses)
 
 
 def alignment_curve(

@@ -31,7 +31,7 @@ import numpy as np
 
 from experiments import cli, runs
 from experiments.tables import markdown_table
-from experiments.workdir import MetricsFile, UsageError, stop_requests
+from experiments.workdir import Growth, MetricsFile, UsageError, stop_requests
 from vpf_jax import datasets, figures
 from vpf_jax.related import equilibrium_propagation as ep
 
@@ -91,6 +91,9 @@ class Config(runs.Config):
         if plan.epochs < 1:
             raise UsageError(f"got --epochs={self.epochs}; it takes an integer of at least 1")
 
+    def growth(self) -> dict[str, Growth]:
+        return {"epochs": Growth(ep.PRESETS[self.preset].epochs)}
+
     def plan(self) -> ep.Preset:
         """The preset as the flags change it.
 
@@ -120,9 +123,11 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
-    data, workdir, summary = runs.open_run(config, functools.partial(_check_start, config))
-    if summary is not None:
-        return summary
+    return runs.carry_out(config, _run, functools.partial(_check_start, config))
+
+
+def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
+    """What is found, and the table."""
     _, epochs, settings = config.plan()
     with stop_requests() as stops:
         trained = learn(config, data, workdir, stops)
@@ -139,7 +144,7 @@ def run(config: Config) -> dict[str, Any]:
         "confusion": confusion.tolist(),
         "seconds_per_epoch": trained.seconds / epochs,
     }
-    return runs.close_run(config, workdir, found, _table(config, found))
+    return found, _table(config, found)
 
 
 def learn(config: Config, data: datasets.Dataset, workdir: Path, stops: list[int]) -> runs.Trained:

@@ -69,9 +69,11 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
-    data, workdir, summary = runs.open_run(config)
-    if summary is not None:
-        return summary
+    return runs.carry_out(config, _run)
+
+
+def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
+    """What is found, and the table."""
     models = {}
     with stop_requests() as stops:
         for hidden in config.hidden:
@@ -87,7 +89,7 @@ def run(config: Config) -> dict[str, Any]:
     )
     _draw(config, data, models, visible, workdir)
     summary = {"hidden": rows, "pixel_probe_accuracy": pixels.test_accuracy}
-    return runs.close_run(config, workdir, summary, _table(config, rows, pixels.test_accuracy))
+    return summary, _table(config, rows, pixels.test_accuracy)
 
 
 def _measure(config: Config, data: datasets.Dataset, trained: comparison.Trained, visible: jax.Array) -> dict[str, Any]:

@@ -53,10 +53,9 @@ from experiments.tables import cell, markdown_table, mean_and_error
 from experiments.workdir import (
     Stopped,
     UsageError,
-    finished_summary,
-    open_workdir,
+    put_aside,
+    run_once,
     stop_requests,
-    write_json,
     write_text,
 )
 from vpf_jax import baselines, datasets, figures, tempering
@@ -207,18 +206,17 @@ def run(config: Config) -> dict[str, Any]:
             "images, and samples are allowed up to that"
         )
     held = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
-    workdir = open_workdir(config.workdir, held, FREE)
-    summary = finished_summary(workdir)
-    if summary is not None:
+
+    def work(workdir: Path) -> dict[str, Any]:
+        with stop_requests() as stops:
+            data = _draw_data(config, workdir, stops) if images is None else _image_data(config, images)
+            _fit_all(config, data, workdir, stops)
+        summary = _summarise(config, data, workdir)
+        write_text(workdir / "table.md", _table(config, summary))
+        _draw(config, summary, workdir)
         return summary
-    with stop_requests() as stops:
-        data = _draw_data(config, workdir, stops) if images is None else _image_data(config, images)
-        _fit_all(config, data, workdir, stops)
-    summary = _summarise(config, data, workdir)
-    write_text(workdir / "table.md", _table(config, summary))
-    _draw(config, summary, workdir)
-    write_json(workdir / "summary.json", summary)
-    return summary
+
+    return run_once(config.workdir, held, work, free=FREE)
 
 
 def bonds(size: int) -> Bool[np.ndarray, "n n"]:
@@ -447,7 +445,7 @@ def _draw_data(config: Config, workdir: Path, stops: list[int]) -> Data:
     found = []
     for seed in config.seeds:
         file = workdir / "samples" / f"glass-{seed}.npz"
-        if not file.exists():
+        if _load_arrays(file) is None:
             glass, draws, acceptance = draw(*_keys(seed)[:2])
             states = np.asarray(draws).reshape(-1, config.size**2)[:largest]
             _save_arrays(
@@ -457,7 +455,9 @@ def _draw_data(config: Config, workdir: Path, stops: list[int]) -> Data:
                 acceptance=acceptance,
                 disagreement=disagreement(np.asarray(draws)),
             )
-        found.append(_load_arrays(file))
+        arrays = _load_arrays(file)
+        assert arrays is not None
+        found.append(arrays)
         _stop_if_asked(stops, f"{len(found)} of {config.num_seeds} glasses are sampled, start again to resume")
     together = {name: np.stack([arrays[name] for arrays in found]) for name in found[0]}
     sampler = {
@@ -489,7 +489,7 @@ def _image_data(config: Config, images: datasets.Dataset) -> Data:
 def _fit_all(config: Config, data: Data, workdir: Path, stops: list[int]) -> None:
     """Makes the fits that are missing in the folder."""
     tasks = list(itertools.product(config.sample_sizes, config.rules))
-    left = [task for task in tasks if not _fit_file(workdir, *task).exists()]
+    left = [task for task in tasks if _load_arrays(_fit_file(workdir, *task)) is None]
     if len(left) < len(tasks):
         print(f"resuming after fit {len(tasks) - len(left)} of {len(tasks)}")
     for number, (num_samples, rule) in enumerate(left, len(tasks) - len(left) + 1):
@@ -512,6 +512,7 @@ def _fit_file(workdir: Path, num_samples: int, rule: str) -> Path:
 
 def _load_fit(path: Path) -> tuple[Fit, float]:
     arrays = _load_arrays(path)
+    assert arrays is not None
     glass = Glass(arrays["fields"], arrays["couplings"])
     return Fit(glass, arrays["steps"], arrays["largest_gradient"]), float(arrays["seconds"])
 
@@ -525,9 +526,20 @@ def _save_arrays(path: Path, **arrays: Any) -> None:
     os.replace(temporary, path)
 
 
-def _load_arrays(path: Path) -> dict[str, Array]:
-    with np.load(path) as file:
-        return {name: jnp.asarray(array) for name, array in file.items()}
+def _load_arrays(path: Path) -> dict[str, Array] | None:
+    """What `_save_arrays` has written; None where it is missing, or damaged, which is said and put aside."""
+    if not path.exists():
+        return None
+    try:
+        # Its entries have checksums.
+        with np.load(path) as file:
+            return {name: jnp.asarray(array) for name, array in file.items()}
+    # What is no archive, or a damaged one, fails in many ways.
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        put_aside(path, "is damaged")
+        return None
 
 
 def _summarise(config: Config, data: Data, workdir: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ setting, two minutes on two cores:
 import dataclasses
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -92,9 +93,11 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained and evaluated is saved.
     """
-    data, workdir, summary = runs.open_run(config)
-    if summary is not None:
-        return summary
+    return runs.carry_out(config, _run)
+
+
+def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
+    """What is found, and the table."""
     rbms = comparison.rbm_recipes((config.hidden,), config.epochs)
     deep = comparison.stack_recipes(config.deep_hidden, config.deep_epochs)
     found: dict[str, dict[str, Any]] = {"rbms": {}, "stacks": {}}
@@ -116,7 +119,7 @@ def run(config: Config) -> dict[str, Any]:
     ]
     pixels = independent_pixels(data)
     summary = found | {"independent_pixels": pixels, "parzen_real_data": real, "published_by_others": PUBLISHED}
-    return runs.close_run(config, workdir, summary, _table(config, found, pixels, real))
+    return summary, _table(config, found, pixels, real)
 
 
 def independent_pixels(data: datasets.Dataset) -> float:

@@ -3,7 +3,8 @@
     python -m experiments.mnist_dbm --model=intra_dbm --dataset=mnist --workdir=runs/mnist-intra
 
 writes into --workdir: config.json, metrics.csv (one row per epoch), summary.json, checkpoints/, samples.png,
-filters.png, curves.png, activations.png. A second start with the same folder resumes; a finished run says so.
+filters.png, curves.png, activations.png, and files.sha256, by which `sha256sum -c` checks them. A second start with the
+same folder resumes; a finished run says so, and goes on where --epochs is larger than before.
 
 The experiment behind Table 2 and the sample figures of Liu, Quek and Lin, arXiv 1711.07732. Not here: the comparison
 with other training rules.
@@ -23,15 +24,7 @@ import vpf_jax
 from experiments import cli, generation, models
 from experiments.phases import PhasedRun
 from experiments.progress import Progress, told_of_flow
-from experiments.workdir import (
-    MetricsFile,
-    Stopped,
-    UsageError,
-    finished_summary,
-    open_workdir,
-    stop_requests,
-    write_json,
-)
+from experiments.workdir import Growth, MetricsFile, Stopped, UsageError, kept_rows, run_once, stop_requests
 from vpf_jax import datasets, figures, monitor, train
 
 MODELS = ("rbm", "dbm", "intra_dbm")
@@ -168,6 +161,12 @@ class Config:
             raise ValueError(str(error).replace("got ", "got refine_", 1)) from None
         return first, refinement
 
+    def growth(self) -> Growth:
+        """Whether a run may go on after its --epochs."""
+        if self.refine != "none":
+            return Growth(refused="a refinement follows them")
+        return Growth(refused="" if self.schedule == "constant" else "the cosine schedule depends on their number")
+
     @property
     def columns(self) -> tuple[str, ...]:
         """Of metrics.csv."""
@@ -182,7 +181,8 @@ def run(config: Config) -> dict[str, Any]:
     """Trains, evaluates and draws; resumes where the folder holds part of the run. Returns what summary.json holds.
 
     Raises:
-      UsageError: a folder or a batch size that does not fit.
+      UsageError: a folder or a batch size that does not fit, or a folder that another process works in.
+      vpf_jax.checkpoint.CheckpointError: all checkpoints are damaged, or those of something else.
       vpf_jax.datasets.DatasetError: data that cannot be read.
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed; the last good checkpoint stays.
       Stopped: SIGTERM or SIGINT arrived; a checkpoint has been saved.
@@ -197,16 +197,16 @@ def run(config: Config) -> dict[str, Any]:
         )
     # Before anything is written: a model that the rule does not take is refused.
     jax.eval_shape(lambda: initial_state(config, data.train.images.shape[1]))
-    workdir = open_workdir(config.workdir, held, FREE, dataclasses.asdict(Config()))
-    summary = finished_summary(workdir)
-    if summary is not None:
+
+    def work(workdir: Path) -> dict[str, Any]:
+        with stop_requests() as stops:
+            state, metrics, seconds = _train(config, data, workdir, stops)
+            summary = _summarise(config, data, state, metrics, seconds, stops)
+        _draw(config, data, state.stack, metrics, workdir)
         return summary
-    with stop_requests() as stops:
-        state, metrics, seconds = _train(config, data, workdir, stops)
-        summary = _summarise(config, data, state, metrics, seconds, stops)
-    _draw(config, data, state.stack, metrics, workdir)
-    write_json(workdir / "summary.json", summary)
-    return summary
+
+    defaults, grows = dataclasses.asdict(Config()), {"epochs": config.growth()}
+    return run_once(config.workdir, held, work, free=FREE, defaults=defaults, grows=grows)
 
 
 def initial_state(config: Config, num_visible: int) -> train.TrainState:
@@ -244,7 +244,8 @@ def _train(
     )
     if run.epoch:
         print(f"resuming after epoch {run.epoch} of {config.all_epochs}")
-    metrics = MetricsFile(workdir / "metrics.csv", config.columns, run.epoch)
+    table = workdir / "metrics.csv"
+    metrics = MetricsFile(table, config.columns, kept_rows(run.info, table, run.epoch))
     largest = float(train.largest_weight(run.state.stack))
     with Progress(config.all_epochs, run.epoch) as progress:
         started = time.perf_counter()

@@ -59,9 +59,11 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
-    data, workdir, summary = runs.open_run(config)
-    if summary is not None:
-        return summary
+    return runs.carry_out(config, _run)
+
+
+def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
+    """What is found, and the table."""
     recipes = comparison.rbm_recipes((config.hidden,), config.epochs)
     rows, machines = {}, {}
     with stop_requests() as stops:
@@ -71,7 +73,7 @@ def run(config: Config) -> dict[str, Any]:
             machines[rule] = trained.stack(0)[0]
     _draw(config, data, machines, workdir)
     guesses = repair.guess_errors(data)
-    return runs.close_run(config, workdir, {"rules": rows, "guesses": guesses}, _table(config, rows, guesses))
+    return {"rules": rows, "guesses": guesses}, _table(config, rows, guesses)
 
 
 def _table(config: Config, rows: dict[str, dict[str, Any]], guesses: dict[str, dict[str, float]]) -> str:

@@ -1,9 +1,9 @@
 """A run of one script: the settings that all share, where it starts and ends, and training that resumes.
 
-`open_run` and `close_run` frame a script whose folder holds config.json, table.md and summary.json; `evaluate_seeds`
-keeps what is measured one seed after another. `train_epochs` is the loop of a system of its own (`vpf_jax.related`):
-any pytree as state, any function as epoch. Not here: the phases of `vpf_jax.train` (`phases`) and the recipes of
-learning rules (`comparison`).
+`carry_out` frames a script whose folder holds config.json, table.md and summary.json; `evaluate_seeds` keeps what is
+measured one seed after another. `train_epochs` is the loop of a system of its own (`vpf_jax.related`): any pytree as
+state, any function as epoch. Not here: the phases of `vpf_jax.train` (`phases`) and the recipes of learning rules
+(`comparison`).
 """
 
 import dataclasses
@@ -19,20 +19,26 @@ import vpf_jax
 from experiments import cli
 from experiments.progress import Progress
 from experiments.workdir import (
+    Growth,
     MetricsFile,
     Stopped,
     UsageError,
-    finished_summary,
-    open_workdir,
-    read_json,
+    kept_object,
+    kept_rows,
+    locked,
+    run_once,
     write_json,
+    write_manifest,
     write_text,
 )
 from vpf_jax import checkpoint, datasets
 from vpf_jax.train import NonFiniteObjectiveError
 
 State = TypeVar("State")
+AnyConfig = TypeVar("AnyConfig", bound="Config")
 
+# Seconds that a start waits for another one in a folder of trained systems: reading a finished one takes less.
+WAIT = 10
 # Settings that may change between starts of one run: they do not change what is computed.
 FREE = ("data_dir", "workdir", "models", "checkpoint_every")
 
@@ -75,47 +81,53 @@ class Config:
     def seeds(self) -> tuple[int, ...]:
         return (self.seed,)
 
+    def growth(self) -> dict[str, Growth]:
+        """Settings that may be larger at a later start; the script then goes on to the same bits."""
+        return {}
 
-def open_run(
-    config: Config, check: Callable[[datasets.Dataset], Any] | None = None
-) -> tuple[datasets.Dataset, Path, dict[str, Any] | None]:
-    """The data, the folder, and the summary where the run is finished already.
+
+def carry_out(
+    config: AnyConfig,
+    work: Callable[[AnyConfig, Any, Path], tuple[dict[str, Any], str]],
+    check: Callable[[Any], Any] | None = None,
+) -> dict[str, Any]:
+    """What summary.json holds: of work(config, data, folder), or of the earlier start that has finished the run.
 
     Args:
       config: the settings.
-      check: raises UsageError where the settings do not fit the data; nothing has been written yet.
+      work: does what the script does, and gives what is found and table.md. Its data are None where the data set of the
+        settings is none of images.
+      check: raises UsageError where the settings do not fit images; nothing has been written yet.
 
     Raises:
-      UsageError: settings or a folder that do not fit.
+      UsageError: settings or a folder that do not fit, or a folder that another process works in.
       vpf_jax.datasets.DatasetError: data that cannot be read.
     """
-    data = datasets.load_dataset(config.dataset, config.data_dir)
-    if check is not None:
+    known = config.dataset in datasets.DATASETS
+    data = datasets.load_dataset(config.dataset, config.data_dir) if known else None
+    if check is not None and data is not None:
         check(data)
-    workdir = open_workdir(config.workdir, dataclasses.asdict(config), FREE)
-    return data, workdir, finished_summary(workdir)
 
+    def finish(workdir: Path) -> dict[str, Any]:
+        found, table = work(config, data, workdir)
+        write_text(workdir / "table.md", table)
+        print(table)
+        return {
+            "dataset": config.dataset,
+            "seeds": list(config.seeds),
+            "version": vpf_jax.__version__,
+            "jax_version": jax.__version__,
+            "device": jax.devices()[0].device_kind,
+            **found,
+        }
 
-def close_run(config: Config, workdir: Path, found: dict[str, Any], table: str) -> dict[str, Any]:
-    """Writes table.md and summary.json, shows the table, and returns the summary."""
-    summary = {
-        "dataset": config.dataset,
-        "seeds": list(config.seeds),
-        "version": vpf_jax.__version__,
-        "jax_version": jax.__version__,
-        "device": jax.devices()[0].device_kind,
-        **found,
-    }
-    write_text(workdir / "table.md", table)
-    write_json(workdir / "summary.json", summary)
-    print(table)
-    return summary
+    return run_once(config.workdir, dataclasses.asdict(config), finish, free=FREE, grows=config.growth())
 
 
 def evaluate_seeds(
     workdir: Path, name: str, seeds: Sequence[int], stops: Sequence[int], evaluate: Callable[[int, int], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Measurements of all seeds, each read from WORKDIR/evaluations where an earlier start has made it.
+    """Measurements of all seeds, each read from WORKDIR/evaluations where an earlier start has made it, undamaged.
 
     Args:
       workdir: the folder of the run.
@@ -134,10 +146,11 @@ def evaluate_seeds(
         if stops:
             raise Stopped(stops[0], "what was trained and evaluated is saved, start again to resume")
         file = folder / f"{name}-{seed}.json"
-        row = read_json(file)
+        row = kept_object(file)
         if row is None:
             row = evaluate(index, seed)
             write_json(file, row)
+            write_manifest(folder, ["*.json"])
         rows.append(row)
     return rows
 
@@ -181,36 +194,52 @@ def train_epochs(
 
     Raises:
       Stopped: a signal has arrived; a checkpoint is saved.
+      UsageError: another process trains in the folder.
+      vpf_jax.checkpoint.CheckpointError: all checkpoints are damaged, or one is of something else or of an epoch beyond
+        the last.
       NonFiniteObjectiveError: a scalar is not finite; the last good checkpoint stays.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     prefix = f"{name}, " if name else ""
-    found = checkpoint.restore_checkpoint(folder / "checkpoints", state)
-    done, seconds = 0, 0.0
-    if found is not None:
-        done, state, info = found
-        seconds = info["train_seconds"]
-        if done < epochs:
+    with locked(folder, WAIT):
+        done, state, info = _restored(folder / "checkpoints", state, epochs)
+        if 0 < done < epochs:
             print(f"{prefix}resuming after epoch {done} of {epochs}")
-    metrics = MetricsFile(folder / "metrics.csv", columns, done)
-    with Progress(epochs, done, name) as progress:
-        while done < epochs and not stops:
-            started = time.perf_counter()
-            state, scalars = jax.block_until_ready(run_epoch(state, done + 1))
-            took = time.perf_counter() - started
-            done, seconds = done + 1, seconds + took
-            row = {key: float(value) for key, value in scalars.items()} | (measure(state, done) if measure else {})
-            wrong = [f"{key} is {value}" for key, value in row.items() if not math.isfinite(value)]
-            if wrong:
-                raise NonFiniteObjectiveError(
-                    f"{wrong[0]} in epoch {done}; the last good checkpoint is kept, try a lower learning rate"
-                )
-            metrics.append({"epoch": done, **row})
-            progress.report(
-                done, ", ".join(f"{key.replace('_', ' ')} {row[key]:.4g}" for key in columns if key in row), took
-            )
-            if done % checkpoint_every == 0 or done == epochs or stops:
-                checkpoint.save_checkpoint(folder / "checkpoints", done, state, {"train_seconds": seconds})
+        table = folder / "metrics.csv"
+        metrics = MetricsFile(table, columns, kept_rows(info, table, done))
+        with Progress(epochs, done, name) as progress:
+            while done < epochs and not stops:
+                started = time.perf_counter()
+                state, scalars = jax.block_until_ready(run_epoch(state, done + 1))
+                took = time.perf_counter() - started
+                done, info["train_seconds"] = done + 1, info["train_seconds"] + took
+                row = {key: float(value) for key, value in scalars.items()} | (measure(state, done) if measure else {})
+                _check_finite(row, done)
+                metrics.append({"epoch": done, **row})
+                told = ", ".join(f"{key.replace('_', ' ')} {row[key]:.4g}" for key in columns if key in row)
+                progress.report(done, told, took)
+                if done % checkpoint_every == 0 or done == epochs or stops:
+                    checkpoint.save_checkpoint(folder / "checkpoints", done, state, info)
     if done < epochs:
         raise Stopped(stops[0], f"{prefix}epoch {done} of {epochs} is saved; start again to resume")
-    return Trained(state, metrics, seconds)
+    return Trained(state, metrics, info["train_seconds"])
+
+
+def _restored(folder: Path, state: State, epochs: int) -> tuple[int, State, dict[str, Any]]:
+    """Epochs done, the state after them, and what is saved with it: those given where there is no checkpoint."""
+    found = checkpoint.restore_checkpoint(folder, state)
+    if found is None:
+        return 0, state, {"train_seconds": 0.0}
+    if found[0] > epochs:
+        raise checkpoint.CheckpointError(
+            f"{folder / str(found[0])} is of an epoch beyond the {epochs} of this run; remove it to go on from the one "
+            "before it"
+        )
+    return found
+
+
+def _check_finite(row: dict[str, float], epoch: int) -> None:
+    wrong = [f"{key} is {value}" for key, value in row.items() if not math.isfinite(value)]
+    if wrong:
+        raise NonFiniteObjectiveError(
+            f"{wrong[0]} in epoch {epoch}; the last good checkpoint is kept, try a lower learning rate"
+        )

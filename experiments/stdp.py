@@ -124,9 +124,11 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
-    data, workdir, summary = runs.open_run(config, functools.partial(_check_digit, config))
-    if summary is not None:
-        return summary
+    return runs.carry_out(config, _run, functools.partial(_check_digit, config))
+
+
+def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
+    """What is found, and the table."""
     found = _window(config, workdir)
     with stop_requests() as stops:
         recipe = comparison.rbm_recipes((config.hidden,), config.epochs)["vpf_pcd"]
@@ -139,7 +141,7 @@ def run(config: Config) -> dict[str, Any]:
         }
     save_alignment(workdir / "alignment.png", curves, title=f"Directed learning on {config.dataset}")
     found |= {"alignment": {name: curve[-1].tolist() for name, curve in curves.items()}}
-    return runs.close_run(config, workdir, found, _table(config, found))
+    return found, _table(config, found)
 
 
 def _check_digit(config: Config, data: datasets.Dataset) -> None:

@@ -34,7 +34,7 @@ import numpy as np
 
 from experiments import cli, generation, runs
 from experiments.tables import markdown_table, mean_and_error
-from experiments.workdir import UsageError, stop_requests
+from experiments.workdir import Growth, UsageError, stop_requests
 from vpf_jax import datasets, figures, parzen, reconstruction
 from vpf_jax.related import target_propagation as tp
 
@@ -87,6 +87,9 @@ class Config(runs.Config):
         except ValueError as error:
             raise UsageError(str(error).replace("got ", "got --", 1)) from None
 
+    def growth(self) -> dict[str, Growth]:
+        return {"epochs": Growth(tp.PRESETS[self.preset].epochs)}
+
     @property
     def num_epochs(self) -> int:
         return self.epochs or tp.PRESETS[self.preset].epochs
@@ -105,9 +108,11 @@ def run(config: Config) -> dict[str, Any]:
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
-    data, workdir, summary = runs.open_run(config)
-    if summary is not None:
-        return summary
+    return runs.carry_out(config, _run)
+
+
+def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
+    """What is found, and the table."""
     with stop_requests() as stops:
         trained = learn(config, data, workdir, stops)
     parameters = trained.state.parameters
@@ -128,7 +133,7 @@ def run(config: Config) -> dict[str, Any]:
         {name.replace("loss_", "squared error of "): trained.metrics.column(name) for name in COLUMNS},
         title=told,
     )
-    return runs.close_run(config, workdir, found, _table(config, found))
+    return found, _table(config, found)
 
 
 def learn(config: Config, data: datasets.Dataset, folder: Path, stops: list[int]) -> runs.Trained:

@@ -1,18 +1,47 @@
-"""The folder of a run: its configuration, metrics, summary, and stopping without loss.
+"""The folder of a run: its configuration, one process at a time, files that are verified, stopping without loss.
 
-Every write is atomic or, for the metrics, cut back on resuming to what the checkpoint knows. Not here: checkpoints
-(`vpf_jax.checkpoint`), what is computed.
+`run_once` frames every script: it checks that the folder fits, locks it, and keeps what the script has found in
+summary.json, with `files.sha256` (checked by `sha256sum -c` too) over what the finished run consists of. A second start
+verifies these files: damaged ones are said and put aside as NAME.damaged, and everything is made again from the
+checkpoints, to the same bits. Every write is atomic, and what can be made again is never trusted: metrics.csv is
+written from the rows that the checkpoint keeps.
+
+Hidden files: `.lock` stays, `.lock-holder` says who has it. Not here: checkpoints (`vpf_jax.checkpoint`), what is
+computed.
 """
 
 import contextlib
 import csv
+import datetime
+import errno
+import hashlib
+import io
 import json
+import logging
 import os
+import re
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
+
+import filelock
+
+from vpf_jax.checkpoint import aside
+
+MANIFEST = "files.sha256"
+SUMMARY = "summary.json"
+# What a finished run consists of, beside its checkpoints and what lies in folders.
+OUTPUTS = ("config.json", "metrics.csv", "table.md", SUMMARY, "*.png")
+# Neither a run nor somebody's files: locks, and what a killed writer leaves.
+_OURS = re.compile(r"\.lock(-holder)?|\..*\.partial")
+
+_log = logging.getLogger(__name__)
+# Folders that this process has locked, and in which thread.
+_held: dict[Path, int] = {}
 
 
 class UsageError(ValueError):
@@ -27,8 +56,70 @@ class Stopped(Exception):
         self.exit_status = 128 + signal_number
 
 
+class Growth(NamedTuple):
+    """Of a setting that may be larger at a later start, which then goes on where the run had ended."""
+
+    default: int | None = None
+    """The number that 0 or None stands for."""
+    refused: str = ""
+    """Why it must stay as it is, in these settings."""
+
+    def of(self, value: Any) -> Any:
+        return value or self.default
+
+    def same(self, held: Any, given: Any) -> bool:
+        return self.of(held) == self.of(given)
+
+
+def run_once(
+    path: str | Path,
+    config: dict[str, Any],
+    work: Callable[[Path], dict[str, Any]],
+    *,
+    free: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    grows: Mapping[str, Growth] | None = None,
+) -> dict[str, Any]:
+    """What work(folder) finds, or what an earlier start has found; it is kept in the folder, which is locked meanwhile.
+
+    Args:
+      path: the folder.
+      config: values that JSON can hold.
+      work: goes on from what is in the folder; whatever it writes can be made again.
+      free: names of settings that may differ between starts of one run, such as where the data lie.
+      defaults: what settings stand for that a run of an earlier version does not know.
+      grows: settings that may be larger than at an earlier start.
+
+    Raises:
+      UsageError: a folder that does not fit (`open_workdir`), or that another process works in.
+    """
+    path = Path(path)
+
+    def finished() -> dict[str, Any] | None:
+        held = _check_workdir(path, config, free, defaults, grows)
+        if held is None or _grown(held, config, grows) or _damage(path):
+            return None
+        return read_object(path / SUMMARY)
+
+    summary = finished()
+    # Where all is as it was written nothing is, the lock among it: the folder may be one that is only read.
+    if summary is None or not (path / MANIFEST).exists():
+        with locked(path):
+            # Another process may have been here meanwhile.
+            summary = finished()
+            if summary is None:
+                return _finish(path, lambda: open_workdir(path, config, free, defaults, grows), work)
+            write_manifest(path, OUTPUTS)
+    print(f"finished already, in {path}: nothing left to do (a new --workdir starts afresh)")
+    return summary
+
+
 def open_workdir(
-    path: str | Path, config: dict[str, Any], free: Sequence[str] = (), defaults: Mapping[str, Any] | None = None
+    path: str | Path,
+    config: dict[str, Any],
+    free: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    grows: Mapping[str, Growth] | None = None,
 ) -> Path:
     """Makes the folder and its config.json, or checks that it holds a run of the same configuration.
 
@@ -37,47 +128,54 @@ def open_workdir(
       config: values that JSON can hold.
       free: names of settings that may differ between starts of one run, such as where the data lie.
       defaults: what settings stand for that a run of an earlier version does not know.
+      grows: settings that may be larger than at an earlier start.
 
     Raises:
       UsageError: a path that is no folder, a folder with other contents, or a run of another configuration.
     """
     path = Path(path)
-    file = path / "config.json"
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"--workdir={path} is a file; it takes a folder, which may be missing")
-    if file.exists():
-        try:
-            held = json.loads(file.read_text())
-        except ValueError:
-            raise UsageError(f"{file} cannot be read as JSON; give a new --workdir") from None
-        held = dict(defaults or {}) | held
-        # As JSON gives them back, tuples being lists.
-        config = json.loads(json.dumps(config))
-        names = [n for n in config if n not in free and config[n] != held.get(n)]
-        names += [n for n in held if n not in config]
-        if names:
-            held_text = ", ".join(f"--{n}={held.get(n)}" for n in names)
-            given_text = ", ".join(f"--{n}={config.get(n)}" for n in names)
-            raise UsageError(
-                f"--workdir={path} holds a run with {held_text}, but {given_text} was given; "
-                "give the same configuration to resume it, or another --workdir"
-            )
-    elif path.is_dir() and any(path.iterdir()):
-        raise UsageError(f"--workdir={path} holds files that are no run; it takes a new, an empty or a run's folder")
-    try:
+    _check_workdir(path, config, free, defaults, grows)
+    with _usable(path):
         path.mkdir(parents=True, exist_ok=True)
-        write_json(file, config)
-    except OSError as error:
-        raise UsageError(f"--workdir={path} cannot be written ({error.strerror})") from None
+        write_json(path / "config.json", config)
     return path
 
 
-def finished_summary(workdir: Path) -> dict[str, Any] | None:
-    """The summary of a run that is finished already, which is said; None of one that is not."""
-    summary = read_json(workdir / "summary.json")
-    if summary is not None:
-        print(f"finished already, in {workdir}: nothing left to do (a new --workdir starts afresh)")
-    return summary
+@contextlib.contextmanager
+def locked(folder: Path, wait: float = 0) -> Iterator[None]:
+    """Holds a folder, made where missing, so that no other process or thread works in it; the system lets go of it when
+    the process dies. Where this thread holds it already nothing is done.
+
+    Args:
+      folder: what is locked.
+      wait: seconds to wait for another one that has it.
+
+    Raises:
+      UsageError: another one has it, which the message names, or the folder cannot be written.
+    """
+    folder = folder.resolve()
+    if _held.get(folder) == threading.get_ident():
+        yield
+        return
+    lock = filelock.FileLock(folder / ".lock")
+    with _usable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=wait)
+        except filelock.Timeout:
+            raise UsageError(
+                f"{folder} is in use by {_holder(folder)}; wait for its end or stop it, or give another folder"
+            ) from None
+    holder = folder / ".lock-holder"
+    _held[folder] = threading.get_ident()
+    try:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": now})
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        del _held[folder]
+        lock.release()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -88,8 +186,12 @@ def write_json(path: Path, value: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a file atomically."""
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with _naming(path):
+        with temporary.open("w", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
 
 
 def read_json(path: Path) -> Any | None:
@@ -97,31 +199,90 @@ def read_json(path: Path) -> Any | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The names and values of a JSON file; None where it is missing, or holds anything else, or nothing."""
+    try:
+        found = read_json(path)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and found else None
+
+
+def write_manifest(folder: Path, patterns: Sequence[str]) -> None:
+    """Writes files.sha256 over files of these names, as sha256sum does, and a comment that holds its own digest."""
+    files = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    lines = "".join(f"{_sha256(path)}  {path.name}\n" for path in files)
+    write_text(folder / MANIFEST, lines + _last_line(lines))
+
+
+def read_manifest(folder: Path) -> dict[str, str] | None:
+    """Digests by name of files; empty where there is no manifest, None where it is damaged."""
+    try:
+        text = (folder / MANIFEST).read_text()
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        return None
+    lines, mark, _ = text.rpartition("# ")
+    if not mark or text != lines + _last_line(lines):
+        return None
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines.splitlines())}
+
+
+def _last_line(lines: str) -> str:
+    return f"# {hashlib.sha256(lines.encode()).hexdigest()} of the lines above\n"
+
+
+def kept_object(path: Path) -> dict[str, Any] | None:
+    """`read_object` of a file that is among those of its folder's manifest, where it has one.
+
+    A damaged one is said and put aside, and None.
+    """
+    if not path.exists():
+        return None
+    digest = (read_manifest(path.parent) or {}).get(path.name)
+    found = read_object(path)
+    if found is None or digest not in (None, _sha256(path)):
+        put_aside(path, "is damaged")
+        return None
+    return found
+
+
+def put_aside(path: Path, told: str) -> None:
+    """Says what is wrong with a file that can be made again, and renames it to NAME.damaged."""
+    moved = aside(path) if path.exists() else None
+    _log.warning("%s %s%s; it is made again", path, told, f", and is now {moved.name}" if moved else "")
+
+
 class MetricsFile:
     """metrics.csv: one row per epoch, declared columns, empty cells where a value was not measured."""
 
-    def __init__(self, path: Path, columns: Sequence[str], last_epoch: int) -> None:
-        """Opens the file and cuts off rows after `last_epoch`, which the resumed run will write again."""
+    def __init__(self, path: Path, columns: Sequence[str], rows: list[dict[str, float]]) -> None:
+        """Writes the file anew.
+
+        Args:
+          path: the file.
+          columns: beside that of the epoch.
+          rows: what the checkpoint keeps; rows are added to this list. Later ones that the file has are cut off, as the
+            resumed run writes them again.
+        """
         self._path = path
         self._columns = ("epoch", *columns)
-        kept = [row for row in self._read() if row["epoch"] <= last_epoch]
-        temporary = path.with_name(f".{path.name}.partial")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(kept)
-        os.replace(temporary, path)
-        self.rows: list[dict[str, float]] = kept
+        self.rows = rows
+        head = io.StringIO(newline="")
+        csv.DictWriter(head, self._columns).writeheader()
+        text = head.getvalue() + "".join(self._line(row) for row in rows)
+        if path.exists() and not path.read_bytes().startswith(text.encode()):
+            put_aside(path, "does not begin with what the checkpoint keeps")
+        write_text(path, text)
 
     def append(self, row: dict[str, float]) -> None:
-        """Adds the row of an epoch and forces it to the disk, so that it is there before its checkpoint is."""
+        """Adds the row of an epoch."""
         strangers = set(row) - set(self._columns)
         if strangers:
             raise ValueError(f"got columns {sorted(strangers)}; declared are {self._columns}")
-        with self._path.open("a", newline="") as file:
-            csv.DictWriter(file, self._columns).writerow(row)
-            file.flush()
-            os.fsync(file.fileno())
+        with _naming(self._path), self._path.open("a", newline="") as file:
+            file.write(self._line(row))
         self.rows.append(row)
 
     def column(self, name: str) -> tuple[list[float], list[float]]:
@@ -129,23 +290,46 @@ class MetricsFile:
         rows = [row for row in self.rows if name in row]
         return [row["epoch"] for row in rows], [row[name] for row in rows]
 
-    def _read(self) -> list[dict[str, float]]:
-        if not self._path.exists():
-            return []
-        with self._path.open(newline="") as file:
-            # A row cut short by a kill lacks columns (None) or its newline; it lies after the last checkpoint.
-            return [
-                {"epoch": int(row["epoch"]), **{k: float(v) for k, v in row.items() if k != "epoch" and v}}
-                for row in csv.DictReader(file)
-                if None not in row and None not in row.values()
-            ]
+    def _line(self, row: dict[str, float]) -> str:
+        line = io.StringIO(newline="")
+        csv.DictWriter(line, self._columns).writerow(row)
+        return line.getvalue()
+
+
+def kept_rows(info: dict[str, Any], path: Path, done: int) -> list[dict[str, float]]:
+    """Rows of metrics.csv up to a checkpoint, from its info, which they are then part of.
+
+    Args:
+      info: of the checkpoint.
+      path: metrics.csv, which version 0.5 kept them in alone.
+      done: the epoch of the checkpoint.
+
+    Raises:
+      UsageError: a run of version 0.5 whose file lacks some of them.
+    """
+    if done and "rows" not in info:
+        info["rows"] = _rows_of_version_0_5(path)[:done]
+        if [row["epoch"] for row in info["rows"]] != list(range(1, done + 1)):
+            raise UsageError(
+                f"{path} lacks epochs up to {done}, which this run of version 0.5 keeps nowhere else; put back a copy "
+                "of it, or give a new --workdir"
+            )
+    return info.setdefault("rows", [])
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT in the list it gives, instead of dying; a second one has its usual effect."""
+    """Collects SIGTERM and SIGINT in the list it gives, instead of dying; a second one has its usual effect.
+
+    Outside the main thread, where Python lets nobody handle signals, the list stays empty.
+    """
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
     usual = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    # As in the background of a shell, which its terminal's Ctrl-C should not reach.
+    usual = {number: handler for number, handler in usual.items() if handler is not signal.SIG_IGN}
 
     def restore() -> None:
         for number, handler in usual.items():
@@ -161,3 +345,130 @@ def stop_requests() -> Iterator[list[int]]:
         yield received
     finally:
         restore()
+
+
+def _finish(path: Path, open_folder: Callable[[], Path], work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Does the work of a run that is not finished, is damaged, or goes on after its end."""
+    for name, told in _damage(path):
+        put_aside(path / name, told)
+    # In this order: a kill leaves the finished run, or one that is not and can go on.
+    for name in (MANIFEST, SUMMARY):
+        (path / name).unlink(missing_ok=True)
+    summary = work(open_folder())
+    write_json(path / SUMMARY, summary)
+    write_manifest(path, OUTPUTS)
+    return summary
+
+
+def _check_workdir(
+    path: Path,
+    config: dict[str, Any],
+    free: Sequence[str],
+    defaults: Mapping[str, Any] | None,
+    grows: Mapping[str, Growth] | None,
+) -> dict[str, Any] | None:
+    """The settings of the run in the folder, None where it holds none; raises UsageError as `open_workdir`."""
+    file = path / "config.json"
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"--workdir={path} is a file; it takes a folder, which may be missing")
+    if not file.exists():
+        if path.is_dir() and not all(_OURS.fullmatch(found.name) for found in path.iterdir()):
+            raise UsageError(
+                f"--workdir={path} holds files that are no run, having no config.json; it takes a new, an empty or a "
+                "run's folder"
+            )
+        return None
+    held = read_object(file)
+    if held is None:
+        raise UsageError(
+            f"{file} cannot be read as JSON that holds settings; put back a copy of it, or give a new --workdir"
+        )
+    held = dict(defaults or {}) | held
+    # As JSON gives them back, tuples being lists.
+    config = json.loads(json.dumps(config))
+    grown = _grown(held, config, grows)
+    allowed = {name for name, growth in (grows or {}).items() if growth.same(held.get(name), config[name])}
+    allowed |= {name for name in grown if grows and not grows[name].refused}
+    names = [n for n in config if n not in free and n not in allowed and config[n] != held.get(n)]
+    names += [n for n in held if n not in config]
+    if names:
+        held_text = ", ".join(f"--{n}={held.get(n)}" for n in names)
+        given_text = ", ".join(f"--{n}={config.get(n)}" for n in names)
+        reasons = [f" ({grows[name].refused})" for name in grown if grows and grows[name].refused]
+        raise UsageError(
+            f"--workdir={path} holds a run with {held_text}, but {given_text} was given{''.join(reasons)}; "
+            "give the same configuration as its config.json to resume it, or another --workdir"
+        )
+    return held
+
+
+def _grown(held: Mapping[str, Any], config: Mapping[str, Any], grows: Mapping[str, Growth] | None) -> list[str]:
+    """Settings that are larger than those held, among those that may grow."""
+    found = []
+    for name, growth in (grows or {}).items():
+        before, now = growth.of(held.get(name)), growth.of(config[name])
+        if isinstance(before, int) and isinstance(now, int) and now > before:
+            found.append(name)
+    return found
+
+
+def _damage(path: Path) -> list[tuple[str, str]]:
+    """Names of files of a finished run that are not as they were written, and what is wrong with them."""
+    digests = read_manifest(path)
+    if digests is None:
+        return [(MANIFEST, "is damaged")]
+    found = [
+        (name, "is damaged" if (path / name).exists() else "is missing")
+        for name, digest in digests.items()
+        if not (path / name).exists() or _sha256(path / name) != digest
+    ]
+    # Without a manifest, as version 0.5 or a kill leaves it, it should be whole at least.
+    if (path / SUMMARY).exists() and read_object(path / SUMMARY) is None and SUMMARY not in dict(found):
+        found.append((SUMMARY, "is damaged"))
+    return found
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _holder(folder: Path) -> str:
+    """Who has locked a folder, as far as it is known."""
+    held = read_object(folder / ".lock-holder") or {}
+    if not {"pid", "host", "since"} <= set(held):
+        return "another process"
+    return f"process {held['pid']} on {held['host']} since {held['since']}"
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Gives errors of writing the file's name, which the system does not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
+def _usable(folder: Path) -> Iterator[None]:
+    """Where a folder is the wrong one to write in the user is told; a full or failing disk is another matter."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise
+        raise UsageError(f"--workdir={folder} cannot be written ({error.strerror})") from None
+
+
+def _rows_of_version_0_5(path: Path) -> list[dict[str, float]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        # A row cut short by a kill lacks columns (None) or its newline; it lies after the last checkpoint.
+        rows = [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
+    try:
+        return [
+            {"epoch": int(row["epoch"]), **{k: float(v) for k, v in row.items() if k != "epoch" and v}} for row in rows
+        ]
+    except (ValueError, KeyError):
+        return []

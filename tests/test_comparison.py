@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+import vpf_jax
 from experiments import (
     binary_synapses,
     compare,
@@ -22,10 +24,11 @@ from experiments import (
     likelihood,
     reconstruction,
     repair,
+    runs,
     stdp,
     target_propagation,
 )
-from experiments.workdir import Stopped, UsageError, stop_requests
+from experiments.workdir import Stopped, UsageError, locked, stop_requests
 from vpf_jax import datasets, train
 
 ROOT = Path(__file__).parent.parent
@@ -192,6 +195,31 @@ def test_a_stopped_recipe_resumes_to_the_same_machines(tmp_path, monkeypatch):
         np.testing.assert_array_equal(one, other)
     for name, curve in straight.curves.items():
         np.testing.assert_array_equal(resumed.curves[name], curve)
+
+
+def test_a_recipe_is_trained_by_one_process_and_its_stacks_are_loaded_by_its_folder(tmp_path, monkeypatch):
+    trained = train_small(tmp_path, (0, 1))
+    (folder,) = tmp_path.iterdir()
+    for index in (0, 1):
+        loaded = vpf_jax.load_stack(folder, seed_index=index)
+        for one, other in zip(jax.tree.leaves(trained.stack(index)), jax.tree.leaves(loaded), strict=True):
+            np.testing.assert_array_equal(one, other)
+    refused = []
+
+    def other():
+        try:
+            train_small(tmp_path, (0, 1))
+        except UsageError as error:
+            refused.append(str(error))
+
+    monkeypatch.setattr(runs, "WAIT", 0)
+    with locked(folder):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert len(refused) == 1
+    assert f"{folder} is in use by process" in refused[0]
+    train_small(tmp_path, (0, 1))
 
 
 def test_seeds_trained_at_once_equal_single_runs(tmp_path):

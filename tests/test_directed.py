@@ -33,7 +33,7 @@ from vpf_jax import (
     untie_stack,
     vpf_objective,
 )
-from vpf_jax.checkpoint import restore_checkpoint, save_checkpoint
+from vpf_jax.checkpoint import CheckpointMismatchError, restore_checkpoint, save_checkpoint
 from vpf_jax.train import TrainConfig, init_state, largest_weight, train_epoch
 
 
@@ -214,7 +214,8 @@ def test_a_directed_run_is_saved_and_restored(tmp_path):
     assert found is not None
     assert_same_machine(found[1].stack[0], stack[0])
     symmetric = init_state(jax.random.key(5), init_stack(jax.random.key(3), (6, 5)), TrainConfig())
-    assert restore_checkpoint(tmp_path, symmetric) is None
+    with pytest.raises(CheckpointMismatchError, match=r"holds stack/0/backward/0 .*, where no stack/0/backward/0 is"):
+        restore_checkpoint(tmp_path, symmetric)
 
 
 def test_what_was_saved_before_there_were_directed_machines_is_read(tmp_path):

@@ -264,6 +264,8 @@ def test_a_run_leaves_everything_it_promises(straight):
         "recovery.png",
         "samples",
         "summary.json",
+        "files.sha256",
+        ".lock",
         "table.md",
     }
     assert {p.name for p in (folder / "samples").iterdir()} == {"glass-0.npz", "glass-1.npz"}

@@ -1,6 +1,7 @@
 """The main command: what it writes, resuming bit for bit, stopping, and one-line errors."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -11,15 +12,18 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
 
+import vpf_jax
 from experiments import generation, mnist_dbm
 from experiments.phases import PhasedRun
 from experiments.workdir import UsageError
 
 ROOT = Path(__file__).parent.parent
+VISIBLE = jnp.zeros((50, 784), jnp.uint8)
 TINY = {"hidden": (12, 8), "epochs": 6, "num_samples": 60, "checkpoint_every": 2, "evaluate_every": 3}
 TINY_FLAGS = ["--hidden=12,8", "--epochs=6", "--num_samples=60", "--checkpoint_every=2", "--evaluate_every=3"]
 
@@ -68,7 +72,10 @@ def test_a_run_leaves_everything_it_promises(straight):
         "filters.png",
         "curves.png",
         "activations.png",
+        "files.sha256",
+        ".lock",
     }
+    subprocess.run(["sha256sum", "--check", "--strict", "files.sha256"], cwd=workdir, check=True, capture_output=True)
     assert json.loads((workdir / "summary.json").read_text()) == summary
     for name in ("parzen_mean", "parzen_sem", "parzen_sigma", "parzen_real_data", "objective", "train_seconds"):
         assert np.isfinite(summary[name])
@@ -105,6 +112,53 @@ def test_a_finished_run_says_so_and_is_left_as_it_is(straight, capsys):
     assert mnist_dbm.run(config) == summary
     assert "finished already" in capsys.readouterr().out
     assert before == {p: p.stat().st_mtime_ns for p in workdir.glob("*.png")}
+
+
+@pytest.mark.slow
+def test_a_finished_run_goes_on_to_the_bits_of_a_longer_one(straight, tmp_path):
+    workdir, config, summary = straight
+    shorter = mnist_dbm.Config(workdir=str(tmp_path / "run"), **TINY | {"epochs": 3})
+    assert mnist_dbm.run(shorter)["epochs"] == 3
+    longer = dataclasses.replace(shorter, epochs=6)
+    found = mnist_dbm.run(longer)
+    assert found["epochs"] == 6
+    for name in ("objective", "parzen_mean", "samplers"):
+        assert found[name] == summary[name]
+    for a, b, loaded in zip(
+        *(jax.tree.leaves(final_state(w, c).stack) for w, c in ((workdir, config), (tmp_path / "run", longer))),
+        jax.tree.leaves(vpf_jax.load_stack(tmp_path / "run")),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, loaded)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["epochs"] == 6
+    with pytest.raises(UsageError, match="--epochs=6, but --epochs=3 was given"):
+        mnist_dbm.run(shorter)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"schedule": "cosine"}, "the cosine schedule depends on their number"),
+        ({"refine": "pcd", "refine_epochs": 1}, "a refinement follows them"),
+    ],
+)
+def test_where_more_epochs_would_be_another_training_they_are_refused(settings, reason, tmp_path):
+    tiny = {"model": "rbm", "hidden": (6,), "epochs": 1, "num_samples": 20, "workdir": str(tmp_path / "run")}
+    config = mnist_dbm.Config(**tiny | settings)
+    mnist_dbm.run(config)
+    with pytest.raises(UsageError, match=rf"--epochs=1, but --epochs=2 was given \({reason}\)"):
+        mnist_dbm.run(dataclasses.replace(config, epochs=2))
+    # Of a refined run it is the refined stack.
+    run = PhasedRun(
+        tmp_path / "run", mnist_dbm.initial_state(config, 784), VISIBLE, config.phases(), checkpoint_every=1
+    )
+    for a, b in zip(
+        jax.tree.leaves(run.state.stack), jax.tree.leaves(vpf_jax.load_stack(tmp_path / "run")), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    mnist_dbm.run(config)
 
 
 @pytest.mark.slow
@@ -169,6 +223,9 @@ def test_a_damaged_newest_checkpoint_costs_only_its_epochs(straight, tmp_path):
     finished = start(*flags)
     assert finished.returncode == 0, finished.stderr
     assert "resuming after epoch 4 of 6" in finished.stdout
+    lost, damaged = finished.stderr.splitlines()
+    assert "summary.json is missing; it is made again" in lost
+    assert re.search("checkpoint 6 in .* is damaged", damaged)
     assert_same_run(workdir, tmp_path / "run", config)
 
 

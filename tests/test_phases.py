@@ -52,6 +52,39 @@ def test_phases_follow_one_another(tmp_path):
     assert again.info == run.info
 
 
+def damage(folder):
+    for file in folder.rglob("record.json"):
+        file.write_text("{}")
+
+
+def test_a_phase_whose_checkpoints_are_damaged_is_trained_again(tmp_path, caplog):
+    run = open_run(tmp_path)
+    finish(run)
+    damage(tmp_path / "checkpoints-2")
+    again = open_run(tmp_path)
+    assert again.epoch == 3
+    assert "trained again from the end of epoch 3" in caplog.text
+    finish(again)
+    for one, other in zip(leaves(run), leaves(again), strict=True):
+        np.testing.assert_array_equal(one, other)
+    # What the last phase has saved needs no earlier one.
+    damage(tmp_path / "checkpoints")
+    assert open_run(tmp_path).epoch == 5
+    damage(tmp_path / "checkpoints-2")
+    with pytest.raises(checkpoint.CheckpointError, match=r"all checkpoints in .*checkpoints-2 are damaged"):
+        open_run(tmp_path)
+
+
+def test_a_checkpoint_beyond_its_phase_is_refused(tmp_path):
+    run = open_run(tmp_path)
+    next(run.epochs([]))
+    saved = {field.name: getattr(run.state, field.name) for field in dataclasses.fields(run.state)}
+    del saved["chains"]
+    checkpoint.save_checkpoint(tmp_path / "checkpoints", 999, saved, run.info)
+    with pytest.raises(checkpoint.CheckpointError, match="checkpoints/999 is of an epoch beyond the 3 of this run"):
+        open_run(tmp_path)
+
+
 @pytest.mark.parametrize("num_seeds", [None, 2])
 def test_a_run_resumes_to_the_same_bits_from_any_epoch(tmp_path, num_seeds):
     straight = open_run(tmp_path / "straight", num_seeds)

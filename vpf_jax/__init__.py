@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vpf_jax.ais import LogPartition, ais_log_partition, ais_log_partition_reverse
 from vpf_jax.baselines import contrastive_divergence, flip_estimate, persistent_contrastive_divergence
+from vpf_jax.checkpoint import load_stack
 from vpf_jax.checks import checked
 from vpf_jax.energy import energy, free_energy, local_fields, log_partition_exact, marginal_energy
 from vpf_jax.event_learning import OnlineResult, event_gradient, learn_from_events
@@ -96,6 +97,7 @@ __all__ = [
     "inpaint",
     "learn_from_events",
     "linear_probe",
+    "load_stack",
     "local_fields",
     "local_gradient",
     "log_partition_exact",

@@ -1,0 +1,182 @@
+"""The command among kills, signals, a full disk, a second process and closed pipes: it ends quietly, and resumes.
+
+Every process shares one cache of compiled programs, and the start that nothing happens to fills it.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import vpf_jax
+
+ROOT = Path(__file__).parent.parent.parent
+FLAGS = ["--model=rbm", "--hidden=6", "--epochs=30", "--num_samples=20", "--checkpoint_every=2", "--evaluate_every=10"]
+TIMINGS = ("train_seconds", "seconds_per_epoch")
+KILLS = 6
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    cache = str(tmp_path_factory.mktemp("cache"))
+    kept = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return os.environ | kept
+
+
+def begin(folder, environment, under=(), flags=FLAGS):
+    command = [*under, sys.executable, "-m", "experiments.mnist_dbm", *flags, f"--workdir={folder}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+
+
+def end(process):
+    """Exit status and standard error."""
+    _, errors = process.communicate(timeout=300)
+    return process.returncode, errors
+
+
+@pytest.fixture(scope="module")
+def straight(environment, tmp_path_factory):
+    """What a run that nothing happens to arrives at, and the seconds that it takes."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    assert end(begin(folder, environment)) == (0, "")
+    # The first start has compiled; the next ones take as long as this.
+    shutil.rmtree(folder)
+    started = time.perf_counter()
+    assert end(begin(folder, environment)) == (0, "")
+    return outcome(folder), time.perf_counter() - started
+
+
+def outcome(folder):
+    summary = json.loads((folder / "summary.json").read_text())
+    stack = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(vpf_jax.load_stack(folder))]
+    rest = {name: value for name, value in summary.items() if name not in TIMINGS}
+    return stack, (folder / "metrics.csv").read_bytes(), rest
+
+
+def assert_quiet(errors, lines=1):
+    assert "Traceback" not in errors
+    assert "Exception ignored" not in errors
+    assert len(errors.splitlines()) <= lines, errors
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_arrives_at_the_same_bits(straight, environment, tmp_path):
+    """At random moments, and twice in the middle of writing a checkpoint."""
+    expected, seconds = straight
+    folder = tmp_path / "run"
+    rng = np.random.default_rng(5)
+    for number in range(KILLS):
+        process = begin(folder, environment)
+        if number % 3 == 2:
+            while process.poll() is None and not (folder / "checkpoints" / ".writing").exists():
+                time.sleep(0.0005)
+        else:
+            time.sleep(rng.uniform(0.3, 1) * seconds)
+        process.kill()
+        status, errors = end(process)
+        assert status in (0, -signal.SIGKILL)
+        # What a killed start has left is no damage.
+        assert_quiet(errors, lines=0)
+    assert end(begin(folder, environment)) == (0, "")
+    assert outcome(folder) == expected
+
+
+def wait_for_import(process):
+    maps = Path(f"/proc/{process.pid}/maps")
+    while "jaxlib" not in maps.read_text():
+        time.sleep(0.002)
+
+
+def wait_for_opening(process):
+    folder = Path(process.args[-1].removeprefix("--workdir="))
+    while not (folder / ".lock-holder").exists():
+        time.sleep(0.002)
+    # It compiles next.
+    time.sleep(0.3)
+
+
+def wait_for_line(beginning):
+    def wait(process):
+        for line in process.stdout:
+            if line.startswith(beginning):
+                return
+
+    return wait
+
+
+@pytest.mark.slow
+def test_signals_at_every_stage_end_quietly_and_the_run_resumes(straight, environment, tmp_path):
+    folder = tmp_path / "run"
+    stages = (
+        (wait_for_import, signal.SIGINT),
+        (wait_for_opening, signal.SIGTERM),
+        (wait_for_line("epoch 3/"), signal.SIGINT),
+        (wait_for_line("Parzen"), signal.SIGTERM),
+    )
+    for wait, number in stages:
+        process = begin(folder, environment)
+        wait(process)
+        process.send_signal(number)
+        status, errors = end(process)
+        # After saving, or, where nothing is to be saved, by the signal itself.
+        assert status in (128 + number, -number), (number, status, errors)
+        assert_quiet(errors)
+    # A second Ctrl-C does not wait for the epoch.
+    process = begin(folder, environment)
+    wait_for_opening(process)
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    status, errors = end(process)
+    assert status in (128 + signal.SIGINT, -signal.SIGINT)
+    assert_quiet(errors)
+    assert end(begin(folder, environment)) == (0, "")
+    assert outcome(folder) == straight[0]
+
+
+@pytest.mark.slow
+def test_of_two_processes_in_one_folder_one_is_refused(straight, environment, tmp_path):
+    folder = tmp_path / "run"
+    processes = [begin(folder, environment) for _ in range(2)]
+    found = {process.pid: end(process) for process in processes}
+    (worked,) = [pid for pid, (status, _) in found.items() if status == 0]
+    (refused,) = [pid for pid in found if pid != worked]
+    status, errors = found[refused]
+    assert status == 2
+    assert_quiet(errors)
+    assert f"is in use by process {worked} on " in errors or "is in use by another process" in errors
+    assert outcome(folder) == straight[0]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_sentence_and_the_run_resumes_where_there_is_room(straight, environment, tmp_path):
+    folder = tmp_path / "run"
+    # Room for what is small, not for a checkpoint.
+    limited = ["bash", "-c", 'ulimit -f 30; exec "$@"', "bash"]
+    status, errors = end(begin(folder, environment, limited))
+    assert status == 1, errors
+    assert_quiet(errors)
+    assert "checkpoints/2: a checkpoint cannot be written (File too large); what was saved stays" in errors
+    assert end(begin(folder, environment)) == (0, "")
+    assert outcome(folder) == straight[0]
+
+
+@pytest.mark.slow
+def test_nobody_reading_is_a_quiet_end(straight, environment, tmp_path):
+    for flags in (["--help"], FLAGS):
+        process = begin(tmp_path / "run", environment, flags=flags)
+        assert process.stdout.readline()
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert process.wait(timeout=300) == 141
+        assert errors == ""
+        process.stderr.close()
