@@ -153,18 +153,18 @@ def locked(folder: Path, wait: float = 0) -> Iterator[None]:
     Raises:
       UsageError: another one has it, which the message names, or the folder cannot be written.
     """
-    folder = folder.resolve()
+    given, folder = folder, folder.resolve()
     if _held.get(folder) == threading.get_ident():
         yield
         return
     lock = filelock.FileLock(folder / ".lock")
-    with _usable(folder):
+    with _usable(given):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=wait)
         except filelock.Timeout:
             raise UsageError(
-                f"{folder} is in use by {_holder(folder)}; wait for its end or stop it, or give another folder"
+                f"{given} is in use by {_holder(folder)}; wait for its end or stop it, or give another folder"
             ) from None
     holder = folder / ".lock-holder"
     _held[folder] = threading.get_ident()

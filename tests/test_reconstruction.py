@@ -194,7 +194,7 @@ IMAGES = np.ones((2, 5), np.uint8)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda key: band_mask("middle"), "side='middle'; it takes one of top, bottom, left, right"),
+        (lambda key: band_mask("middle"), "side=middle; it takes one of top, bottom, left, right"),
         (lambda key: band_mask("top", (5, 9), 6), r"width=6; a band at the top of images \(5, 9\) takes 1 to 5"),
         (lambda key: band_mask("left", (5, 9), 0), "width=0.*1 to 9"),
         (lambda key: random_mask(key, (3,), 1.1), "rate=1.1; it takes a probability"),

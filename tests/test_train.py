@@ -271,9 +271,9 @@ def test_a_non_finite_objective_is_an_error_that_says_what_to_try():
         ({"learning_rate": float("nan")}, "learning_rate=nan"),
         ({"epsilon": -1.0}, "epsilon=-1.0"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1; it takes a finite number of at least 0"),
-        ({"schedule": "linear"}, "schedule='linear'; it takes one of"),
-        ({"estep": "never"}, "estep='never'; it takes one of"),
-        ({"precision": "float16"}, "precision='float16'; it takes one of"),
+        ({"schedule": "linear"}, "schedule=linear; it takes one of"),
+        ({"estep": "never"}, "estep=never; it takes one of"),
+        ({"precision": "float16"}, "precision=float16; it takes one of"),
         ({"max_weight": 0.0}, "max_weight=0.0; it takes a positive finite number"),
     ],
 )

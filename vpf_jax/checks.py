@@ -13,6 +13,7 @@ import contextvars
 import functools
 import math
 import operator
+import re
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
@@ -319,5 +320,8 @@ def _shown(value: object) -> str:
         return f"an array of shape {value.shape}"
     if isinstance(value, jax.Array | np.ndarray | np.generic):
         value = value.tolist()
+    # A word stands as the user of a command has typed it; what could be taken for something else is quoted.
+    if isinstance(value, str) and re.fullmatch("[A-Za-z_][A-Za-z0-9_-]*", value):
+        return value[:200]
     text = " ".join(repr(value).split())
     return text if len(text) <= 200 else f"{text[:200]}..."

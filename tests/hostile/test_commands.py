@@ -277,7 +277,7 @@ OWN: dict[str, tuple[tuple[str, ...], ...]] = {
         ("--free_steps=0", "--free_steps=0", "at least 1"),
         ("--beta=-0.0", "--beta=-0.0", "other than 0"),
         ("--beta=nan", "--beta=nan", "a finite number"),
-        ("--estimator=both", "--estimator=both", "'one_sided', 'centred'"),
+        ("--estimator=both", "--estimator=both", "one of one_sided, centred"),
         ("--rate_factor=0", "--rate_factor=0.0", "a positive finite number"),
         ("--evaluate_every=0", "--evaluate_every=0", "at least 1"),
     ),
@@ -568,7 +568,7 @@ def test_a_command_that_is_right_is_let_through(folder, monkeypatch):
     monkeypatch.setattr(workdir, "stop_requests", refuse_to_train)
     with pytest.raises(AcceptedError):
         start("mnist_dbm", ["--model=rbm", "--dataset=mnist_5k", "--workdir=run"])
-    assert set(contents()) == {"run", "run/config.json"}
+    assert set(contents()) == {"run", "run/.lock", "run/config.json"}
 
 
 # One by the flags' parser, one by the settings' ranges and the data.

@@ -86,7 +86,7 @@ class SynapseConfig:
         _check_beta(self.beta)
         _check_prior(self.prior_mean)
         checks.positive("learning_rate", self.learning_rate)
-        checks.positive("mixing_rate", self.mixing_rate)
+        checks.finite_number("mixing_rate", self.mixing_rate)
         checks.require(0 < self.mixing_rate <= 1, "mixing_rate", self.mixing_rate, "a number above 0 and at most 1")
         _check_messages(self.num_iterations, self.tolerance, self.damping)
 
