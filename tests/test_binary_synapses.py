@@ -417,7 +417,7 @@ MEANS, VISIBLE = jnp.full((3, 2), 0.1), jnp.ones((4, 3))
         (lambda: bs.plant_synapses(jax.random.key(0), 3, 2, 1.1), "correlation=1.1; it takes a number from 0 to 1"),
         (lambda: bs.as_machine(MEANS, -1.0), "beta=-1.0"),
         (lambda: bs.as_machine(MEANS[0], 1.0), r"synapses of shape \(2,\); they take \[n, p\]"),
-        (lambda: bs.as_machine(jnp.inf * MEANS, 1.0), "not finite; they take finite numbers"),
+        (lambda: bs.as_machine(jnp.inf * MEANS, 1.0), "not finite, infinite among them, in 6 of 6 places"),
         (lambda: bs.overlaps(MEANS, MEANS[:2]), r"shape \(3, 2\) and synapses of shape \(2, 2\)"),
         (lambda: config(beta=0.0), "beta=0.0"),
         (lambda: config(rule="adam"), "rule=adam; it takes one of"),

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from vpf_jax import figures as figures
     from vpf_jax import train as train
 
-__version__ = "0.5.0"
+__version__ = "0.5.1"
 
 _LAZY_MODULES = ("checkpoint", "datasets", "figures", "train")
 

@@ -152,6 +152,7 @@ def load_stack(folder: str | Path, seed_index: int | None = None) -> Stack:
         fit.
       CheckpointError: there are checkpoints, all of them damaged.
     """
+    checks.require(isinstance(folder, str | os.PathLike), "folder", folder, "the folder of a run")
     folder = Path(folder)
     found = None
     for directory in (*_phases(folder), folder):

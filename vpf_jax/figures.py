@@ -226,5 +226,9 @@ def _tiles(images: np.ndarray, columns: int, title: str, signed: bool = False) -
 def _save(figure: Figure, path: str | Path) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.partial")
-    figure.savefig(temporary, format="png", dpi=100)
-    os.replace(temporary, path)
+    try:
+        figure.savefig(temporary, format="png", dpi=100)
+        os.replace(temporary, path)
+    except OSError as error:
+        # The system does not say which file it could not write.
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -118,7 +118,7 @@ def _check(centres: Array | np.ndarray, points: Array | np.ndarray, sigma: Array
         raise ValueError(
             f"got centres of shape {shapes[0]} and points of shape {shapes[1]}; both are non-empty [n, d], d the same"
         )
-    if jnp.ndim(sigma) != 0:
+    if getattr(sigma, "shape", ()) != ():
         raise ValueError(f"got sigma of shape {jnp.shape(sigma)}; it takes one number")
     checks.positive("sigma", sigma)
     checks.finite("centres", centres)

@@ -281,6 +281,8 @@ def _increasing(edges: Float[Array | np.ndarray, " num_bins+1"]) -> np.ndarray:
 def _finite_times(name: str, times: ArrayLike) -> np.ndarray:
     """Numbers, times among them, as float64; raises ValueError unless all are finite."""
     try:
+        if np.iscomplexobj(times):
+            raise TypeError
         found = np.asarray(times, np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"got a {type(times).__name__} for {name}; it takes an array of finite numbers") from None

@@ -233,6 +233,14 @@ WRONG: dict[str, dict[str, Any]] = {
         "nothing": None,
         "words": np.full((5, 4), "dark"),
     },
+    "features": {
+        "nan": np.where(GREY > 0.5, np.nan, GREY),
+        "one example": GREY[0],
+        "none": GREY[:0],
+        "nothing": None,
+        "words": np.full((5, 4), "dark"),
+    },
+    "folder": {"nothing": None, "a number": 3, "one that is not there": "no-such-folder", "a file": __file__},
     "grey": {
         "nan": np.where(GREY > 0.5, np.nan, GREY),
         "bytes": 255 * GREY,
@@ -471,7 +479,7 @@ CALLS: dict[str, Call] = {
     "linear_probe": Call(
         V.linear_probe,
         {"features_train": GREY, "labels_train": L, "features_test": GREY, "labels_test": L, "C": 1.0, "max_iter": 50},
-        {"features_train": "images", "features_test": "images", "C": "positive", "max_iter": "count"},
+        {"features_train": "features", "features_test": "features", "C": "positive", "max_iter": "count"},
     ),
     "run_spiking": Call(
         V.run_spiking,

@@ -38,8 +38,16 @@ def test_the_campaign_is_as_large_as_it_says():
     assert len(CASES) >= 500
     called = {call.function for call in CALLS.values()}
     public = {getattr(V, name) for name in V.__all__ if inspect.isfunction(getattr(V, name))}
-    # `reconstruct` is called through a function that gives its argument another name; `checked` takes any function.
-    assert public - called <= {V.reconstruct, V.checked}
+    # `reconstruct` is called through a function that gives its argument another name; `checked` takes any function;
+    # `load_stack` has right calls in test_checkpoint alone, where there are checkpoints.
+    assert public - called <= {V.reconstruct, V.checked, V.load_stack}
+
+
+@pytest.mark.parametrize("folder", WRONG["folder"].values(), ids=WRONG["folder"])
+def test_no_stack_is_loaded_from_what_is_no_run(folder):
+    with pytest.raises(ValueError, match="takes the folder of a run") as refusal:
+        V.load_stack(folder)
+    assert_one_sentence(str(refusal.value))
 
 
 @pytest.mark.parametrize(("call", "argument", "value"), CASES)
