@@ -3,21 +3,26 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+# `make oldest` sets these otherwise.
+CONSTRAINTS :=
+DEMO := runs/demo
+EPOCHS := 300
 
-.PHONY: install demo bench test lint format clean
+.PHONY: install demo bench test fast oldest newest versions lint format clean
 
 install: $(INSTALLED)
 
 # Set up anew whenever the dependencies change.
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[experiments,tfds,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix --constraint ,$(CONSTRAINTS)) \
+	    --editable ".[experiments,tfds,dev]"
 	touch $@
 
 demo: install
-	$(BIN)/python -m experiments.mnist_dbm --model=intra_dbm --dataset=mnist_5k --epochs=300 \
-	    --evaluate_every=100 --workdir=runs/demo
-	@echo "pictures: runs/demo/samples.png filters.png curves.png activations.png; numbers: runs/demo/summary.json"
+	$(BIN)/python -m experiments.mnist_dbm --model=intra_dbm --dataset=mnist_5k --epochs=$(EPOCHS) \
+	    --evaluate_every=100 --workdir=$(DEMO)
+	@echo "pictures: $(DEMO)/samples.png filters.png curves.png activations.png; numbers: $(DEMO)/summary.json"
 
 # Without the peers the benchmarks still run, and say which are missing.
 bench: install
@@ -29,6 +34,25 @@ bench: install
 test: lint
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
+# The tests that take no more than about five seconds each.
+fast: versions
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile -m "not slow"
+
+# The lower bounds of pyproject.toml themselves, in an environment of their own. Few epochs: the question is whether the
+# demo runs, not how well it learns.
+oldest:
+	rm -rf runs/demo-oldest
+	$(MAKE) VENV=.venv-oldest CONSTRAINTS=tests/oldest.txt EPOCHS=3 DEMO=runs/demo-oldest fast demo
+
+# The newest Python and the newest dependencies; skipped aloud where they cannot be had.
+newest:
+	PYTHON="$(PYTHON)" .ci/newest
+
+versions: install
+	@$(BIN)/python --version
+	@$(BIN)/python -m pip freeze --disable-pip-version-check --exclude-editable | \
+	    grep -E "^(jax|jaxlib|numpy|flax|optax|orbax-checkpoint|jaxtyping)=="
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,4 +63,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,16 +1,20 @@
 """The package as users get it: the wheel, its commands in a clean environment, import time, the README's example."""
 
+import itertools
 import os
 import re
 import shutil
 import subprocess
 import sys
 import textwrap
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import vpf_jax
 
@@ -75,6 +79,23 @@ def test_the_readme_example_runs_and_learns():
     exec(textwrap.dedent(program), names)
     first, last = names["objectives"][0], names["objectives"][-1]
     assert last < 0.7 * first
+
+
+def test_the_oldest_versions_that_are_tried_are_the_lower_bounds():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    # The extra left out, bench, has the peers of the benchmarks, which `make oldest` does not install.
+    extras = [project["optional-dependencies"][extra] for extra in ("experiments", "tfds", "dev")]
+    bounds = {}
+    for requirement in map(Requirement, itertools.chain(project["dependencies"], *extras)):
+        (bound,) = requirement.specifier
+        assert bound.operator == ">="
+        bounds[requirement.name] = Version(bound.version)
+    tried = {}
+    for line in (ROOT / "tests" / "oldest.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            name, version = line.split("==")
+            tried[name] = Version(version)
+    assert tried == bounds
 
 
 def test_commands_of_the_readme_exist():

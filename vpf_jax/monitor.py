@@ -72,7 +72,8 @@ def alignment(machine: BoltzmannMachine) -> tuple[Float[Array, ""], ...]:
     check_machine(machine)
 
     def cosine(forward: Array, backward: Array) -> Float[Array, ""]:
-        return jnp.vdot(forward, backward) / jnp.sqrt(jnp.sum(forward**2) * jnp.sum(backward**2))
+        # Three sums of one kind: `vdot` adds in another order, so that a matrix with itself would not quite give 1.
+        return jnp.sum(forward * backward) / jnp.sqrt(jnp.sum(forward**2) * jnp.sum(backward**2))
 
     return tuple(cosine(f, b) for f, b in zip(machine.weights, machine.downward, strict=True))
 

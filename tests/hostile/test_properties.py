@@ -19,7 +19,8 @@ from test_calls import assert_one_sentence
 # Results that may hold nan or infinities: a pole, bins without trials, weights that are all 0, the logarithm of a
 # density that underflows (or squares of 1e30 that overflow, which read nan).
 NOT_FINITE = {"stdp_window", "binned_means", "alignment", "parzen_log_likelihood"}
-DTYPES = (np.uint8, np.int32, np.float32, np.bool_, np.float16, np.complex64)
+# Few that are taken: every one of them is compiled for anew.
+DTYPES = (np.uint8, np.float32, np.bool_, np.complex64)
 VALUES = {
     "bits": (0, 1),
     "ones": (1,),
@@ -82,7 +83,7 @@ def numbers(tree):
 def test_a_documented_error_or_finite_results(name):
     call = CALLS[name]
 
-    @hypothesis.settings(max_examples=12, derandomize=True, deadline=None, database=None)
+    @hypothesis.settings(max_examples=8, derandomize=True, deadline=None, database=None)
     @hypothesis.given(changes(call))
     def attempt(changed):
         try:
