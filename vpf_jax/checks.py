@@ -225,7 +225,10 @@ def values(
         return
     # On a CPU NumPy sees the same memory, and is at once where JAX would compile.
     near = not lasting or all(device.platform == "cpu" for device in value.devices())
-    if not bool(holds(np.asarray(value), np) if near else holds(value, jnp)):
+    # A constant of a function that is being traced has its numbers at hand, too.
+    with jax.ensure_compile_time_eval():
+        fits = bool(holds(np.asarray(value), np) if near else holds(value, jnp))
+    if not fits:
         raise ValueError(f"got {name} {found(np.asarray(value))}")
     if lasting:
         _passed[key] = weakref.ref(value, lambda _: _passed.pop(key, None))

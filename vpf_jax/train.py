@@ -278,7 +278,7 @@ def compile_epoch(
         compiled = _compiled(_run_epoch.lower(state, visible, config=config))
 
     def run_epoch(state: TrainState, visible: Array) -> tuple[TrainState, Metrics]:
-        checks.binary("visible states", visible)
+        _check_call(state, visible, config)
         return compiled(state, visible)
 
     return run_epoch

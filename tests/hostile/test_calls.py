@@ -288,6 +288,18 @@ def test_checked_sees_values_inside_vmap_and_scan():
         V.checked(energies)(calls.states_with(calls.GREY))
 
 
+def test_constants_of_a_traced_function_are_looked_at():
+    visible = jnp.asarray(calls.GREY)
+    with pytest.raises(ValueError, match="not all at the ends"):
+        jax.jit(lambda stack: V.mean_activations(jax.random.key(0), stack, visible))(calls.STACK)
+    # By JAX itself, too, as where they lie on an accelerator.
+    seen = []
+    jax.jit(lambda x: checks.values("x", x, "seen", lambda v, _: seen.append(jnp.all(v == v)) or seen[-1], str))(1.0)
+    jax.jit(lambda: checks.values("x", visible, "seen", lambda v, _: seen.append(jnp.all(v == v)) or seen[-1], str))()
+    assert len(seen) == 1
+    assert not isinstance(seen[0], jax.core.Tracer)
+
+
 def test_an_array_is_looked_at_once_and_a_changed_one_again():
     looked = []
 
