@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from vpf_jax.ais import LogPartition, ais_log_partition, ais_log_partition_reverse
 from vpf_jax.baselines import contrastive_divergence, flip_estimate, persistent_contrastive_divergence
-from vpf_jax.checkpoint import load_stack
 from vpf_jax.checks import checked
 from vpf_jax.energy import energy, free_energy, local_fields, log_partition_exact, marginal_energy
 from vpf_jax.event_learning import OnlineResult, event_gradient, learn_from_events
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from vpf_jax import datasets as datasets
     from vpf_jax import figures as figures
     from vpf_jax import train as train
+    from vpf_jax.checkpoint import load_stack as load_stack
 
 __version__ = "0.5.1"
 
@@ -53,11 +53,13 @@ _LAZY_MODULES = ("checkpoint", "datasets", "figures", "train")
 def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
         return importlib.import_module(f"vpf_jax.{name}")
+    if name == "load_stack":
+        return importlib.import_module("vpf_jax.checkpoint").load_stack
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY_MODULES})
+    return sorted({*globals(), *__all__, *_LAZY_MODULES})
 
 
 __all__ = [
