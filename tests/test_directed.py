@@ -195,12 +195,15 @@ def test_each_matrix_learns_by_its_own_half(intra, estep):
 
 def test_decay_and_bound_reach_the_backward_weights():
     stack = untie_stack(init_stack(jax.random.key(0), (6, 5), True))
-    stack = jax.tree.map(lambda p: 10 * jnp.ones_like(p), stack)
+    (machine,) = jax.tree.map(lambda p: 10 * jnp.ones_like(p), stack)
+    apart = 1 - np.eye(5)
+    stack = (dataclasses.replace(machine, intra=(None, machine.intra[1] * apart)),)
     visible = jnp.zeros((40, 6), jnp.uint8)
     config = TrainConfig(epochs=1, weight_decay=1e3, max_weight=9.5, learning_rate=0.1)
     state, metrics = train_epoch(init_state(jax.random.key(2), stack, config), visible, config=config)
-    for block in (state.stack[0].weights[0], state.stack[0].backward[0], state.stack[0].intra[1]):
+    for block in (state.stack[0].weights[0], state.stack[0].backward[0]):
         np.testing.assert_allclose(block, 9.5)
+    np.testing.assert_allclose(state.stack[0].intra[1], 9.5 * apart)
     assert float(metrics.max_abs_weight) == 9.5
     larger = dataclasses.replace(stack[0], backward=(stack[0].backward[0] * 3,))
     assert float(largest_weight((larger,))) == 30

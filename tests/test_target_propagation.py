@@ -430,7 +430,7 @@ def test_training_makes_inferred_states_tell_more_of_unseen_images():
     [
         (lambda p: tp.infer(p, jnp.zeros(5)), r"images of shape \(5,\); the maps take \[batch, 5\]"),
         (lambda p: tp.infer(p, jnp.zeros((0, 5))), "batch at least 1"),
-        (lambda p: tp.infer(p, jnp.full((1, 5), 255)), "values from 255 to 255; they take values from 0 to 1"),
+        (lambda p: tp.infer(p, jnp.full((1, 5), 255)), r"values from 255 to 255; they are numbers in \[0, 1\]"),
         (lambda p: tp.fit_prior(p, jnp.full((1, 5), jnp.nan)), "values from nan to nan"),
         (lambda p: tp.log_joint_curve(p, None, jnp.zeros((2, 4))), "images of shape"),
         (lambda p: tp.inpaint(p, jnp.zeros((2, 5)), jnp.zeros((2, 5))), "dtype float32 for images of shape"),
