@@ -208,10 +208,10 @@ def _check_flips(
     """The states and the units as arrays; raises ValueError unless both fit the machine."""
     n_0 = machine.sizes[0]
     checks.array("visible states", visible, f"an array [batch, {n_0}] of zeros and ones")
-    if jnp.ndim(visible) != 2 or jnp.shape(visible)[1] != n_0 or jnp.shape(visible)[0] == 0:
-        raise ValueError(
-            f"got visible states of shape {jnp.shape(visible)}; the machine takes [batch, {n_0}], batch at least 1"
-        )
+    if jnp.ndim(visible) != 2 or jnp.shape(visible)[1] != n_0:
+        raise ValueError(f"got visible states of shape {jnp.shape(visible)}; the machine takes [batch, {n_0}]")
+    if jnp.shape(visible)[0] == 0:
+        raise ValueError("got an empty batch; a mean over states takes at least one state")
     checks.binary("visible states", visible)
     if units is not None:
         allowed = f"distinct indices of visible units, from 0 to {n_0 - 1}, at least one"
