@@ -481,12 +481,19 @@ def _one_error() -> Iterator[None]:
         usual = sys.unraisablehook
         if getattr(usual, "func", None) is not _tell_but_of_closed_loops:
             sys.unraisablehook = functools.partial(_tell_but_of_closed_loops, usual)
+            # Other threads of tensorstore print theirs as if nobody had caught them.
+            sys.excepthook = functools.partial(_print_but_of_closed_loops, sys.excepthook)
         raise
 
 
 def _tell_but_of_closed_loops(usual: Callable[[Any], Any], unraisable: Any) -> None:
     if "Event loop is closed" not in str(unraisable.exc_value):
         usual(unraisable)
+
+
+def _print_but_of_closed_loops(usual: Callable[..., Any], kind: Any, error: Any, trace: Any) -> None:
+    if "Event loop is closed" not in str(error):
+        usual(kind, error, trace)
 
 
 def _save_arrays(place: Path, leaves: Leaves) -> None:

@@ -177,6 +177,7 @@ def test_nobody_reading_is_a_quiet_end(straight, environment, tmp_path):
         assert process.stdout.readline()
         process.stdout.close()
         errors = process.stderr.read()
-        assert process.wait(timeout=300) == 141
+        # All of the help may have been written before the reader left.
+        assert process.wait(timeout=300) in ((0, 141) if flags == ["--help"] else (141,))
         assert errors == ""
         process.stderr.close()
