@@ -475,15 +475,13 @@ def _one_error() -> Iterator[None]:
     """Of what orbax does: where it fails, the tasks that it leaves behind fail later, in threads of tensorstore, and
     Python would print a traceback for each ("Event loop is closed") beside the error itself.
     """
-    try:
-        yield
-    except Exception:
-        usual = sys.unraisablehook
-        if getattr(usual, "func", None) is not _tell_but_of_closed_loops:
-            sys.unraisablehook = functools.partial(_tell_but_of_closed_loops, usual)
-            # Other threads of tensorstore print theirs as if nobody had caught them.
-            sys.excepthook = functools.partial(_print_but_of_closed_loops, sys.excepthook)
-        raise
+    # Before orbax begins: some speak before its own error arrives here.
+    usual = sys.unraisablehook
+    if getattr(usual, "func", None) is not _tell_but_of_closed_loops:
+        sys.unraisablehook = functools.partial(_tell_but_of_closed_loops, usual)
+        # Other threads of tensorstore print theirs as if nobody had caught them.
+        sys.excepthook = functools.partial(_print_but_of_closed_loops, sys.excepthook)
+    yield
 
 
 def _tell_but_of_closed_loops(usual: Callable[[Any], Any], unraisable: Any) -> None:
