@@ -143,7 +143,7 @@ def _number(name: str, value: Any, allowed: str, fits: Callable[[float], bool]) 
 
 
 def array(name: str, value: Any, takes: str = "an array of numbers") -> Any:
-    """The value, if it is an array (JAX's, NumPy's or traced) of numbers or booleans.
+    """The value, if it is an array (JAX's, NumPy's or traced) of real numbers or booleans.
 
     Raises:
       ValueError: lists, tables and other things, or an array of other entries, or one that training has consumed.
@@ -155,7 +155,7 @@ def array(name: str, value: Any, takes: str = "an array of numbers") -> Any:
         told = "None" if value is None else f"a {type(value).__name__}"
         mend = ", as its to_numpy() gives" if hasattr(value, "to_numpy") else ""
         raise ValueError(f"got {told} for {name}; it takes {takes}{mend}")
-    if not (jnp.issubdtype(value.dtype, jnp.number) or value.dtype == bool):
+    if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating, jnp.bool_)):
         raise ValueError(f"got {name} of dtype {value.dtype}; it takes {takes}")
     return value
 
@@ -295,8 +295,6 @@ def _is_binary(values: Any, xp: Any) -> Any:
 def _found_other_than_bits(values: np.ndarray) -> str:
     """What there is instead of zeros and ones, and how it becomes zeros and ones."""
     takes = "they are zeros and ones"
-    if np.issubdtype(values.dtype, np.complexfloating):
-        return f"of dtype {values.dtype}; {takes}"
     values = values.astype(np.float64)
     if np.isnan(values).any():
         return f"with nan in {int(np.isnan(values).sum())} of {values.size} places; {takes}, so fill in what is missing"

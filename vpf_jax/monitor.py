@@ -38,7 +38,10 @@ def weight_sparsity(weights: Float[Array, "n_visible n_hidden"]) -> Float[Array,
       ValueError: no matrix, an empty one, or, where values are at hand, weights that are not finite.
     """
     _check_weights(weights)
-    squares = weights**2
+    weights = jnp.asarray(weights)
+    # The ratio knows no scale; at its own, no column's powers overflow or vanish.
+    largest = jnp.max(jnp.abs(weights), axis=0)
+    squares = (weights / jnp.where(largest > 0, largest, 1)[None]) ** 2
     fourth = jnp.sum(squares**2, axis=0)
     ratio = jnp.where(fourth > 0, jnp.sum(squares, axis=0) ** 2 / jnp.where(fourth > 0, fourth, 1), 0)
     return checks.spoilt(jnp.mean(ratio) / weights.shape[0], weights)
@@ -51,7 +54,7 @@ def squared_weight(weights: Float[Array, "n_visible n_hidden"]) -> Float[Array, 
       ValueError: as `weight_sparsity`.
     """
     _check_weights(weights)
-    return jnp.sum(weights**2) / weights.shape[1]
+    return jnp.sum(jnp.asarray(weights) ** 2) / weights.shape[1]
 
 
 def _check_weights(weights: Float[Array, "n_visible n_hidden"]) -> None:

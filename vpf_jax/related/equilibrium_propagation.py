@@ -389,9 +389,9 @@ def train_epoch(
     checks.array("a state", state.epoch)
     checks.finite("images", images)
     checks.array("labels", labels, "an array of integers")
-    sizes, num_examples = state.network.sizes, images.shape[0]
+    sizes, num_examples = state.network.sizes, len(images) if images.ndim else 0
     _check(state.network, num_examples, config)
-    if images.shape[1:] != sizes[:1] or labels.shape != (num_examples,):
+    if images.shape != (num_examples, sizes[0]) or labels.shape != (num_examples,):
         raise ValueError(
             f"got images of shape {images.shape} and labels of shape {labels.shape}; the network takes "
             f"[n, {sizes[0]}] and [n]"
