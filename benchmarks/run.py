@@ -24,9 +24,9 @@ from benchmarks import report, start, target
 from benchmarks.cases import epoch_case, gibbs_case, parzen_case, spiking_case
 from benchmarks.measure import Case, Row, measure, peak_case
 from benchmarks.peers import port_case, rbms_case, sklearn_case, thrml_case
-from experiments import cli
-from experiments.workdir import UsageError
 from vpf_jax import datasets
+from vpf_jax.app import command as cli
+from vpf_jax.app.folder import UsageError
 
 PARTS = ("epochs", "sampling", "spiking", "start", "growth", "target")
 

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from absl import flags
 
 from benchmarks.cases import epoch_case
-from experiments import cli
-from experiments.workdir import UsageError
 from vpf_jax import datasets, train
+from vpf_jax.app import command as cli
+from vpf_jax.app.folder import UsageError
 
 # Recorded around the operations that they consist of.
 _WRAPPERS = ("Execute", "while", "call", "end:", "$")

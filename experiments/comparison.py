@@ -21,11 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import vpf_jax
-from experiments import cli, models, runs
-from experiments.phases import PhasedRun
-from experiments.progress import Progress, told_of_flow
-from experiments.workdir import Stopped, UsageError, locked, write_json
-from vpf_jax import datasets, monitor, train
+from experiments import models
+from vpf_jax import datasets, train
+from vpf_jax.app import command as cli
+from vpf_jax.app import runs
+from vpf_jax.app.folder import Stopped, UsageError, locked, write_json
+from vpf_jax.app.phases import PhasedRun
+from vpf_jax.app.progress import Progress, told_of_flow
+from vpf_jax.evaluate import monitor
 
 # Training images on which the monitors of an epoch are measured.
 NUM_WATCHED = 1000
@@ -260,7 +263,7 @@ def train_recipe(
 
     Raises:
       Stopped: a signal has arrived; a checkpoint is saved.
-      experiments.workdir.UsageError: another process trains the recipe.
+      vpf_jax.app.folder.UsageError: another process trains the recipe.
       vpf_jax.checkpoint.CheckpointError: all checkpoints are damaged.
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed in one of the runs; the last good checkpoint stays.
     """

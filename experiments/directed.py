@@ -11,7 +11,7 @@ images, and Parzen scores. Writes table.md, summary.json and alignment.png into 
     python -m experiments.directed --dataset=mnist_5k --epochs=6 --num_seeds=2 --hidden=64 --num_samples=1000 \
         --workdir=runs/quick
 
-What is found is in the README. Not here: the timing of spikes (`experiments.stdp`).
+What is found is in the README. Not here: the timing of spikes (`experiments.spike_timing`).
 """
 
 import dataclasses
@@ -22,11 +22,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cli, comparison, generation, repair, runs
-from experiments.tables import cell, markdown_table, mean_and_error
-from experiments.workdir import stop_requests
+from experiments import comparison, generation, repair
 from vpf_jax import datasets, figures
-from vpf_jax.monitor import alignment
+from vpf_jax.app import command as cli
+from vpf_jax.app import runs
+from vpf_jax.app.folder import stop_requests
+from vpf_jax.app.tables import cell, markdown_table, mean_and_error
+from vpf_jax.evaluate.monitor import alignment
 
 # Generated images behind a Parzen score: the paper's three Gibbs steps from the prior.
 SAMPLER = generation.Sampler("prior", 3, 3)
@@ -62,7 +64,7 @@ def run(config: Config) -> dict[str, Any]:
       UsageError: a folder that does not fit.
       vpf_jax.datasets.DatasetError: data that cannot be read.
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
-      experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
+      vpf_jax.app.folder.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
     return runs.carry_out(config, _run)
 

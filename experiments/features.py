@@ -22,11 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import vpf_jax
-from experiments import cli, comparison, runs
-from experiments.tables import cell, markdown_table
-from experiments.workdir import UsageError, stop_requests
-from vpf_jax import datasets, figures, monitor
+from experiments import comparison
+from vpf_jax import datasets, figures
+from vpf_jax.app import command as cli
+from vpf_jax.app import runs
+from vpf_jax.app.folder import UsageError, stop_requests
+from vpf_jax.app.tables import cell, markdown_table
 from vpf_jax.energy import weighted_input
+from vpf_jax.evaluate import monitor
 
 CURVES = {
     "objective": "objective J",
@@ -67,7 +70,7 @@ def run(config: Config) -> dict[str, Any]:
       UsageError: a folder that does not fit.
       vpf_jax.datasets.DatasetError: data that cannot be read.
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
-      experiments.workdir.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
+      vpf_jax.app.folder.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
     return runs.carry_out(config, _run)
 

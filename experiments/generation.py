@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import vpf_jax
-from vpf_jax import datasets, parzen
+from vpf_jax import datasets
+from vpf_jax.evaluate import parzen
 
 # Steps per machine among which the validation images choose.
 CANDIDATE_STEPS = (1, 2, 3, 4, 5)

@@ -48,9 +48,9 @@ import optax
 from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray, UInt8
 
 import vpf_jax
-from experiments import cli
-from experiments.tables import cell, markdown_table, mean_and_error
-from experiments.workdir import (
+from vpf_jax import datasets, figures
+from vpf_jax.app import command as cli
+from vpf_jax.app.folder import (
     Stopped,
     UsageError,
     put_aside,
@@ -58,9 +58,11 @@ from experiments.workdir import (
     stop_requests,
     write_text,
 )
-from vpf_jax import baselines, datasets, figures, tempering
+from vpf_jax.app.tables import cell, markdown_table, mean_and_error
 from vpf_jax.machine import BoltzmannMachine, off_diagonal
-from vpf_jax.random_numbers import stream_of, substream
+from vpf_jax.rules import baselines
+from vpf_jax.sample import tempering
+from vpf_jax.sample.streams import stream_of, substream
 
 RULES = ("mpf", "pl", "pcd")
 TITLES = {"mpf": "MPF", "pl": "pseudo-likelihood", "pcd": "PCD-1"}

@@ -21,11 +21,13 @@ import numpy as np
 from absl import flags
 
 import vpf_jax
-from experiments import cli, generation, models
-from experiments.phases import PhasedRun
-from experiments.progress import Progress, told_of_flow
-from experiments.workdir import Growth, MetricsFile, Stopped, UsageError, kept_rows, run_once, stop_requests
-from vpf_jax import datasets, figures, monitor, train
+from experiments import generation, models
+from vpf_jax import datasets, figures, train
+from vpf_jax.app import command as cli
+from vpf_jax.app.folder import Growth, MetricsFile, Stopped, UsageError, kept_rows, run_once, stop_requests
+from vpf_jax.app.phases import PhasedRun
+from vpf_jax.app.progress import Progress, told_of_flow
+from vpf_jax.evaluate import monitor
 
 MODELS = ("rbm", "dbm", "intra_dbm")
 SWITCH = ("on", "off")

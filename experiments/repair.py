@@ -1,6 +1,6 @@
 """Repair of the test images by trained RBMs: a band of 12 rows or columns corrupted, both protocols, mean errors.
 
-The protocols are those of `vpf_jax.reconstruction`. Not here: training, tables.
+The protocols are those of `vpf_jax.evaluate.reconstruction`. Not here: training, tables.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ import numpy as np
 
 import vpf_jax
 from experiments import comparison
-from vpf_jax import datasets, reconstruction
+from vpf_jax import datasets
+from vpf_jax.evaluate import reconstruction
 
 SIDES = ("top", "bottom", "left", "right")
 PROTOCOLS = {

@@ -8,7 +8,11 @@ from families import CASES, each_case
 from jax import export
 
 import vpf_jax
-from vpf_jax import ais, baselines, spiking, stack, stdp, tempering, train
+from vpf_jax import stack, train
+from vpf_jax.evaluate import ais
+from vpf_jax.rules import baselines
+from vpf_jax.sample import tempering
+from vpf_jax.spikes import spiking, stdp
 
 
 def stored_and_read(function, *arguments):

@@ -8,7 +8,7 @@ import pytest
 from families import joined, make_case
 
 import vpf_jax
-from vpf_jax.random_numbers import stream_of, uniform
+from vpf_jax.sample.streams import stream_of, uniform
 from vpf_jax.stack import CHUNK, in_chunks
 
 NUM_SAMPLES = 40_000

@@ -11,7 +11,8 @@ from families import assert_close, assert_same_machine, make_case
 from test_train import TINY_STEP, bits, copy_of, run, start
 
 import vpf_jax
-from vpf_jax import baselines, train, visible_flips
+from vpf_jax import train
+from vpf_jax.rules import baselines, visible_flips
 
 CASE = make_case("rbm", (6, 4), (), 3.0, seed=5)
 RULES = {

@@ -11,22 +11,23 @@ pure functions do.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from vpf_jax.ais import LogPartition, ais_log_partition, ais_log_partition_reverse
-from vpf_jax.baselines import contrastive_divergence, flip_estimate, persistent_contrastive_divergence
 from vpf_jax.checks import checked
 from vpf_jax.energy import energy, free_energy, local_fields, log_partition_exact, marginal_energy
-from vpf_jax.event_learning import OnlineResult, event_gradient, learn_from_events
-from vpf_jax.flow import flip_rates, vpf_objective
-from vpf_jax.gibbs import gibbs_sweep, run_chain
-from vpf_jax.likelihood import rbm_log_likelihood, stack_bound, variational_bound
-from vpf_jax.local_rule import DirectedGradient, directed_gradient, local_gradient
+from vpf_jax.evaluate.ais import LogPartition, ais_log_partition, ais_log_partition_reverse
+from vpf_jax.evaluate.likelihood import rbm_log_likelihood, stack_bound, variational_bound
+from vpf_jax.evaluate.monitor import alignment, linear_probe, pseudo_log_likelihood, squared_weight, weight_sparsity
+from vpf_jax.evaluate.parzen import choose_sigma, parzen_log_likelihood
+from vpf_jax.evaluate.reconstruction import band_mask, corrupt, inpaint, random_mask, reconstruct, reconstruction_error
 from vpf_jax.machine import BoltzmannMachine, State, init_machine, tie_intra, untie
-from vpf_jax.monitor import alignment, linear_probe, pseudo_log_likelihood, squared_weight, weight_sparsity
-from vpf_jax.parzen import choose_sigma, parzen_log_likelihood
-from vpf_jax.reconstruction import band_mask, corrupt, inpaint, random_mask, reconstruct, reconstruction_error
-from vpf_jax.spiking import SpikeTrain, SpikingRun, run_spiking
-from vpf_jax.stack import Stack, complete, confabulate, init_stack, mean_activations, sample_hidden, untie_stack
-from vpf_jax.stdp import (
+from vpf_jax.rules.baselines import contrastive_divergence, flip_estimate, persistent_contrastive_divergence
+from vpf_jax.rules.flow import flip_rates, vpf_objective
+from vpf_jax.rules.local_rule import DirectedGradient, directed_gradient, local_gradient
+from vpf_jax.rules.visible_flips import averaged_flow
+from vpf_jax.sample.gibbs import gibbs_sweep, run_chain
+from vpf_jax.sample.tempering import independent_machine, run_tempered
+from vpf_jax.spikes.event_learning import OnlineResult, event_gradient, learn_from_events
+from vpf_jax.spikes.spiking import SpikeTrain, SpikingRun, run_spiking
+from vpf_jax.spikes.stdp import (
     Pairings,
     binned_errors,
     binned_means,
@@ -35,8 +36,7 @@ from vpf_jax.stdp import (
     simulate_pairings,
     stdp_window,
 )
-from vpf_jax.tempering import independent_machine, run_tempered
-from vpf_jax.visible_flips import averaged_flow
+from vpf_jax.stack import Stack, complete, confabulate, init_stack, mean_activations, sample_hidden, untie_stack
 
 if TYPE_CHECKING:
     from vpf_jax import checkpoint as checkpoint

@@ -21,9 +21,9 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray
 from vpf_jax import checks
 from vpf_jax.energy import layer_field, weighted_input
 from vpf_jax.exporting import exported
-from vpf_jax.gibbs import asynchronous_sweep, draw_uniforms, fires, sweep_layers
 from vpf_jax.machine import BoltzmannMachine, State, check_machine, init_machine, untie
-from vpf_jax.random_numbers import Stream, stream_of, substream, substreams, uniform
+from vpf_jax.sample.gibbs import asynchronous_sweep, draw_uniforms, fires, sweep_layers
+from vpf_jax.sample.streams import Stream, stream_of, substream, substreams, uniform
 
 Stack = tuple[BoltzmannMachine, ...]
 Tree = TypeVar("Tree")

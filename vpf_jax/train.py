@@ -31,14 +31,14 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from vpf_jax import checks
-from vpf_jax.baselines import FLIP_FUNCTIONS, chain_estimate, flip_estimate
 from vpf_jax.energy import layer_field
 from vpf_jax.exporting import exported
-from vpf_jax.local_rule import objective_and_gradient
 from vpf_jax.machine import BoltzmannMachine, State, check_symmetric
-from vpf_jax.random_numbers import Stream, permutation, stream_of, substream, substreams, uniform
+from vpf_jax.rules.baselines import FLIP_FUNCTIONS, chain_estimate, flip_estimate
+from vpf_jax.rules.local_rule import objective_and_gradient
+from vpf_jax.rules.visible_flips import averaged_flow, check_closed_form, draw_units
+from vpf_jax.sample.streams import Stream, permutation, stream_of, substream, substreams, uniform
 from vpf_jax.stack import Stack, check_stack, check_visible_shape, climb, in_chunks, join_states
-from vpf_jax.visible_flips import averaged_flow, check_closed_form, draw_units
 
 RULES = ("vpf", "mpf", "cd", "pcd", "pl", "ratio")
 EXPECTATIONS = ("sample", "exact")

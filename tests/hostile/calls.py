@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import vpf_jax as V
-from vpf_jax import ais, likelihood, monitor, tempering, train
+from vpf_jax import train
+from vpf_jax.evaluate import ais, likelihood, monitor
 from vpf_jax.related import binary_synapses, equilibrium_propagation, target_propagation
+from vpf_jax.sample import tempering
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,8 @@ import pytest
 from calls import CALLS, SYMMETRIC, WRONG
 
 import vpf_jax as V
-from vpf_jax import checks, likelihood, monitor, train
+from vpf_jax import checks, train
+from vpf_jax.evaluate import likelihood, monitor
 
 CASES = [
     pytest.param(call, argument, value, id=f"{name}-{argument}-{label}")

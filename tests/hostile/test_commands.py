@@ -34,8 +34,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 from absl.testing import flagsaver
 
-from experiments import workdir
 from vpf_jax import datasets
+from vpf_jax.app import folder as workdir
 
 ROOT = Path(__file__).parents[2]
 # All programs, found in the folder, so that the table cannot forget a new one.

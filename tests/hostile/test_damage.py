@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 import vpf_jax
-from experiments import cli, generation, mnist_dbm
-from experiments.workdir import MetricsFile
+from experiments import generation, mnist_dbm
 from vpf_jax import datasets, figures, train
+from vpf_jax.app import command as cli
+from vpf_jax.app.folder import MetricsFile
 
 SETTINGS = {
     "model": "rbm",

@@ -18,7 +18,7 @@ import pytest
 
 import vpf_jax
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 FLAGS = ["--model=rbm", "--hidden=6", "--epochs=30", "--num_samples=20", "--checkpoint_every=2", "--evaluate_every=10"]
 TIMINGS = ("train_seconds", "seconds_per_epoch")
 KILLS = 6

@@ -20,7 +20,7 @@ error of order beta; centred ones take it between -beta and beta, with an error 
 
 The paper's rho is the identity on [0, 1], which states never leave, so it stands nowhere: a derivative of clip, 1/2 at
 the bounds in JAX, would slow down the units that sit there. An epoch is one compiled call. Not here: data, the loop
-over epochs, figures (`experiments.equilibrium_propagation`); convolutions, other costs.
+over epochs, figures (`experiments.mnist_equilibrium`); convolutions, other costs.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vpf_jax import checks
-from vpf_jax.random_numbers import permutation, stream_of, substreams, uniform
+from vpf_jax.sample.streams import permutation, stream_of, substreams, uniform
 
 ESTIMATORS = ("one_sided", "centred")
 OPTIMIZERS = ("sgd", "adam")

@@ -25,7 +25,7 @@ log p(h1 | h2) where that variance is delta / a (`Inference.h1_variance`), which
 choice decides whether log p(x, h) rises during inference (`log_joint_curve`).
 
 Here: inference, learning, sampling (`generate`), in-painting (`inpaint`). Not here: supervised target propagation;
-difference target propagation; the score of samples (`vpf_jax.parzen`); the loop over epochs (`experiments`).
+difference target propagation; the score of samples (`vpf_jax.evaluate.parzen`); the loop over epochs (`experiments`).
 """
 
 import dataclasses

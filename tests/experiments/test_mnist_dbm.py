@@ -1,0 +1,364 @@
+"""The main command: what it writes, resuming bit for bit, stopping, and one-line errors."""
+
+import csv
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib.image
+import numpy as np
+import pytest
+
+import vpf_jax
+from experiments import generation, mnist_dbm
+from vpf_jax.app.folder import UsageError
+from vpf_jax.app.phases import PhasedRun
+
+ROOT = Path(__file__).parents[2]
+VISIBLE = jnp.zeros((50, 784), jnp.uint8)
+TINY = {"hidden": (12, 8), "epochs": 6, "num_samples": 60, "checkpoint_every": 2, "evaluate_every": 3}
+TINY_FLAGS = ["--hidden=12,8", "--epochs=6", "--num_samples=60", "--checkpoint_every=2", "--evaluate_every=3"]
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "experiments.mnist_dbm", *arguments]
+
+
+def start(*arguments, **kwargs):
+    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300, **kwargs)
+
+
+def final_state(workdir, config):
+    run = PhasedRun(workdir, mnist_dbm.initial_state(config, 784), None, config.phases(), checkpoint_every=1)
+    assert run.epoch == config.all_epochs
+    return run.state
+
+
+def assert_same_run(one, other, config):
+    for a, b in zip(*(jax.tree.leaves(final_state(w, config).stack) for w in (one, other)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (one / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
+    summaries = [json.loads((w / "summary.json").read_text()) for w in (one, other)]
+    for summary in summaries:
+        del summary["train_seconds"], summary["seconds_per_epoch"]
+    assert summaries[0] == summaries[1]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run without interruption."""
+    workdir = tmp_path_factory.mktemp("runs") / "straight"
+    config = mnist_dbm.Config(workdir=str(workdir), **TINY)
+    return workdir, config, mnist_dbm.run(config)
+
+
+@pytest.mark.slow
+def test_a_run_leaves_everything_it_promises(straight):
+    workdir, config, summary = straight
+    assert {p.name for p in workdir.iterdir()} == {
+        "config.json",
+        "metrics.csv",
+        "summary.json",
+        "checkpoints",
+        "samples.png",
+        "filters.png",
+        "curves.png",
+        "activations.png",
+        "files.sha256",
+        ".lock",
+    }
+    subprocess.run(["sha256sum", "--check", "--strict", "files.sha256"], cwd=workdir, check=True, capture_output=True)
+    assert json.loads((workdir / "summary.json").read_text()) == summary
+    for name in ("parzen_mean", "parzen_sem", "parzen_sigma", "parzen_real_data", "objective", "train_seconds"):
+        assert np.isfinite(summary[name])
+    with (workdir / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [bool(row["parzen_validation"]) for row in rows] == [False, False, True, False, False, True]
+    assert float(rows[-1]["objective"]) < float(rows[0]["objective"])
+    for picture in workdir.glob("*.png"):
+        assert matplotlib.image.imread(picture).shape[0] > 100
+    assert json.loads((workdir / "config.json").read_text())["hidden"] == list(config.hidden)
+
+
+@pytest.mark.slow
+def test_the_summary_compares_samplers_and_chooses_on_validation(straight):
+    _, _, summary = straight
+    rows = summary["samplers"]
+    settings = [(row["start"], row["gibbs_steps"], row["top_gibbs_steps"]) for row in rows]
+    assert settings[0] == ("prior", 3, 3)
+    assert len(set(settings)) == len(settings)
+    assert {("uniform", 3, 3), ("prior", 2, 1000), ("uniform", 2, 1000), ("prior", 30, 30)} <= set(settings)
+    assert summary["parzen_mean"] == rows[0]["mean"]
+    candidates = [r for r, s in zip(rows, settings, strict=True) if s in {("prior", k, k) for k in range(1, 6)}]
+    assert len(candidates) == len(generation.CANDIDATE_STEPS)
+    best = max(candidates, key=lambda row: row["validation_mean"])
+    assert summary["parzen_chosen_mean"] == best["mean"]
+    assert summary["parzen_chosen_steps"] == best["gibbs_steps"]
+
+
+@pytest.mark.slow
+def test_a_finished_run_says_so_and_is_left_as_it_is(straight, capsys):
+    workdir, config, summary = straight
+    before = {p: p.stat().st_mtime_ns for p in workdir.glob("*.png")}
+    assert mnist_dbm.run(config) == summary
+    assert "finished already" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in workdir.glob("*.png")}
+
+
+@pytest.mark.slow
+def test_a_finished_run_goes_on_to_the_bits_of_a_longer_one(straight, tmp_path):
+    workdir, config, summary = straight
+    shorter = mnist_dbm.Config(workdir=str(tmp_path / "run"), **TINY | {"epochs": 3})
+    assert mnist_dbm.run(shorter)["epochs"] == 3
+    longer = dataclasses.replace(shorter, epochs=6)
+    found = mnist_dbm.run(longer)
+    assert found["epochs"] == 6
+    for name in ("objective", "parzen_mean", "samplers"):
+        assert found[name] == summary[name]
+    for a, b, loaded in zip(
+        *(jax.tree.leaves(final_state(w, c).stack) for w, c in ((workdir, config), (tmp_path / "run", longer))),
+        jax.tree.leaves(vpf_jax.load_stack(tmp_path / "run")),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, loaded)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["epochs"] == 6
+    with pytest.raises(UsageError, match="--epochs=6, but --epochs=3 was given"):
+        mnist_dbm.run(shorter)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"schedule": "cosine"}, "the cosine schedule depends on their number"),
+        ({"refine": "pcd", "refine_epochs": 1}, "a refinement follows them"),
+    ],
+)
+def test_where_more_epochs_would_be_another_training_they_are_refused(settings, reason, tmp_path):
+    tiny = {"model": "rbm", "hidden": (6,), "epochs": 1, "num_samples": 20, "workdir": str(tmp_path / "run")}
+    config = mnist_dbm.Config(**tiny | settings)
+    mnist_dbm.run(config)
+    with pytest.raises(UsageError, match=rf"--epochs=1, but --epochs=2 was given \({reason}\)"):
+        mnist_dbm.run(dataclasses.replace(config, epochs=2))
+    # Of a refined run it is the refined stack.
+    run = PhasedRun(
+        tmp_path / "run", mnist_dbm.initial_state(config, 784), VISIBLE, config.phases(), checkpoint_every=1
+    )
+    for a, b in zip(
+        jax.tree.leaves(run.state.stack), jax.tree.leaves(vpf_jax.load_stack(tmp_path / "run")), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    mnist_dbm.run(config)
+
+
+@pytest.mark.slow
+def test_evaluating_more_often_changes_no_parameter(straight, tmp_path):
+    workdir, config, _ = straight
+    other = mnist_dbm.Config(workdir=str(tmp_path / "run"), **TINY | {"evaluate_every": 0})
+    mnist_dbm.run(other)
+    for a, b in zip(
+        jax.tree.leaves(final_state(workdir, config).stack),
+        jax.tree.leaves(final_state(tmp_path / "run", other).stack),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds_after", [0.0, 0.05, 0.4])
+def test_a_killed_run_resumes_to_the_same_bits(straight, tmp_path, seconds_after):
+    workdir, config, _ = straight
+    flags = [*TINY_FLAGS, f"--workdir={tmp_path / 'run'}"]
+    process = subprocess.Popen(command(*flags), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # Killed as the first checkpoint is being written, shortly after, and later.
+    while not list((tmp_path / "run" / "checkpoints").glob("*")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    time.sleep(seconds_after)
+    process.kill()
+    process.wait()
+    finished = start(*flags)
+    assert finished.returncode == 0, finished.stderr
+    assert_same_run(workdir, tmp_path / "run", config)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_first_and_the_run_resumes_to_the_same_bits(straight, tmp_path):
+    workdir, config, _ = straight
+    flags = [*TINY_FLAGS, f"--workdir={tmp_path / 'run'}", "--checkpoint_every=1000"]
+    process = subprocess.Popen(command(*flags), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch 1/"):
+            break
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM" in errors
+    assert len(errors.splitlines()) == 1
+    finished = start(*flags)
+    assert finished.returncode == 0, finished.stderr
+    assert "resuming after epoch" in finished.stdout or "epoch 6 of 6" in errors
+    assert_same_run(workdir, tmp_path / "run", config)
+
+
+@pytest.mark.slow
+def test_a_damaged_newest_checkpoint_costs_only_its_epochs(straight, tmp_path):
+    workdir, config, _ = straight
+    flags = [*TINY_FLAGS, f"--workdir={tmp_path / 'run'}"]
+    assert start(*flags).returncode == 0
+    (tmp_path / "run" / "summary.json").unlink()
+    for file in (tmp_path / "run" / "checkpoints" / "6").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"damaged")
+    finished = start(*flags)
+    assert finished.returncode == 0, finished.stderr
+    assert "resuming after epoch 4 of 6" in finished.stdout
+    lost, damaged = finished.stderr.splitlines()
+    assert "summary.json is missing; it is made again" in lost
+    assert re.search("checkpoint 6 in .* is damaged", damaged)
+    assert_same_run(workdir, tmp_path / "run", config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "rbm", "hidden": (10,), "estep": "minibatch"},
+        {"model": "dbm", "coupling": "joint", "max_weight": 0.5, "schedule": "cosine"},
+        {"model": "intra_dbm", "coupling": "joint", "batch_size": 37, "gibbs_steps": 1, "top_gibbs_steps": 5},
+        {"model": "rbm", "hidden": (10,), "rule": "pl", "flips_per_step": 50},
+        {"model": "dbm", "expectation": "exact", "hidden_flips": "off", "flips_per_step": 8},
+        {"model": "rbm", "hidden": (10,), "rule": "cd", "rule_steps": 2},
+        {"model": "intra_dbm", "refine": "pcd", "refine_epochs": 2},
+        {"model": "intra_dbm", "weights": "directed", "backward_start": "drawn"},
+    ],
+)
+def test_every_model_and_option_runs(settings, tmp_path):
+    config = mnist_dbm.Config(workdir=str(tmp_path / "run"), **TINY | {"epochs": 2, "evaluate_every": 0} | settings)
+    summary = mnist_dbm.run(config)
+    assert np.isfinite(summary["parzen_mean"])
+    assert summary["samplers"][0]["top_gibbs_steps"] == (config.top_gibbs_steps or config.gibbs_steps)
+
+
+@pytest.mark.slow
+def test_overflow_ends_in_one_line_and_keeps_the_last_good_checkpoint(tmp_path):
+    workdir = tmp_path / "run"
+    ended = start(*TINY_FLAGS, f"--workdir={workdir}", "--learning_rate=30", "--checkpoint_every=1")
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1
+    assert "the objective is" in ended.stderr
+    assert "largest |w|" in ended.stderr
+    assert "max_weight" in ended.stderr
+    assert not (workdir / "summary.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model=gan"], "--model=gan.*rbm.dbm.intra_dbm"),
+        (["--learning_rate=-1"], "--learning_rate=-1.0; it takes a positive finite number"),
+        (["--epochs=many"], "--epochs=many.*at least 1"),
+        (["--hidden=12,x"], "--hidden=12,x; it takes positive integers"),
+        (["--batch_size=4001"], "--batch_size=4001; mnist_5k has 4000 training images"),
+        (["--dataset=mnist", "--data_dir=EMPTY"], "no folder mnist"),
+        (["--nonsense=1"], "nonsense.*--help"),
+        (["stray"], "'stray'; only flags are allowed"),
+        (["--weights=directed", "--rule=pcd"], "--model=intra_dbm.*directed machine.*'pcd'"),
+        (["--rule=pl"], "--model=intra_dbm.*rule 'pl' takes machines of 1 or 2 layers without weights inside"),
+    ],
+)
+def test_wrong_flags_give_one_line_and_status_2(arguments, message, tmp_path):
+    arguments = [argument.replace("EMPTY", str(tmp_path)) for argument in arguments]
+    ended = start(f"--workdir={tmp_path / 'run'}", *arguments)
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert re.search(message, ended.stderr)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_workdir_of_another_configuration_gives_one_line_and_status_2(straight):
+    workdir, _, _ = straight
+    ended = start(*TINY_FLAGS, f"--workdir={workdir}", "--seed=5")
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert "--seed=0" in ended.stderr
+    assert "--seed=5" in ended.stderr
+
+
+def test_help_explains_every_flag_and_its_range():
+    ended = start("--help")
+    assert ended.returncode == 0
+    for name in mnist_dbm.Config.__dataclass_fields__:
+        assert f"--{name}:" in ended.stdout
+    assert "Traceback" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "vae"}, "--model=vae"),
+        ({"dataset": "cifar"}, "--dataset=cifar; it takes one of mnist_5k, mnist, fashion_mnist"),
+        ({"coupling": "loose"}, "--coupling=loose"),
+        ({"estep": "never"}, "--estep=never"),
+        ({"schedule": "steps"}, "--schedule=steps"),
+        ({"hidden": (4, 0)}, "--hidden=4,0; it takes positive integers"),
+        ({"hidden": (4,)}, "--hidden=4; it takes two or more hidden layers"),
+        ({"model": "rbm", "hidden": (4, 3)}, "--hidden=4,3; it takes one hidden layer for rbm"),
+        ({"epochs": 0}, "--epochs=0"),
+        ({"weights": "loose"}, "--weights=loose; it takes one of symmetric, directed"),
+        ({"backward_start": "tied"}, "--backward_start=tied; it takes one of equal, drawn"),
+        ({"rule": "nce"}, "--rule=nce"),
+        ({"rule_steps": 0}, "--rule_steps=0"),
+        ({"hidden_flips": "maybe"}, "--hidden_flips=maybe; it takes one of on, off"),
+        ({"expectation": "mean"}, "--expectation=mean"),
+        ({"flips_per_step": 0}, "--flips_per_step=0"),
+        ({"refine": "vpf"}, "--refine=vpf; it takes one of none, pcd, cd"),
+        ({"refine": "pcd", "weights": "directed"}, "--refine=pcd; it takes none for directed weights"),
+        ({"refine": "pcd", "refine_epochs": 0}, "--refine_epochs=0"),
+        ({"batch_size": 0}, "--batch_size=0"),
+        ({"weight_decay": -1.0}, "--weight_decay=-1.0"),
+        ({"max_weight": -1.0}, "--max_weight=-1.0"),
+        ({"gibbs_steps": -1}, "--gibbs_steps=-1"),
+        ({"top_gibbs_steps": -1}, "--top_gibbs_steps=-1"),
+        ({"num_samples": 0}, "--num_samples=0"),
+        ({"evaluate_every": -1}, "--evaluate_every=-1"),
+        ({"checkpoint_every": 0}, "--checkpoint_every=0"),
+        ({"seed": -1}, "--seed=-1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(UsageError, match=message):
+        mnist_dbm.Config(**settings)
+
+
+def test_defaults_depend_on_the_model():
+    assert mnist_dbm.Config(model="rbm").hidden == (196,)
+    assert mnist_dbm.Config(model="dbm").hidden == (196, 196, 64)
+    assert mnist_dbm.Config(model="dbm", seed=3).workdir == os.path.join("runs", "mnist_5k-dbm-seed3")
+
+
+@pytest.mark.slow
+def test_a_second_start_reuses_what_the_first_compiled(tmp_path):
+    cache = tmp_path / "cache"
+    # Everything is kept, however short its compilation.
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = os.environ | kept
+    written = []
+    for name in ("first", "second"):
+        done = start(*TINY_FLAGS, f"--workdir={tmp_path / name}", env=environment)
+        assert done.returncode == 0, done.stderr
+        written.append({file.name for file in cache.glob("*-cache")})
+    assert any("epoch" in name for name in written[0])
+    assert written[1] == written[0]

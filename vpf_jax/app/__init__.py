@@ -1,0 +1,1 @@
+"""What turns functions into a program: settings and flags, folders, the run loop, progress and tables."""

@@ -1,0 +1,1 @@
+"""How good a trained machine is: one file per kind of score."""

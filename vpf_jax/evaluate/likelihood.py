@@ -1,0 +1,205 @@
+"""Log-likelihoods and lower bounds on them, in nats per image.
+
+    RBM             log p(v) = -F(v) - log Z, exact up to the error of log Z
+    any machine     log p(v) >= E_q[-E(v, h)] + H(q) - log Z, q(h) factorial by mean field (Salakhutdinov and Hinton,
+                    "Deep Boltzmann machines", 2009)
+    stack           log p(v) >= E_q[log (1/S) sum_s p(v, h_s) / q(h_s | v)], the stack read as a deep belief network:
+                    its top machine undirected, the lower ones directed downwards (Hinton, Osindero and Teh 2006)
+
+All take log Z as given: `log_partition_exact`, `ais_log_partition`. An estimate of log Z that is too low raises all of
+them, bounds too. Not here: Parzen windows (`parzen`).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num, PRNGKeyArray
+
+from vpf_jax import checks
+from vpf_jax.energy import energy, free_energy, layer_field, weighted_input
+from vpf_jax.machine import BoltzmannMachine, State, check_machine, check_symmetric
+from vpf_jax.sample.gibbs import fires
+from vpf_jax.sample.streams import Stream, stream_of, substream, substreams, uniform
+from vpf_jax.stack import CHUNK, Stack, check_visible, in_chunks
+
+# Rounds of mean field; machines with weak weights settle within a few, strong intra-layer weights take the most.
+NUM_UPDATES = 20
+
+
+def rbm_log_likelihood(
+    machine: BoltzmannMachine, visible: Num[Array, "batch n_0"], log_z: Float[Array, ""] | float
+) -> Float[Array, " batch"]:
+    """Log p(v) = -F(v) - log Z of each visible vector, for two layers without weights inside the hidden one.
+
+    Args:
+      machine: the machine.
+      visible: zeros and ones.
+      log_z: its log Z.
+
+    Raises:
+      ValueError: a machine without a closed form, or visible vectors that do not fit.
+    """
+    check_machine(machine)
+    check_visible((machine,), visible)
+    _check_log_z("log_z", log_z)
+    found = -jax.vmap(free_energy, in_axes=(None, 0))(machine, jnp.asarray(visible)) - log_z
+    return checks.spoilt(found, machine, visible)
+
+
+def mean_field(
+    machine: BoltzmannMachine, visible: Num[Array, "batch n_0"], num_updates: int = NUM_UPDATES
+) -> tuple[Float[Array, "batch n_l"], ...]:
+    """Means of a factorial approximation q(h) of p(h | v), one [batch, n_l] per hidden layer, bottom first.
+
+    Coordinate ascent on the variational bound, which therefore never falls: each mean becomes the sigmoid of its field
+    at the means of the others. Odd layers go first, then even ones; a layer without intra-layer weights as one block,
+    the units of a layer with them one after another. The start is the bottom-up pass, inputs from above zeroed.
+
+    Args:
+      machine: a machine of any family.
+      visible: zeros and ones.
+      num_updates: updates of every mean, at least 0; one is exact for an RBM.
+
+    Raises:
+      ValueError: a negative number of updates, or visible vectors that do not fit.
+    """
+    num_updates = checks.integer("num_updates", num_updates, 0)
+    check_machine(machine)
+    check_symmetric(machine, "mean field")
+    check_visible((machine,), visible)
+    means = jax.lax.map(lambda v: _mean_field(machine, v, num_updates)[1:], jnp.asarray(visible), batch_size=CHUNK)
+    return checks.spoilt(means, machine, visible)
+
+
+def variational_bound(
+    machine: BoltzmannMachine,
+    visible: Num[Array, "batch n_0"],
+    log_z: Float[Array, ""] | float,
+    num_updates: int = NUM_UPDATES,
+) -> Float[Array, " batch"]:
+    """The lower bound E_q[-E(v, h)] + H(q) - log Z on log p(v) of each visible vector, q by `mean_field`.
+
+    A bound for any number of updates, and equal to log p(v) where the hidden units are independent given v.
+
+    Args:
+      machine: a machine of any family.
+      visible: zeros and ones.
+      log_z: its log Z.
+      num_updates: of `mean_field`.
+
+    Raises:
+      ValueError: as `mean_field`.
+    """
+    num_updates = checks.integer("num_updates", num_updates, 0)
+    check_machine(machine)
+    check_symmetric(machine, "the variational bound")
+    check_visible((machine,), visible)
+    _check_log_z("log_z", log_z)
+
+    def bound(v: Num[Array, " n_0"]) -> Float[Array, ""]:
+        means = _mean_field(machine, v, num_updates)
+        entropies = (jnp.sum(jax.scipy.special.entr(m) + jax.scipy.special.entr(1 - m)) for m in means[1:])
+        # No unit meets itself in the energy, so its mean under q is its value at the means.
+        return sum(entropies, -energy(machine, means)) - log_z
+
+    bounds = jax.lax.map(bound, jnp.asarray(visible), batch_size=CHUNK)
+    return checks.spoilt(bounds, machine, visible)
+
+
+def stack_bound(
+    key: PRNGKeyArray,
+    stack: Stack,
+    visible: Num[Array, "batch n_0"],
+    log_z_top: Float[Array, ""] | float,
+    num_samples: int = 1,
+) -> Float[Array, " batch"]:
+    """A lower bound, in the mean over `key`, on log p(v) of each visible vector under the stack as a belief network.
+
+    The top machine is undirected; each machine below it draws its lower layer from Bernoulli(sigmoid(b + W upper)). The
+    hidden states come from the feed-forward distributions q of the E-step, without the asynchronous sweep, whose
+    density is not tractable. The bound log mean_s p(v, h_s) / q(h_s | v) grows with the number of samples towards log
+    p(v) (Burda, Grosse and Salakhutdinov, "Importance weighted autoencoders", 2016). In the top machine the hidden
+    units are summed out where they have a closed form, else bounded by mean field, and then so is the limit.
+
+    Args:
+      key: a random key.
+      stack: machines, bottom first; below the top one of two layers, without weights inside the lower one.
+      visible: zeros and ones.
+      log_z_top: log Z of the top machine.
+      num_samples: samples per visible vector, at least 1.
+
+    Raises:
+      ValueError: a machine that cannot be read as directed, numbers out of range, or visible vectors that do not fit.
+    """
+    num_samples = checks.integer("num_samples", num_samples, 1)
+    check_visible(stack, visible)
+    _check_log_z("log_z_top", log_z_top)
+    check_symmetric(stack[-1], "the top machine of a belief network")
+    for machine in stack[:-1]:
+        if len(machine.sizes) != 2 or machine.intra[0] is not None:
+            raise ValueError(
+                f"got a lower machine of layer sizes {machine.sizes}"
+                f"{' with intra-layer weights in its lower layer' if machine.intra[0] is not None else ''}; a directed "
+                "one has two layers without weights inside the lower one"
+            )
+
+    def log_weights(stream: Stream, rows: Num[Array, "rows n_0"]) -> Float[Array, " rows"]:
+        total = jnp.zeros(rows.shape[0], stack[0].biases[0].dtype)
+        for i, machine in enumerate(stack[:-1]):
+            up = weighted_input(rows, machine.weights[0], total.dtype) + machine.biases[1][None]
+            upper = fires(up, uniform(substream(stream, i), up.shape)).astype(total.dtype)
+            down = weighted_input(upper, machine.downward[0].T, total.dtype) + machine.biases[0][None]
+            total += _log_bernoulli(rows, down) - _log_bernoulli(upper, up)
+            rows = upper
+        top = stack[-1]
+        if len(top.sizes) == 2 and top.intra[1] is None:
+            return total + rbm_log_likelihood(top, rows, log_z_top)
+        return total + variational_bound(top, rows, log_z_top)
+
+    def bound(stream: Stream, rows: Num[Array, "rows n_0"]) -> Float[Array, " rows"]:
+        found = jax.lax.map(lambda s: log_weights(s, rows), substreams(stream, num_samples))
+        return jax.nn.logsumexp(found, axis=0) - jnp.log(num_samples)
+
+    bounds = in_chunks(stream_of(key), bound, jnp.asarray(visible))
+    return checks.spoilt(bounds, stack, visible, log_z_top)
+
+
+def _mean_field(machine: BoltzmannMachine, visible: Num[Array, " n_0"], num_updates: int) -> State:
+    """The visible vector and the means of the hidden layers."""
+    apart = dataclasses.replace(machine, intra=(None,) * len(machine.sizes))
+    start: tuple[Array, ...] = (visible.astype(machine.biases[0].dtype),)
+    for b, w in zip(machine.biases[1:], machine.weights, strict=True):
+        start = (*start, jax.nn.sigmoid(b + weighted_input(start[-1], w, b.dtype)))
+    layers = (*range(1, len(start), 2), *range(2, len(start), 2))
+
+    def update(means: State, _: None) -> tuple[State, None]:
+        for i in layers:
+            updated = _update_layer(machine.intra[i], layer_field(apart, means, i), means[i])
+            means = (*means[:i], updated, *means[i + 1 :])
+        return means, None
+
+    return jax.lax.scan(update, start, length=num_updates)[0]
+
+
+def _update_layer(
+    intra: Float[Array, "n n"] | None, fields: Float[Array, " n"], means: Float[Array, " n"]
+) -> Float[Array, " n"]:
+    """New means of a layer given its fields from outside."""
+    if intra is None:
+        return jax.nn.sigmoid(fields)
+
+    def update(j: Array, means: Float[Array, " n"]) -> Float[Array, " n"]:
+        return means.at[j].set(jax.nn.sigmoid(fields[j] + jnp.vdot(intra[j], means)))
+
+    return jax.lax.fori_loop(0, means.shape[0], update, means)
+
+
+def _log_bernoulli(x: Num[Array, "batch n"], fields: Float[Array, "batch n"]) -> Float[Array, " batch"]:
+    """Log probability of each row under independent units with these fields."""
+    return jnp.sum(x * fields - jax.nn.softplus(fields), axis=1)
+
+
+def _check_log_z(name: str, log_z: Float[Array, ""] | float) -> None:
+    """An estimate of log Z that is nan is refused; the log-likelihood that came of it could be taken for a low one."""
+    checks.finite_number(name, log_z)

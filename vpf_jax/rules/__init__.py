@@ -1,0 +1,1 @@
+"""How a synapse learns: one file per family of rules."""

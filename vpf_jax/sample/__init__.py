@@ -1,0 +1,1 @@
+"""Random numbers (`streams`), Gibbs kernels and chains (`gibbs`), and chains at several temperatures (`tempering`)."""

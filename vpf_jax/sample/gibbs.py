@@ -1,0 +1,188 @@
+"""Markov kernels of Gibbs sampling: layer blocks, the asynchronous sweep inside a layer, whole sweeps and chains.
+
+A unit is resampled from p(x_j = 1 | all others) = sigmoid(z_j). Layers of the same parity do not see each other, so a
+layer without intra-layer weights is resampled as one block; the units of a layer with intra-layer weights go one
+after another in index order, each seeing the newest values of the others (the asynchronous sweep of Liu, Quek and
+Lin, arXiv 1711.07732, section 5). Both kernels leave the machine's distribution invariant.
+
+The kernels are deterministic functions of uniform random numbers; only the functions that take a key or a stream draw
+them. All take one configuration; under `jax.vmap` over configurations the asynchronous sweep runs as a kernel of its
+own for the whole batch, with matrix products between blocks of units. Not here: samplers that pass through the
+machines of a stack (`stack`), tempering.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num, PRNGKeyArray
+
+from vpf_jax import checks
+from vpf_jax.energy import layer_field, weighted_input
+from vpf_jax.machine import BoltzmannMachine, State, check_layers, check_state
+from vpf_jax.sample.streams import Stream, stream_of, substream, uniform
+
+# Units of a layer that the asynchronous sweep resamples between two matrix products: more of them cost more in the
+# recurrence between units, fewer cost more products.
+_BLOCK = 8
+
+
+def gibbs_sweep(key: PRNGKeyArray, machine: BoltzmannMachine, state: State, clamped: Sequence[int] = ()) -> State:
+    """Resamples every unclamped unit of one configuration once: odd layers first, then even ones.
+
+    Args:
+      key: a random key.
+      machine: the machine.
+      state: one array [n_l] of zeros and ones per layer.
+      clamped: indices of the layers held fixed.
+
+    Returns:
+      The new state, each layer in the dtype it came in.
+
+    Raises:
+      ValueError: a state that does not fit the machine, or clamped indices that name no layer or one layer twice.
+    """
+    check_state(machine, state, batched=False)
+    clamped = check_layers("clamped", clamped, len(machine.sizes))
+    state = tuple(jnp.asarray(x) for x in state)
+    return sweep_layers(machine, state, draw_uniforms(stream_of(key), state), clamped)
+
+
+def draw_uniforms(stream: Stream, state: State) -> tuple[Float[Array, "*batch n_l"], ...]:
+    """One uniform number in [0, 1) for each entry of a state."""
+    return tuple(uniform(substream(stream, i), x.shape) for i, x in enumerate(state))
+
+
+def sweep_layers(
+    machine: BoltzmannMachine,
+    state: State,
+    uniforms: tuple[Float[Array, " n_l"], ...],
+    clamped: tuple[int, ...] = (),
+) -> State:
+    """`gibbs_sweep` driven by one uniform number in [0, 1) per unit."""
+    layers = (*range(1, len(state), 2), *range(0, len(state), 2))
+    for i in layers:
+        if i not in clamped:
+            resampled = resample_layer(machine, state, i, uniforms[i])
+            state = (*state[:i], resampled, *state[i + 1 :])
+    return state
+
+
+def run_chain(
+    key: PRNGKeyArray,
+    machine: BoltzmannMachine,
+    state: State,
+    num_sweeps: int,
+    clamped: Sequence[int] = (),
+) -> State:
+    """The state after `num_sweeps` (at least 0) Gibbs sweeps; otherwise as `gibbs_sweep`.
+
+    Raises:
+      ValueError: a negative number of sweeps, and what `gibbs_sweep` refuses.
+    """
+    num_sweeps = checks.integer("num_sweeps", num_sweeps, 0)
+    check_state(machine, state, batched=False)
+    clamped = check_layers("clamped", clamped, len(machine.sizes))
+    stream = stream_of(key)
+
+    def sweep(state: State, i: Array) -> tuple[State, None]:
+        return sweep_layers(machine, state, draw_uniforms(substream(stream, i), state), clamped), None
+
+    start = tuple(jnp.asarray(x) for x in state)
+    return jax.lax.scan(sweep, start, jnp.arange(num_sweeps))[0]
+
+
+def resample_layer(
+    machine: BoltzmannMachine, state: State, layer: int, uniforms: Float[Array, " n_l"]
+) -> Num[Array, " n_l"]:
+    """New values of one layer given the rest of the state, driven by one uniform number in [0, 1) per unit."""
+    intra = machine.intra[layer]
+    if intra is None:
+        return fires(layer_field(machine, state, layer), uniforms).astype(state[layer].dtype)
+    outside = layer_field(dataclasses.replace(machine, intra=(None,) * len(machine.intra)), state, layer)
+    return asynchronous_sweep(intra, outside, state[layer], uniforms)
+
+
+def asynchronous_sweep(
+    intra: Float[Array, "n n"],
+    fields: Float[Array, " n"],
+    x: Num[Array, " n"],
+    uniforms: Float[Array, " n"],
+) -> Num[Array, " n"]:
+    """Resamples the units of one layer in index order, each seeing the newest values of the others.
+
+    A unit fires where its field passes the logit of its uniform number. The samples carry no gradient.
+
+    Args:
+      intra: intra-layer weights with zero diagonal, entry (i, j) from unit i to j; symmetric but for directed machines.
+      fields: bias plus the inputs from other layers.
+      x: values before the sweep, zeros and ones.
+      uniforms: one number in [0, 1) per unit.
+    """
+    thresholds = jnp.log(uniforms / (1 - uniforms))
+    inputs = jax.lax.stop_gradient((intra, fields - thresholds, x.astype(fields.dtype)))
+    return _sweep(*inputs).astype(x.dtype)
+
+
+def fires(field: Float[Array, "..."], uniform: Float[Array, "..."]) -> Array:
+    """Bernoulli(sigmoid(field)) as booleans, driven by uniform numbers in [0, 1)."""
+    return uniform < jax.nn.sigmoid(field)
+
+
+@jax.custom_batching.custom_vmap
+def _sweep(intra: Float[Array, "n n"], margins: Float[Array, " n"], x: Float[Array, " n"]) -> Float[Array, " n"]:
+    """The sweep of one configuration; margin: field outside the layer minus threshold."""
+    return _sweep_columns(intra, margins[:, None], x[:, None])[:, 0]
+
+
+@_sweep.def_vmap
+def _sweep_batch(axis_size: int, batched: list[bool], intra: Array, margins: Array, x: Array) -> tuple[Array, bool]:
+    if batched[0]:
+        axes = tuple(0 if b else None for b in batched)
+        single = jax.vmap(_sweep.fun, in_axes=axes, axis_size=axis_size)
+        return single(intra, margins, x), True
+    margins, x = (
+        a if b else jnp.broadcast_to(a, (axis_size, *a.shape)) for a, b in zip((margins, x), batched[1:], strict=True)
+    )
+    return _sweep_columns(intra, margins.T, x.T).T, True
+
+
+def _sweep_columns(
+    intra: Float[Array, "n n"], margins: Float[Array, "n batch"], x: Float[Array, "n batch"]
+) -> Float[Array, "n batch"]:
+    """The asynchronous sweep of a batch of configurations, one per column so that a unit's values lie together.
+
+    A block of units takes the input from the whole layer in one matrix product; inside it, a unit that changes adds
+    its weights to the margins of the units after it, and to theirs only, so that at the end every margin is the one
+    its unit was resampled with.
+    """
+
+    def resample_block(start: Array, size: int, x: Array) -> Array:
+        incoming = jax.lax.dynamic_slice_in_dim(intra, start, size, axis=1)
+        # Entry (j, i): what unit j of the block adds to unit i after it.
+        later = jnp.triu(jax.lax.dynamic_slice_in_dim(incoming, start, size), 1).astype(margins.dtype)
+        before = jax.lax.dynamic_slice_in_dim(x, start, size)
+        margin = jax.lax.dynamic_slice_in_dim(margins, start, size)
+        margin = margin + weighted_input(x.T, incoming, margins.dtype).T
+
+        def resample(j: Array, margin: Array) -> Array:
+            change = (_row(margin, j) > 0).astype(x.dtype) - _row(before, j)
+            return margin + _row(later, j)[:, None] * change[None]
+
+        margin = jax.lax.fori_loop(_index(0), _index(size), resample, margin)
+        return jax.lax.dynamic_update_slice_in_dim(x, (margin > 0).astype(x.dtype), start, axis=0)
+
+    size = min(_BLOCK, x.shape[0])
+    num_blocks, rest = divmod(x.shape[0], size)
+    x = jax.lax.fori_loop(_index(0), _index(num_blocks), lambda b, x: resample_block(b * size, size, x), x)
+    return resample_block(_index(num_blocks * size), rest, x) if rest else x
+
+
+def _row(matrix: Float[Array, "n m"], i: Array) -> Float[Array, " m"]:
+    return jax.lax.dynamic_index_in_dim(matrix, i, keepdims=False)
+
+
+def _index(i: int) -> Array:
+    """A loop index that cannot be negative, which spares every access a correction for negative ones."""
+    return jnp.uint32(i)

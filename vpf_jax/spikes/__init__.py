@@ -1,0 +1,1 @@
+"""The machine in continuous time: spikes (`spiking`), learning at them (`event_learning`), pairs of them (`stdp`)."""
