@@ -1,4 +1,4 @@
-"""The one form of refusal: ValueError with what was given and what is allowed, in one sentence.
+"""The one form of refusal: ValueError with what was given and what is allowed, in one sentence (`SettingError`).
 
 Every public function checks its arguments here before it computes. Checks of values need numbers at hand: a traced
 array, inside `jax.jit` or `jax.vmap`, passes unseen, unless the program runs under `checked`. An array that has passed
@@ -33,10 +33,21 @@ _passed: dict[tuple[int, str], weakref.ref] = {}
 _inside_checked = contextvars.ContextVar("inside_checked", default=False)
 
 
+class SettingError(ValueError):
+    """A named value is outside what it may be: "got NAME=GIVEN; it takes ALLOWED"."""
+
+    def __init__(self, name: str, given: object, allowed: str) -> None:
+        super().__init__(f"got {name}={_shown(given)}; it takes {allowed}")
+        self.name, self.given, self.allowed = name, given, allowed
+
+    def __reduce__(self) -> tuple[type, tuple]:
+        return type(self), (self.name, self.given, self.allowed)
+
+
 def require(holds: object, name: str, value: object, allowed: str) -> None:
-    """Raises ValueError with the value that was given and what is allowed, unless the condition holds."""
+    """Raises SettingError unless the condition holds."""
     if not holds:
-        raise ValueError(f"got {name}={_shown(value)}; it takes {allowed}")
+        raise SettingError(name, value, allowed)
 
 
 def is_traced(*values: object) -> bool:
@@ -77,6 +88,18 @@ def as_integer(value: Any) -> int | None:
         return None
 
 
+def as_float(value: Any) -> float | None:
+    """A Python float for one real number of any kind, None for anything else, booleans and traced numbers among it."""
+    if is_traced(value) or isinstance(value, str | bytes) or np.ndim(value):
+        return None
+    return float(value) if np.asarray(value).dtype.kind in "iuf" else None
+
+
+def is_boolean(value: Any) -> bool:
+    """Whether it is True or False, of Python or NumPy."""
+    return isinstance(value, bool | np.bool_)
+
+
 def as_integers(values: Any) -> tuple[int, ...] | None:
     """A sequence of integers of any kind as a tuple of Python's, None for anything else, booleans among it."""
     if isinstance(values, str | bytes) or is_traced(values):
@@ -102,7 +125,7 @@ def boolean(name: str, value: Any) -> bool:
     Raises:
       ValueError: anything else, 0 and 1 and words among it.
     """
-    require(isinstance(value, bool | np.bool_), name, value, "True or False")
+    require(is_boolean(value), name, value, "True or False")
     return bool(value)
 
 
