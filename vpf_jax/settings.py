@@ -71,7 +71,8 @@ class Settings:
         Raises:
           SettingError: a value of another type, or outside its range.
         """
-        for name, option in options(type(self)).items():
+        group: Any = type(self)
+        for name, option in options(group).items():
             object.__setattr__(self, name, option.value(getattr(self, name)))
 
 
