@@ -15,13 +15,21 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from vpf_jax import checks
 from vpf_jax.checks import SettingError
 
 _KEY = "vpf_jax.setting"
+_SWITCH = {"on": True, "off": False}
+# From what is typed.
+_READ: dict[type, Callable[[str], Any]] = {
+    int: int,
+    float: float,
+    str: str,
+    bool: {"on": True, "off": False}.__getitem__,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +99,11 @@ class Option:
     setting: Setting
 
     @property
+    def flag(self) -> str:
+        """Name of the flag."""
+        return self.setting.flag or self.name
+
+    @property
     def allowed(self) -> str:
         """The range in words, as errors and --help say it."""
         s, plural = self.setting, self.many
@@ -104,14 +117,28 @@ class Option:
                 else f"{'some' if plural else 'one'} of {joined}"
             )
         if self.kind is str:
-            return "words separated by commas" if plural else "a word"
+            return "words separated by commas" if plural else "text that is not empty"
         return _numbers(s, self.kind, plural)
 
     @property
     def told(self) -> str:
         """Meaning and range."""
-        free = (self.setting.choices is None and self.kind is str) or self.kind is bool
-        return f"{self.setting.help}." if free else f"{self.setting.help}: {self.allowed}."
+        free = self.setting.choices is None and self.kind is str
+        return f"{self.setting.help}." if free else f"{self.setting.help}: {self.typed}."
+
+    @property
+    def typed(self) -> str:
+        """The range, as one types it."""
+        return "on or off" if self.kind is bool else self.allowed
+
+    def read(self, text: str) -> Any:
+        """The value of what a flag was given; raises SettingError, which quotes the text."""
+        parts = [part.strip() for part in text.split(",")] if self.many and text else [text][: not self.many]
+        try:
+            found = [_READ[self.kind](part) for part in parts]
+            return self.value(tuple(found) if self.many else found[0])
+        except (ValueError, KeyError):
+            raise SettingError(self.flag, text, self.typed) from None
 
     def value(self, given: Any) -> Any:
         """The value in Python's own types; raises SettingError for one that is not allowed."""
@@ -133,7 +160,8 @@ class Option:
         """The value or entry, None where it is not allowed."""
         s = self.setting
         if self.kind is str:
-            return given if isinstance(given, str) and (s.choices is None or given in s.choices) else None
+            known = isinstance(given, str) and (given in s.choices if s.choices is not None else given != "")
+            return given if known else None
         if self.kind is bool:
             return bool(given) if checks.is_boolean(given) else None
         found = checks.as_integer(given) if self.kind is int else checks.as_float(given)
@@ -158,6 +186,20 @@ def options(group: type) -> Mapping[str, Option]:
             kind, many, optional = _kind(hints[field.name])
             found[field.name] = Option(field.name, field.default, kind, many, optional, field.metadata[_KEY])
     return types.MappingProxyType(found)
+
+
+def refuse_given(group: Any, names: Iterable[str], why: str) -> None:
+    """Raises SettingError for the first of the settings that differs from its default, as nothing here asks for it.
+
+    Args:
+      group: the settings.
+      names: of those that the others make meaningless.
+      why: ends the sentence, such as "planted synapses have no images".
+    """
+    for name in names:
+        option, value = options(type(group))[name], getattr(group, name)
+        if value != option.default:
+            raise SettingError(option.flag, value, why, verb="")
 
 
 def described(group: Any) -> dict[str, Any]:

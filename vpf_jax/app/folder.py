@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import filelock
 
 from vpf_jax.checkpoint import aside
+from vpf_jax.checks import SettingError
 
 MANIFEST = "files.sha256"
 SUMMARY = "summary.json"
@@ -45,7 +46,7 @@ _held: dict[Path, int] = {}
 
 
 class UsageError(ValueError):
-    """Something the user gave is not allowed: one sentence that says what was given and what is allowed."""
+    """What the user asks for is not possible here, in one sentence; a setting that is wrong is a `SettingError`."""
 
 
 class Stopped(Exception):
@@ -77,7 +78,6 @@ def run_once(
     work: Callable[[Path], dict[str, Any]],
     *,
     free: Sequence[str] = (),
-    defaults: Mapping[str, Any] | None = None,
     grows: Mapping[str, Growth] | None = None,
 ) -> dict[str, Any]:
     """What work(folder) finds, or what an earlier start has found; it is kept in the folder, which is locked meanwhile.
@@ -87,7 +87,6 @@ def run_once(
       config: values that JSON can hold.
       work: goes on from what is in the folder; whatever it writes can be made again.
       free: names of settings that may differ between starts of one run, such as where the data lie.
-      defaults: what settings stand for that a run of an earlier version does not know.
       grows: settings that may be larger than at an earlier start.
 
     Raises:
@@ -96,7 +95,7 @@ def run_once(
     path = Path(path)
 
     def finished() -> dict[str, Any] | None:
-        held = _check_workdir(path, config, free, defaults, grows)
+        held = _check_workdir(path, config, free, grows)
         if held is None or _grown(held, config, grows) or _damage(path):
             return None
         return read_object(path / SUMMARY)
@@ -108,9 +107,9 @@ def run_once(
             # Another process may have been here meanwhile.
             summary = finished()
             if summary is None:
-                return _finish(path, lambda: open_workdir(path, config, free, defaults, grows), work)
+                return _finish(path, lambda: open_workdir(path, config, free, grows), work)
             write_manifest(path, OUTPUTS)
-    print(f"finished already, in {path}: nothing left to do (a new --workdir starts afresh)")
+    print(f"finished already, in {path}: nothing left to do (a new folder starts afresh)")
     return summary
 
 
@@ -118,7 +117,6 @@ def open_workdir(
     path: str | Path,
     config: dict[str, Any],
     free: Sequence[str] = (),
-    defaults: Mapping[str, Any] | None = None,
     grows: Mapping[str, Growth] | None = None,
 ) -> Path:
     """Makes the folder and its config.json, or checks that it holds a run of the same configuration.
@@ -127,14 +125,14 @@ def open_workdir(
       path: the folder.
       config: values that JSON can hold.
       free: names of settings that may differ between starts of one run, such as where the data lie.
-      defaults: what settings stand for that a run of an earlier version does not know.
       grows: settings that may be larger than at an earlier start.
 
     Raises:
-      UsageError: a path that is no folder, a folder with other contents, or a run of another configuration.
+      SettingError: a path that is no folder, or a folder with other contents.
+      UsageError: a run of another configuration, or a folder that cannot be written.
     """
     path = Path(path)
-    _check_workdir(path, config, free, defaults, grows)
+    _check_workdir(path, config, free, grows)
     with _usable(path):
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "config.json", config)
@@ -257,18 +255,17 @@ def put_aside(path: Path, told: str) -> None:
 class MetricsFile:
     """metrics.csv: one row per epoch, declared columns, empty cells where a value was not measured."""
 
-    def __init__(self, path: Path, columns: Sequence[str], rows: list[dict[str, float]]) -> None:
+    def __init__(self, path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
         """Writes the file anew.
 
         Args:
           path: the file.
           columns: beside that of the epoch.
-          rows: what the checkpoint keeps; rows are added to this list. Later ones that the file has are cut off, as the
-            resumed run writes them again.
+          rows: what the checkpoint keeps. Later ones that the file has are cut off, as the resumed run writes them
+            again.
         """
         self._path = path
         self._columns = ("epoch", *columns)
-        self.rows = rows
         head = io.StringIO(newline="")
         csv.DictWriter(head, self._columns).writeheader()
         text = head.getvalue() + "".join(self._line(row) for row in rows)
@@ -276,45 +273,18 @@ class MetricsFile:
             put_aside(path, "does not begin with what the checkpoint keeps")
         write_text(path, text)
 
-    def append(self, row: dict[str, float]) -> None:
+    def append(self, row: dict[str, Any]) -> None:
         """Adds the row of an epoch."""
         strangers = set(row) - set(self._columns)
         if strangers:
             raise ValueError(f"got columns {sorted(strangers)}; declared are {self._columns}")
         with _naming(self._path), self._path.open("a", newline="") as file:
             file.write(self._line(row))
-        self.rows.append(row)
 
-    def column(self, name: str) -> tuple[list[float], list[float]]:
-        """(epochs, values) where the column was measured."""
-        rows = [row for row in self.rows if name in row]
-        return [row["epoch"] for row in rows], [row[name] for row in rows]
-
-    def _line(self, row: dict[str, float]) -> str:
+    def _line(self, row: dict[str, Any]) -> str:
         line = io.StringIO(newline="")
         csv.DictWriter(line, self._columns).writerow(row)
         return line.getvalue()
-
-
-def kept_rows(info: dict[str, Any], path: Path, done: int) -> list[dict[str, float]]:
-    """Rows of metrics.csv up to a checkpoint, from its info, which they are then part of.
-
-    Args:
-      info: of the checkpoint.
-      path: metrics.csv, which version 0.5 kept them in alone.
-      done: the epoch of the checkpoint.
-
-    Raises:
-      UsageError: a run of version 0.5 whose file lacks some of them.
-    """
-    if done and "rows" not in info:
-        info["rows"] = _rows_of_version_0_5(path)[:done]
-        if [row["epoch"] for row in info["rows"]] != list(range(1, done + 1)):
-            raise UsageError(
-                f"{path} lacks epochs up to {done}, which this run of version 0.5 keeps nowhere else; put back a copy "
-                "of it, or give a new --workdir"
-            )
-    return info.setdefault("rows", [])
 
 
 @contextlib.contextmanager
@@ -354,7 +324,14 @@ def _finish(path: Path, open_folder: Callable[[], Path], work: Callable[[Path], 
     # In this order: a kill leaves the finished run, or one that is not and can go on.
     for name in (MANIFEST, SUMMARY):
         (path / name).unlink(missing_ok=True)
-    summary = work(open_folder())
+    new = not (path / "config.json").exists()
+    try:
+        summary = work(open_folder())
+    except SettingError:
+        # Found out late; the folder should not hold the user to settings that are not allowed.
+        if new:
+            (path / "config.json").unlink(missing_ok=True)
+        raise
     write_json(path / SUMMARY, summary)
     write_manifest(path, OUTPUTS)
     return summary
@@ -364,36 +341,29 @@ def _check_workdir(
     path: Path,
     config: dict[str, Any],
     free: Sequence[str],
-    defaults: Mapping[str, Any] | None,
     grows: Mapping[str, Growth] | None,
 ) -> dict[str, Any] | None:
-    """The settings of the run in the folder, None where it holds none; raises UsageError as `open_workdir`."""
+    """The settings of the run in the folder, None where it holds none; raises as `open_workdir`."""
     file = path / "config.json"
     if path.exists() and not path.is_dir():
-        raise UsageError(f"--workdir={path} is a file; it takes a folder, which may be missing")
+        raise SettingError("workdir", str(path), "a folder, which may be missing; this is a file")
     if not file.exists():
         if path.is_dir() and not all(_OURS.fullmatch(found.name) for found in path.iterdir()):
-            raise UsageError(
-                f"--workdir={path} holds files that are no run, having no config.json; it takes a new, an empty or a "
-                "run's folder"
-            )
+            allowed = "a new, an empty or a run's folder; this one holds files and no config.json"
+            raise SettingError("workdir", str(path), allowed)
         return None
     held = read_object(file)
     if held is None:
         raise UsageError(
-            f"{file} cannot be read as JSON that holds settings; put back a copy of it, or give a new --workdir"
+            f"{file} cannot be read as JSON that holds settings; put back a copy of it, or give a new folder"
         )
-    held = dict(defaults or {}) | held
-    # As JSON gives them back, tuples being lists.
-    config = json.loads(json.dumps(config))
     grown = _grown(held, config, grows)
     allowed = {name for name, growth in (grows or {}).items() if growth.same(held.get(name), config[name])}
     allowed |= {name for name in grown if grows and not grows[name].refused}
     names = [n for n in config if n not in free and n not in allowed and config[n] != held.get(n)]
     names += [n for n in held if n not in config]
     if names:
-        held_text = ", ".join(f"--{n}={held.get(n)}" for n in names)
-        given_text = ", ".join(f"--{n}={config.get(n)}" for n in names)
+        held_text, given_text = (", ".join(f"--{n}={a.get(n)}" for n in names) for a in (held, config))
         reasons = [f" ({grows[name].refused})" for name in grown if grows and grows[name].refused]
         raise UsageError(
             f"--workdir={path} holds a run with {held_text}, but {given_text} was given{''.join(reasons)}; "
@@ -422,7 +392,7 @@ def _damage(path: Path) -> list[tuple[str, str]]:
         for name, digest in digests.items()
         if not (path / name).exists() or _sha256(path / name) != digest
     ]
-    # Without a manifest, as version 0.5 or a kill leaves it, it should be whole at least.
+    # Without a manifest, as a kill leaves it, it should be whole at least.
     if (path / SUMMARY).exists() and read_object(path / SUMMARY) is None and SUMMARY not in dict(found):
         found.append((SUMMARY, "is damaged"))
     return found
@@ -457,18 +427,4 @@ def _usable(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             raise
-        raise UsageError(f"--workdir={folder} cannot be written ({error.strerror})") from None
-
-
-def _rows_of_version_0_5(path: Path) -> list[dict[str, float]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        # A row cut short by a kill lacks columns (None) or its newline; it lies after the last checkpoint.
-        rows = [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
-    try:
-        return [
-            {"epoch": int(row["epoch"]), **{k: float(v) for k, v in row.items() if k != "epoch" and v}} for row in rows
-        ]
-    except (ValueError, KeyError):
-        return []
+        raise UsageError(f"{folder} cannot be written ({error.strerror}); it takes a folder that can") from None

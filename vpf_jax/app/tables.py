@@ -1,4 +1,4 @@
-"""Tables in Markdown, and means over runs with their standard errors. Not here: what is tabulated."""
+"""Tables in Markdown, means over runs with their standard errors, and lines of them. Not here: what is tabulated."""
 
 from collections.abc import Sequence
 
@@ -23,3 +23,9 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of ready cells; bars inside them are escaped."""
     lines = [[text.replace("|", r"\|") for text in line] for line in (header, ["---"] * len(header), *rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def line_over_seeds(x: ArrayLike, curve: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """A line with error bars for `vpf_jax.figures.save_lines`, from [points, num_seeds] values."""
+    means, errors = zip(*(mean_and_error(values) for values in np.asarray(curve)), strict=True)
+    return np.asarray(x), np.array(means), None if errors[0] is None else np.array(errors)

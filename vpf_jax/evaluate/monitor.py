@@ -81,6 +81,20 @@ def alignment(machine: BoltzmannMachine) -> tuple[Float[Array, ""], ...]:
     return tuple(cosine(f, b) for f, b in zip(machine.weights, machine.downward, strict=True))
 
 
+@jax.jit
+def hidden_means(stack: Stack, visible: Num[Array, "batch n_0"]) -> tuple[Array, ...]:
+    """Feed-forward activations of two-layer machines, one [batch, n_l] per hidden layer.
+
+    Each is computed from the activations below it. Nothing is sampled; inputs from the own layer are left out.
+    """
+    found = []
+    for machine in stack:
+        bias = machine.biases[1]
+        visible = jax.nn.sigmoid(weighted_input(visible, machine.weights[0], bias.dtype) + bias[None])
+        found.append(visible)
+    return tuple(found)
+
+
 def pseudo_log_likelihood(
     key: PRNGKeyArray, machine: BoltzmannMachine, visible: Num[Array, "batch n_0"]
 ) -> Float[Array, " batch"]:

@@ -28,6 +28,16 @@ from vpf_jax.sample.streams import Stream, stream_of, substream, uniform
 from vpf_jax.stack import check_visible, climb, in_chunks
 
 SIDES = ("top", "bottom", "left", "right")
+PROTOCOLS = {
+    "paper": "the paper's protocol: 2 free Gibbs steps",
+    "clamped": "clamped: 10 steps, uncorrupted pixels held",
+}
+# What is painted into a band without a look at the rest of the image: the median is the best such guess in L1.
+GUESSES = {
+    "black": "no machine: black",
+    "mean": "no machine: mean of the training images",
+    "median": "no machine: median of the training images",
+}
 
 
 def band_mask(side: str, image_shape: tuple[int, int] = (28, 28), width: int = 12) -> Bool[Array, " n_0"]:
@@ -158,6 +168,65 @@ def reconstruction_error(
             "both are [batch, n_0], one for one"
         )
     return jnp.sum(jnp.where(_fit_mask(mask, grey), jnp.abs(reconstructed - grey), 0), axis=1)
+
+
+@jax.jit
+def repair(
+    key: PRNGKeyArray,
+    machine: BoltzmannMachine,
+    visible: Num[Array, "batch n_0"],
+    mask: Bool[Array, "*batch n_0"],
+) -> dict[str, Float[Array, "batch n_0"]]:
+    """The same corrupted images repaired by each of `PROTOCOLS`, and "corrupted" as they were given."""
+    corrupt_key, paper_key, clamped_key = jax.random.split(key, 3)
+    corrupted = corrupt(corrupt_key, visible, mask)
+    return {
+        "paper": reconstruct(paper_key, machine, corrupted, mask),
+        "clamped": inpaint(clamped_key, machine, corrupted, mask),
+        "corrupted": corrupted,
+    }
+
+
+def band_errors(
+    key: PRNGKeyArray,
+    machine: BoltzmannMachine,
+    visible: Num[Array, "batch n_0"],
+    grey: Float[Array, "batch n_0"],
+    image_shape: tuple[int, int],
+) -> dict[str, dict[str, float]]:
+    """Mean `reconstruction_error` of a band (`band_mask`), by protocol and side.
+
+    Args:
+      key: a random key.
+      machine: repairs.
+      visible: the images, zeros and ones.
+      grey: the same before they were binarised.
+      image_shape: rows and columns.
+    """
+    found: dict[str, dict[str, float]] = {protocol: {} for protocol in PROTOCOLS}
+    for side, side_key in zip(SIDES, jax.random.split(key, len(SIDES)), strict=True):
+        mask = band_mask(side, image_shape)
+        repaired = repair(side_key, machine, visible, mask)
+        for protocol, errors in found.items():
+            errors[side] = float(jnp.mean(reconstruction_error(repaired[protocol], grey, mask)))
+    return found
+
+
+def guess_errors(
+    train: Float[Array, "num_train n_0"], grey: Float[Array, "batch n_0"], image_shape: tuple[int, int]
+) -> dict[str, dict[str, float]]:
+    """Mean `reconstruction_error` of each of `GUESSES`, made of the training images, by side."""
+    train, grey = np.asarray(train), np.asarray(grey, np.float64)
+    painted = {
+        "black": np.zeros(grey.shape[1]),
+        "mean": train.mean(axis=0, dtype=np.float64),
+        "median": np.median(train, axis=0),
+    }
+    masks = {side: np.asarray(band_mask(side, image_shape)) for side in SIDES}
+    return {
+        guess: {side: float(np.abs(grey - image)[:, mask].sum(axis=1).mean()) for side, mask in masks.items()}
+        for guess, image in painted.items()
+    }
 
 
 def _repair(

@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Num, PRNGKeyArray
 
-import vpf_jax
-from vpf_jax import datasets
 from vpf_jax.evaluate import parzen
+from vpf_jax.stack import Stack, confabulate, mean_activations
 
 # Steps per machine among which the validation images choose.
 CANDIDATE_STEPS = (1, 2, 3, 4, 5)
@@ -61,46 +61,40 @@ def choose_by_validation(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return max(candidates, key=lambda row: float(row["validation_mean"]))
 
 
-def activations_of(key: jax.Array, stack: vpf_jax.Stack, data: datasets.Dataset) -> tuple[jax.Array, ...]:
-    """Mean activations of the hidden units over the training images, one array per layer."""
-    return _activations(key, stack, jnp.asarray(datasets.binarise(data.train.images)))
+@jax.jit
+def activations(key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_0"]) -> tuple[Array, ...]:
+    """`mean_activations` of each hidden layer; the last one is the "-P" prior."""
+    return mean_activations(key, stack, visible)
 
 
-def prior_of(key: jax.Array, stack: vpf_jax.Stack, data: datasets.Dataset) -> jax.Array:
-    """The "-P" prior: mean activations of the top layer."""
-    return activations_of(key, stack, data)[-1]
+def generate(
+    key: PRNGKeyArray, stack: Stack, prior: Float[Array, " n_top"], sampler: Sampler, num_samples: int
+) -> Float[Array, "num_samples n_0"]:
+    """Visible means of one sampler."""
+    prior = prior if sampler.start == "prior" else jnp.full_like(prior, 0.5)
+    return _confabulate(key, stack, prior, sampler.gibbs_steps, sampler.top_gibbs_steps, num_samples=num_samples)
 
 
-def generate(key: jax.Array, stack: vpf_jax.Stack, prior: jax.Array, sampler: Sampler, num_samples: int) -> jax.Array:
-    """Visible means [num_samples, n_0] of one sampler."""
-    return _confabulate(
-        key,
-        stack,
-        prior if sampler.start == "prior" else jnp.full_like(prior, 0.5),
-        sampler.gibbs_steps,
-        sampler.top_gibbs_steps,
-        num_samples=num_samples,
-    )
-
-
-def parzen_scores(centres: jax.Array | np.ndarray, data: datasets.Dataset) -> dict[str, float]:
+def parzen_scores(
+    centres: Float[Array, "num_centres n_0"],
+    validation: Float[Array, "num_validation n_0"],
+    test: Float[Array, "num_test n_0"],
+) -> dict[str, float]:
     """Parzen log-likelihood in nats per grey test image: mean, its standard error, and the width behind it."""
-    sigma = parzen.choose_sigma(centres, data.validation.images)
-    validation = parzen.parzen_log_likelihood(centres, data.validation.images, sigma)
-    test = np.asarray(parzen.parzen_log_likelihood(centres, data.test.images, sigma), np.float64)
+    sigma = parzen.choose_sigma(centres, validation)
+    validation_scores = parzen.parzen_log_likelihood(centres, validation, sigma)
+    scores = np.asarray(parzen.parzen_log_likelihood(centres, test, sigma), np.float64)
     return {
         "sigma": sigma,
-        "validation_mean": float(jnp.mean(validation)),
-        "mean": float(test.mean()),
-        "sem": float(test.std(ddof=1) / np.sqrt(len(test))),
+        "validation_mean": float(jnp.mean(validation_scores)),
+        "mean": float(scores.mean()),
+        "sem": float(scores.std(ddof=1) / np.sqrt(len(scores))),
     }
 
 
-def parzen_real_data(data: datasets.Dataset, num_samples: int, seed: int) -> tuple[dict[str, float], int]:
-    """What real training images score as centres, and how many of them (at most `num_samples`)."""
-    images = data.train.images
-    chosen = np.random.default_rng(seed).permutation(len(images))[:num_samples]
-    return parzen_scores(images[chosen], data), len(chosen)
+def draw_images(key: PRNGKeyArray, images: Float[Array, "num n_0"], number: int) -> Float[Array, "at_most_number n_0"]:
+    """Some of the images, each at most once: what real ones score as centres."""
+    return images[jax.random.permutation(key, len(images))[:number]]
 
 
 def describe(sampler: Sampler, scored: dict[str, float]) -> str:
@@ -112,9 +106,6 @@ def describe(sampler: Sampler, scored: dict[str, float]) -> str:
     )
 
 
-_activations = jax.jit(vpf_jax.mean_activations)
-
-
 @functools.partial(jax.jit, static_argnames="num_samples")
 def _confabulate(key, stack, prior, steps, top_steps, *, num_samples):
-    return vpf_jax.confabulate(key, stack, num_samples, steps, top_steps, prior)
+    return confabulate(key, stack, num_samples, steps, top_steps, prior)

@@ -1,0 +1,80 @@
+"""The recipes that the scripts compare, and their names in tables. Not here: how a recipe is trained (`app.recipes`)."""
+
+from vpf_jax.app import learning as rules
+from vpf_jax.app.learning import Adam, TrainConfig
+from vpf_jax.app.recipes import Recipe
+
+RBMS = {
+    "vpf_paper": "VPF, the paper's settings",
+    "vpf": "VPF",
+    "vpf_pcd": "VPF, then PCD-1",
+    "cd1": "CD-1",
+    "pcd1": "PCD-1",
+    "pcd1_decay": "PCD-1, strong decay",
+    "pcd10": "PCD-10",
+    "pl": "PL",
+    "ratio": "ratio matching",
+    "mpf": "marginal MPF",
+}
+STACKS = {
+    "dbm": "DBM, the paper's settings",
+    "intra_dbm": "intra-layer DBM, the paper's settings",
+    "dbm_refined": "DBM, then PCD-1",
+    "intra_dbm_refined": "intra-layer DBM, then PCD-1",
+    "joint_dbm": "one deep machine, joint coupling",
+}
+# RBMs with symmetric and with directed weights, under both E-steps.
+DIRECTED = {
+    f"{start}_{estep}": f"{told}, E-step per {estep}"
+    for estep in ("epoch", "minibatch")
+    for start, told in (
+        ("tied", "symmetric"),
+        ("equal", "directed from equal starts"),
+        ("drawn", "directed from unequal starts"),
+    )
+}
+COSINE = Adam(schedule="cosine")
+
+
+def rbm(rule: str, hidden: int, epochs: int) -> Recipe:
+    """How one of `RBMS` is trained in a number of epochs, with the settings that suit it (docs/likelihood-gap.md)."""
+    first = max(1, epochs // 4)
+
+    def flow(epochs: int) -> TrainConfig:
+        return TrainConfig(rules.VPF(estep="minibatch"), epochs=epochs, weight_decay=4e-4)
+
+    def decayed(epochs: int) -> TrainConfig:
+        """So strong a decay costs PCD likelihood, and repairs images better."""
+        return TrainConfig(rules.PCD(), Adam(3e-3, "cosine"), epochs=epochs, weight_decay=4e-3)
+
+    # An eighth of the flips per step: all pairs of units are summed over for each, where others take one product.
+    flips = 98
+    phases = {
+        "vpf_paper": lambda: (TrainConfig(epochs=epochs),),
+        "vpf": lambda: (flow(epochs),),
+        "vpf_pcd": lambda: (flow(first), decayed(epochs - first)),
+        "cd1": lambda: (TrainConfig(rules.CD(), epochs=epochs, weight_decay=3e-3),),
+        "pcd1": lambda: (TrainConfig(rules.PCD(), COSINE, epochs=epochs),),
+        "pcd1_decay": lambda: (decayed(epochs),),
+        "pcd10": lambda: (TrainConfig(rules.PCD(10), COSINE, epochs=epochs),),
+        "pl": lambda: (TrainConfig(rules.PL(flips), COSINE, epochs=epochs, weight_decay=3e-3),),
+        "ratio": lambda: (TrainConfig(rules.RatioMatching(flips), COSINE, epochs=epochs, weight_decay=1e-3),),
+        "mpf": lambda: (TrainConfig(rules.MPF(flips), COSINE, epochs=epochs, weight_decay=3e-4),),
+    }
+    return Recipe(RBMS[rule], (hidden,), phases[rule]())
+
+
+def stack(name: str, hidden: tuple[int, ...], epochs: int) -> Recipe:
+    """How one of `STACKS` is trained: by the paper's settings for a number of epochs, or otherwise a fifth of them."""
+    fifth = max(1, epochs // 5)
+    phases = [TrainConfig(epochs=epochs if name in ("dbm", "intra_dbm") else fifth)]
+    if "refined" in name:
+        phases.append(TrainConfig(rules.PCD(), Adam(2e-3, "cosine"), epochs=fifth, weight_decay=2e-3))
+    return Recipe(STACKS[name], hidden, tuple(phases), intra="intra" in name, joint="joint" in name)
+
+
+def directed(name: str, hidden: int, epochs: int) -> Recipe:
+    """How one of `DIRECTED` is trained by VPF, each E-step with its decay."""
+    start, estep = name.split("_")
+    phases = rbm("vpf_paper" if estep == "epoch" else "vpf", hidden, epochs).phases
+    return Recipe(DIRECTED[name], (hidden,), phases, backward_start=start)

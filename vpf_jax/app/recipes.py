@@ -1,0 +1,258 @@
+"""Recipes: a model and how it is trained, from one seed or several at once, in a folder that is found again.
+
+Trained machines are shared between scripts: each recipe's lie in a folder named after a digest of its settings, the
+data and the seeds, so that a second script, or a second start, finds them. Not here: which recipes there are, what is
+measured on trained machines.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+import vpf_jax
+from vpf_jax import checks
+from vpf_jax.app import learning as train
+from vpf_jax.app import loop
+from vpf_jax.app.folder import locked, write_json
+from vpf_jax.app.keys import key_for
+from vpf_jax.app.runs import Images, SeedsConfig, check_memory
+from vpf_jax.evaluate import monitor
+from vpf_jax.settings import Settings, described, setting
+
+# Of what settings train to: another number where the same settings train to other bits.
+FORMAT = 1
+# Of the backward weights at the start: the forward ones for good (symmetric machines), or, of directed machines, equal
+# to the forward ones or drawn afresh.
+BACKWARD_STARTS = ("tied", "equal", "drawn")
+# Training images on which the monitors of an epoch are measured.
+NUM_WATCHED = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe(Settings):
+    """A model and how it is trained."""
+
+    title: str = setting("", "What tables call it")
+    hidden: tuple[int, ...] = setting((196,), "Units of the hidden layers", least=1, distinct=False)
+    phases: tuple[train.TrainConfig, ...] = (train.TrainConfig(),)
+    """They follow one another with a fresh optimizer (`vpf_jax.train.start_phase`)."""
+    intra: bool = setting(False, "Whether hidden layers have weights inside")
+    joint: bool = setting(False, "Whether it is one deep machine and not a two-layer machine per pair of layers")
+    backward_start: str = setting("tied", "Of the backward weights", choices=BACKWARD_STARTS)
+
+    @property
+    def epochs(self) -> int:
+        """Of all phases."""
+        return sum(phase.epochs for phase in self.phases)
+
+    def stack(self, key: PRNGKeyArray, num_visible: int) -> vpf_jax.Stack:
+        """The machines before training."""
+        key, backward_key = jax.random.split(key)
+        sizes = (num_visible, *self.hidden)
+        if self.joint:
+            intra = tuple(range(1, len(sizes))) if self.intra else ()
+            stack: vpf_jax.Stack = (vpf_jax.init_machine(key, sizes, intra),)
+        else:
+            stack = vpf_jax.init_stack(key, sizes, self.intra)
+        if self.backward_start == "tied":
+            return stack
+        return vpf_jax.untie_stack(stack, backward_key if self.backward_start == "drawn" else None)
+
+    def initial_state(self, seed: int | Array, num_visible: int) -> train.TrainState:
+        """The state before the first epoch.
+
+        Raises:
+          ValueError: a rule that does not take the model.
+        """
+        stack = self.stack(key_for(seed, "machines at the start"), num_visible)
+        return train.init_state(key_for(seed, "training"), stack, self.phases[0])
+
+    def initial_states(self, seeds: Sequence[int], num_visible: int) -> train.TrainState:
+        """`initial_state` of each seed, along a leading axis."""
+        return jax.vmap(lambda seed: self.initial_state(seed, num_visible))(as_array(seeds))
+
+    def run(self, folder: Path, state: train.TrainState, visible: Array, at_once: int | None = None, **options: Any):
+        """`loop.train` of the recipe, from a state of one seed, or of several along a leading axis.
+
+        Args:
+          folder: where its checkpoints lie.
+          state: before the first epoch; donated.
+          visible: the training images, zeros and ones.
+          at_once: of several seeds, those in one batched computation; None: all.
+          options: of `loop.train`.
+        """
+        phases = [_phase(config, visible, at_once) for config in self.phases]
+        return loop.train(folder, state, phases, **options)
+
+
+class Seeds(NamedTuple):
+    """Machines of a recipe, trained from several seeds."""
+
+    recipe: Recipe
+    seeds: tuple[int, ...]
+    stacks: vpf_jax.Stack
+    """Arrays with a leading axis of seeds."""
+    seconds: float
+    """Of training per seed, without compilation."""
+    curves: dict[str, np.ndarray]
+    """Monitors after each epoch, [epochs, num_seeds] each."""
+
+    def stack(self, index: int) -> vpf_jax.Stack:
+        """The machines of one seed."""
+        return jax.tree.map(lambda leaf: leaf[index], self.stacks)
+
+
+class Workshop(NamedTuple):
+    """Where and how the recipes of a script are trained."""
+
+    folder: Path
+    """Of all recipes' trained machines."""
+    images: Images
+    seeds: tuple[int, ...]
+    at_once: int
+    """Runs in one batched computation."""
+    checkpoint_every: int
+
+    def run(self, recipe: Recipe, stops: Sequence[int]) -> Seeds:
+        """Trains a recipe from all seeds, or goes on where an earlier start left off, or finds it finished.
+
+        Raises:
+          vpf_jax.app.folder.Stopped: a signal has arrived; a checkpoint is saved.
+          vpf_jax.app.folder.UsageError: another process trains the recipe.
+          vpf_jax.checkpoint.CheckpointError: all checkpoints are damaged.
+          vpf_jax.train.NonFiniteObjectiveError: training has overflowed in one of the runs; the last good checkpoint
+            stays.
+        """
+        settings = described(recipe) | {"dataset": self.images.name, "seeds": list(self.seeds)}
+        own = self.folder / folder_name(recipe.title, settings)
+        visible = self.images.train.bits
+        with locked(own, loop.WAIT):
+            write_json(own / "recipe.json", settings)
+            trained = recipe.run(
+                own,
+                recipe.initial_states(self.seeds, visible.shape[1]),
+                visible,
+                self.at_once,
+                checkpoint_every=self.checkpoint_every,
+                stops=stops,
+                measure=self._watch,
+                told=_told_of_seeds,
+                name=recipe.title,
+            )
+        seconds = trained.seconds / len(self.seeds)
+        print(f"{recipe.title}: {seconds:.1f} s of training per seed", flush=True)
+        curves = {name: np.array(trained.column(name)[1]) for name in trained.rows[-1] if name != "epoch"}
+        return Seeds(recipe, self.seeds, trained.state.stack, seconds, curves)
+
+    def _watch(self, states: train.TrainState, epoch: int) -> dict[str, Array]:
+        return _watch_seeds(as_array(self.seeds), epoch, states.stack, self.images.train.bits[:NUM_WATCHED])
+
+    def check(self, recipe: Recipe, name: str = "hidden") -> None:
+        """Raises SettingError, for a setting of this name, where the recipe's machines do not fit into memory."""
+        check_recipe(recipe, self.images.num_visible, len(self.seeds), name)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipesConfig(SeedsConfig):
+    """What the scripts that train recipes share; each setting is a flag."""
+
+    seeds_at_once: int = setting(
+        0, "Runs trained in one batched computation (jax.vmap), the others after them; 0 for all", least=0
+    )
+    models: str | None = setting(
+        None, "Folder of trained machines, shared between experiments; left out: models/ in that of the run"
+    )
+
+    def workshop(self) -> Workshop:
+        """Where recipes are trained, with the data.
+
+        Raises:
+          SettingError: a folder that cannot be one.
+          vpf_jax.datasets.DatasetError: data that cannot be read.
+        """
+        folder = Path(self.models or self.folder / "models")
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if self.models and not there.is_dir():
+            raise checks.SettingError("models", self.models, f"a folder, which may be missing; {there} is a file")
+        at_once = self.seeds_at_once or self.num_seeds
+        return Workshop(folder, self.images(), self.seeds, at_once, self.checkpoint_every)
+
+
+def check_recipe(recipe: Recipe, num_visible: int, num_seeds: int = 1, name: str = "hidden") -> None:
+    """Refuses machines that their rule does not take (ValueError), or that do not fit into memory (SettingError)."""
+
+    def needed() -> Any:
+        state = recipe.initial_state(0, num_visible)
+        # An epoch holds a gradient and an update, too.
+        return num_seeds * [state.stack, state.optimizer, state.stack, state.stack]
+
+    check_memory(name, recipe.hidden, needed)
+
+
+def folder_name(title: str, settings: dict[str, Any]) -> str:
+    """Of what is trained: readable, and different for different settings."""
+    digest = hashlib.sha256(json.dumps(settings | {"format": FORMAT}, sort_keys=True).encode()).hexdigest()[:10]
+    return f"{re.sub('[^a-z0-9]+', '-', title.lower()).strip('-')}-{digest}"
+
+
+def as_array(seeds: Sequence[int]) -> Array:
+    """Seeds to map over."""
+    return jnp.asarray(np.array(seeds, np.uint32))
+
+
+@jax.jit
+def watch(seed: Array, epoch: int | Array, stack: vpf_jax.Stack, visible: Array) -> dict[str, Array]:
+    """What is watched of a stack after an epoch."""
+    return monitor.watch(key_for(seed, "watching", epoch), stack, visible)
+
+
+_watch_seeds = jax.jit(jax.vmap(watch, in_axes=(0, None, 0, None)))
+
+
+def told_of_flow(row: loop.Row) -> str:
+    """What is reported of an epoch."""
+    score = f", Parzen {row['parzen_validation']:.1f}" if "parzen_validation" in row else ""
+    return f"objective {row['objective']:.2f}, max |w| {row['max_abs_weight']:.2f}{score}"
+
+
+def _told_of_seeds(row: loop.Row) -> str:
+    return told_of_flow({"objective": np.mean(row["objective"]), "max_abs_weight": np.max(row["max_abs_weight"])})
+
+
+def _phase(config: train.TrainConfig, visible: Array, at_once: int | None) -> loop.Phase:
+    """Epochs of probability flow, or another rule."""
+
+    def prepare(state: train.TrainState) -> loop.RunEpoch:
+        several = bool(state.epoch.ndim)
+        run_epoch = train.compile_epoch(state, visible, config, at_once if several else None)
+        largest = np.ravel(_mapped(train.largest_weight, several)(state.stack))
+
+        def run(state: train.TrainState, epoch: int) -> tuple[train.TrainState, loop.Row]:
+            nonlocal largest
+            state, metrics = run_epoch(state, visible)
+            objectives, before = np.ravel(metrics.objective), largest
+            largest = np.ravel(metrics.max_abs_weight)
+            for one in zip(objectives, largest, before, strict=True):
+                train.check_finite(train.Metrics(*one[:2]), epoch, one[2])
+            return state, {"objective": metrics.objective, "max_abs_weight": metrics.max_abs_weight}
+
+        return run
+
+    def start(state: train.TrainState) -> train.TrainState:
+        begin = jax.jit(lambda state: train.start_phase(state, visible, config))
+        return _mapped(begin, bool(state.epoch.ndim))(state)
+
+    return loop.Phase(config.epochs, prepare, start)
+
+
+def _mapped(function: Any, several: bool) -> Any:
+    return jax.vmap(function) if several else function
