@@ -22,117 +22,86 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import comparison, generation, repair
-from vpf_jax import datasets, figures
-from vpf_jax.app import command as cli
-from vpf_jax.app import runs
-from vpf_jax.app.folder import stop_requests
-from vpf_jax.app.tables import cell, markdown_table, mean_and_error
-from vpf_jax.evaluate.monitor import alignment
+from experiments import named_recipes
+from vpf_jax import figures
+from vpf_jax.app import command, recipes, runs
+from vpf_jax.app.keys import key_for
+from vpf_jax.app.tables import cell, line_over_seeds, markdown_table
+from vpf_jax.evaluate import generation, reconstruction
+from vpf_jax.evaluate.reconstruction import GUESSES, PROTOCOLS, SIDES
+from vpf_jax.settings import setting
 
 # Generated images behind a Parzen score: the paper's three Gibbs steps from the prior.
 SAMPLER = generation.Sampler("prior", 3, 3)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(comparison.Config):
+class Config(recipes.RecipesConfig):
     """Settings; each is a flag."""
 
     experiment = "directed"
 
-    hidden: int = cli.setting(196, "Hidden units, at least 1.")
-    epochs: int = cli.setting(40, "Passes over the training images, at least 1.")
-    variants: tuple[str, ...] = cli.setting(
-        tuple(comparison.DIRECTED_TITLES), "What is compared.", tuple(comparison.DIRECTED_TITLES)
+    hidden: int = setting(196, "Hidden units", least=1)
+    epochs: int = setting(40, "Passes over the training images", least=1)
+    variants: tuple[str, ...] = setting(
+        tuple(named_recipes.DIRECTED), "What is compared", choices=tuple(named_recipes.DIRECTED)
     )
-    num_samples: int = cli.setting(10_000, "Generated images behind a Parzen score, at least 1.")
-
-    def __post_init__(self) -> None:
-        """Checks the settings.
-
-        Raises:
-          UsageError: a value outside its range.
-        """
-        super().__post_init__()
-        self.check_at_least(hidden=1, epochs=1, num_samples=1)
+    num_samples: int = setting(10_000, "Generated images behind a Parzen score", least=1)
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Trains, measures and draws; resumes. Returns what summary.json holds.
+    """Trains, measures and draws; resumes. Returns what summary.json holds (errors: `app.recipes`, `app.runs`)."""
+    workshop = config.workshop()
+    images, num_samples = workshop.images, config.num_samples
+    runs.check_memory("num_samples", num_samples, 8 * num_samples * images.num_visible)
+    some = {name: named_recipes.directed(name, config.hidden, config.epochs) for name in config.variants}
+    workshop.check(some[config.variants[0]])
+    told = (
+        f"{config.dataset}, RBM of {config.hidden} hidden units, {config.epochs} epochs; {config.told_of_means}. F, B: "
+        "forward and backward weights, their sizes Frobenius norms. Parzen: of the grey test images under "
+        f"{num_samples} generated means, 3 Gibbs steps from the prior. Then the L1 error over a repaired band, by the "
+        "paper's protocol and clamped.\n\n"
+    )
 
-    Raises:
-      UsageError: a folder that does not fit.
-      vpf_jax.datasets.DatasetError: data that cannot be read.
-      vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
-      vpf_jax.app.folder.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
-    """
-    return runs.carry_out(config, _run)
-
-
-def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
-    """What is found, and the table."""
-    recipes = comparison.directed_recipes((config.hidden,), config.epochs)
-    rows, curves = {}, {}
-    with stop_requests() as stops:
-        for name in config.variants:
-            recipe = recipes[name]
-            trained = comparison.train_for(config, recipe, data, stops)
-            rows[name] = _measure(config, data, recipe, trained)
+    def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
+        rows, curves = {}, {}
+        for name, recipe in some.items():
+            trained = workshop.run(recipe, stops)
+            rows[name] = measure(trained, images, num_samples)
             if recipe.backward_start != "tied":
-                curves[name] = alignment_curve(config, recipe, data, trained)
-    if curves:
-        save_alignment(workdir / "alignment.png", curves, title=f"Directed learning on {config.dataset}")
-    guesses = repair.guess_errors(data)
-    return {"variants": rows, "guesses": guesses}, _table(config, rows, guesses)
+                curves[recipe.title] = line_over_seeds(np.arange(recipe.epochs + 1), trained.alignment())
+        if curves:
+            save_alignment(folder / "alignment.png", curves, title=f"Directed learning on {images.name}")
+        guesses = reconstruction.guess_errors(images.train.grey, images.test.grey, images.image_shape)
+        return {"variants": rows, "guesses": guesses}, told + tabulate(rows, guesses)
+
+    return runs.carry_out(config, work)
 
 
-def alignment_curve(
-    config: comparison.Config, recipe: comparison.Recipe, data: datasets.Dataset, trained: comparison.Trained
-) -> np.ndarray:
-    """The cosine between forward and backward weights at the start and after each epoch, [epochs + 1, num_seeds]."""
-    start = comparison.initial_state(recipe, data.train.images.shape[1], config.seeds)
-    first = jax.vmap(lambda stack: alignment(stack[0])[0])(start.stack)
-    return np.concatenate([np.asarray(first)[None], trained.curves["alignment"]])
-
-
-def save_alignment(path: Any, curves: dict[str, np.ndarray], title: str) -> None:
-    """Draws curves of `alignment_curve` under the names of their models."""
-    lines = {}
-    for name, curve in curves.items():
-        means, errors = zip(*(mean_and_error(values) for values in curve), strict=True)
-        shown = None if errors[0] is None else np.array(errors, float)
-        lines[comparison.DIRECTED_TITLES[name]] = (np.arange(len(curve)), means, shown)
-    figures.save_lines(path, lines, xlabel="epoch", ylabel="cosine of forward and backward weights", title=title)
-
-
-def _measure(
-    config: Config, data: datasets.Dataset, recipe: comparison.Recipe, trained: comparison.Trained
-) -> dict[str, Any]:
+def measure(trained: recipes.Seeds, images: runs.Images, num_samples: int) -> dict[str, Any]:
     """One number per seed of everything in the table."""
-    start = comparison.initial_state(recipe, data.train.images.shape[1], config.seeds)
-    found: dict[str, Any] = {
-        name: [] for name in ("alignment", "kept", "forward_norm", "backward_norm", "parzen_prior", "parzen_sigma")
-    }
-    for index, seed in enumerate(config.seeds):
-        stack = trained.stack(index)
-        (machine,) = stack
-        forward, backward = machine.weights[0], machine.downward[0]
-        before = start.stack[0].weights[0][index]
-        found["alignment"].append(float(alignment(machine)[0]))
-        found["kept"].append(float(jnp.vdot(forward, before) / jnp.linalg.norm(forward) / jnp.linalg.norm(before)))
-        found["forward_norm"].append(float(jnp.linalg.norm(forward)))
-        found["backward_norm"].append(float(jnp.linalg.norm(backward)))
-        prior_key, sample_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2))
-        prior = generation.prior_of(prior_key, stack, data)
-        scores = generation.parzen_scores(
-            generation.generate(sample_key, stack, prior, SAMPLER, config.num_samples), data
-        )
-        found["parzen_prior"].append(scores["mean"])
-        found["parzen_sigma"].append(scores["sigma"])
-    return found | {"train_seconds": trained.seconds, **repair.errors(trained, config.seeds, data)}
+    start = trained.initial_stacks[0].weights[0]
+    found: dict[str, Any] = {"alignment": trained.alignment()[-1].tolist()}
+    for index, seed in enumerate(trained.seeds):
+        (machine,) = stack = trained.stack(index)
+        forward, backward, before = machine.weights[0], machine.downward[0], start[index]
+        prior_key, sample_key = jax.random.split(key_for(seed, "generated images of an RBM"))
+        prior = generation.activations(prior_key, stack, images.train.bits)[-1]
+        centres = generation.generate(sample_key, stack, prior, SAMPLER, num_samples)
+        scores = generation.parzen_scores(centres, images.validation.grey, images.test.grey)
+        row = {
+            "kept": float(jnp.vdot(forward, before) / jnp.linalg.norm(forward) / jnp.linalg.norm(before)),
+            "forward_norm": float(jnp.linalg.norm(forward)),
+            "backward_norm": float(jnp.linalg.norm(backward)),
+            "parzen_prior": scores["mean"],
+            "parzen_sigma": scores["sigma"],
+        }
+        for name, value in row.items():
+            found.setdefault(name, []).append(value)
+    return found | {"train_seconds": trained.seconds, **named_recipes.repair_errors(trained, images)}
 
 
-def _table(config: Config, rows: dict[str, dict[str, Any]], guesses: dict[str, dict[str, float]]) -> str:
+def tabulate(rows: dict[str, dict[str, Any]], guesses: dict[str, dict[str, float]]) -> str:
     header = [
         "weights, E-step",
         "cosine(F, B)",
@@ -140,31 +109,28 @@ def _table(config: Config, rows: dict[str, dict[str, Any]], guesses: dict[str, d
         "size of F",
         "size of B",
         "Parzen",
-        *(f"{side}{told}" for told in ("", ", clamped") for side in repair.SIDES),
+        *(f"{side}{ending}" for ending in ("", ", clamped") for side in SIDES),
     ]
+    digits = {"alignment": 3, "kept": 3, "forward_norm": 1, "backward_norm": 1, "parzen_prior": 1}
     cells = [
         [
-            comparison.DIRECTED_TITLES[name],
-            cell(row["alignment"], 3),
-            cell(row["kept"], 3),
-            cell(row["forward_norm"], 1),
-            cell(row["backward_norm"], 1),
-            cell(row["parzen_prior"]),
-            *(cell(row[protocol][side]) for protocol in repair.PROTOCOLS for side in repair.SIDES),
+            named_recipes.DIRECTED[name],
+            *(cell(row[column], number) for column, number in digits.items()),
+            *(cell(row[protocol][side]) for protocol in PROTOCOLS for side in SIDES),
         ]
         for name, row in rows.items()
     ]
     without = [
-        [repair.GUESSES[guess], *[""] * 5, *(f"{errors[side]:.1f}" for _ in repair.PROTOCOLS for side in repair.SIDES)]
+        [GUESSES[guess], *[""] * len(digits), *(f"{errors[side]:.1f}" for _ in PROTOCOLS for side in SIDES)]
         for guess, errors in guesses.items()
     ]
-    return (
-        f"{config.dataset}, RBM of {config.hidden} hidden units, {config.epochs} epochs; mean +- standard error over "
-        f"{config.num_seeds} seeds. F, B: forward and backward weights, their sizes Frobenius norms. Parzen: of the "
-        f"grey test images under {config.num_samples} generated means, 3 Gibbs steps from the prior. Then the L1 error "
-        "over a repaired band, by the paper's protocol and clamped.\n\n" + markdown_table(header, cells + without)
-    )
+    return markdown_table(header, cells + without)
+
+
+def save_alignment(path: Path, curves: dict[str, Any], title: str) -> None:
+    """Draws how forward and backward weights align over the epochs, by model."""
+    figures.save_lines(path, curves, xlabel="epoch", ylabel="cosine of forward and backward weights", title=title)
 
 
 if __name__ == "__main__":
-    cli.start_experiment(Config, run)
+    command.start(Config, run)

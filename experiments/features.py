@@ -17,19 +17,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 import vpf_jax
-from experiments import comparison
-from vpf_jax import datasets, figures
-from vpf_jax.app import command as cli
-from vpf_jax.app import runs
-from vpf_jax.app.folder import UsageError, stop_requests
-from vpf_jax.app.tables import cell, markdown_table
-from vpf_jax.energy import weighted_input
+from experiments import named_recipes
+from vpf_jax import figures
+from vpf_jax.app import command, recipes, runs
+from vpf_jax.app.tables import cell, line_over_seeds, markdown_table
 from vpf_jax.evaluate import monitor
+from vpf_jax.settings import setting
 
 CURVES = {
     "objective": "objective J",
@@ -37,158 +33,106 @@ CURVES = {
     "squared_weight": "squared weight",
     "pseudo_log_likelihood": "log pseudo-likelihood, nats",
 }
+# Columns of the table, and their digits.
+COLUMNS = {
+    "weight sparsity": ("weight_sparsity", 3),
+    "squared weight": ("squared_weight", 1),
+    "mean activation": ("mean_activation", 3),
+    "log pseudo-likelihood, nats": ("pseudo_log_likelihood", 1),
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(comparison.Config):
+class Config(recipes.RecipesConfig):
     """Settings; each is a flag."""
 
     experiment = "features"
 
-    rule: str = cli.setting("vpf_paper", "Rule that trains the RBMs.", comparison.RULES)
-    hidden: tuple[int, ...] = cli.setting((100, 196, 400), "Hidden units of the RBMs, positive integers.")
-    epochs: int = cli.setting(200, "Passes over the training images, at least 2.")
-    probe_images: int = cli.setting(20_000, "Training images that the linear probe learns from, at least 20.")
-
-    def __post_init__(self) -> None:
-        """Checks the settings.
-
-        Raises:
-          UsageError: a value outside its range.
-        """
-        super().__post_init__()
-        if not self.hidden or min(self.hidden) < 1 or len(set(self.hidden)) < len(self.hidden):
-            given = ",".join(map(str, self.hidden))
-            raise UsageError(f"got --hidden={given}; it takes distinct positive integers, as in 100,196,400")
-        self.check_at_least(epochs=2, probe_images=20)
+    rule: str = setting("vpf_paper", "Rule that trains the RBMs", choices=tuple(named_recipes.RBMS))
+    hidden: tuple[int, ...] = setting((100, 196, 400), "Hidden units of the RBMs", least=1)
+    epochs: int = setting(200, "Passes over the training images", least=2)
+    probe_images: int = setting(20_000, "Training images that the linear probe learns from at most", least=20)
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Trains, probes and draws; resumes. Returns what summary.json holds.
+    """Trains, probes and draws; resumes. Returns what summary.json holds (errors: `app.recipes`, `app.runs`)."""
+    workshop = config.workshop()
+    some = {hidden: named_recipes.rbm(config.rule, hidden, config.epochs) for hidden in config.hidden}
+    workshop.check(some[max(config.hidden)])
+    images, probed = workshop.images, config.probe_images
+    title = f"{named_recipes.RBMS[config.rule]} on {config.dataset}"
+    told = f"RBMs trained by {title}, {config.epochs} epochs; {config.told_of_means}."
 
-    Raises:
-      UsageError: a folder that does not fit.
-      vpf_jax.datasets.DatasetError: data that cannot be read.
-      vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
-      vpf_jax.app.folder.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
-    """
-    return runs.carry_out(config, _run)
+    def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
+        models = {hidden: workshop.run(recipe, stops) for hidden, recipe in some.items()}
+        rows = {str(hidden): measure(trained, images, probed) for hidden, trained in models.items()}
+        pixels = probe(images.train.bits, images.test.bits, images, probed)
+        draw(folder, models, images, title)
+        table = f"{told} A linear probe of the pixels reads {100 * pixels:.2f} %.\n\n{tabulate(rows)}"
+        return {"hidden": rows, "pixel_probe_accuracy": pixels}, table
 
-
-def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
-    """What is found, and the table."""
-    models = {}
-    with stop_requests() as stops:
-        for hidden in config.hidden:
-            recipe = comparison.rbm_recipes((hidden,), config.epochs)[config.rule]
-            models[hidden] = comparison.train_for(config, recipe, data, stops)
-    visible = jnp.asarray(datasets.binarise(data.train.images))
-    rows = {str(hidden): _measure(config, data, trained, visible) for hidden, trained in models.items()}
-    pixels = monitor.linear_probe(
-        datasets.binarise(data.train.images[: config.probe_images]),
-        data.train.labels[: config.probe_images],
-        datasets.binarise(data.test.images),
-        data.test.labels,
-    )
-    _draw(config, data, models, visible, workdir)
-    summary = {"hidden": rows, "pixel_probe_accuracy": pixels.test_accuracy}
-    return summary, _table(config, rows, pixels.test_accuracy)
+    return runs.carry_out(config, work)
 
 
-def _measure(config: Config, data: datasets.Dataset, trained: comparison.Trained, visible: jax.Array) -> dict[str, Any]:
+def measure(trained: recipes.Seeds, images: runs.Images, probed: int) -> dict[str, Any]:
     """Monitors at the end, mean activation, and accuracy of the linear probe: one number per seed each."""
     found: dict[str, Any] = {name: curve[-1].tolist() for name, curve in trained.curves.items()}
     found["mean_activation"], found["probe_accuracy"] = [], []
-    test = jnp.asarray(datasets.binarise(data.test.images))
-    for index in range(trained.num_seeds):
-        machine = trained.stack(index)[0]
-        features = _first_layer(machine, visible)
-        found["mean_activation"].append(float(features.mean()))
-        probe = monitor.linear_probe(
-            features[: config.probe_images],
-            data.train.labels[: config.probe_images],
-            _first_layer(machine, test),
-            data.test.labels,
-        )
-        found["probe_accuracy"].append(probe.test_accuracy)
+    for index in range(len(trained.seeds)):
+        train, test = (first_layer(trained.stack(index), part) for part in (images.train, images.test))
+        found["mean_activation"].append(float(train.mean()))
+        found["probe_accuracy"].append(probe(train, test, images, probed))
     return found | {"train_seconds": trained.seconds}
 
 
-@jax.jit
-def hidden_means(stack: vpf_jax.Stack, visible: jax.Array) -> tuple[jax.Array, ...]:
-    """Feed-forward activations of two-layer machines, one [batch, n_l] per hidden layer.
-
-    Each is computed from the activations below it. Nothing is sampled; inputs from the own layer are left out.
-    """
-    found = []
-    for machine in stack:
-        bias = machine.biases[1]
-        visible = jax.nn.sigmoid(weighted_input(visible, machine.weights[0], bias.dtype) + bias[None])
-        found.append(visible)
-    return tuple(found)
+def probe(train: Any, test: Any, images: runs.Images, probed: int) -> float:
+    """Test accuracy of a linear probe on features of the images."""
+    labels = images.train.labels[:probed], images.test.labels
+    return monitor.linear_probe(train[:probed], labels[0], test, labels[1]).test_accuracy
 
 
-def _first_layer(machine: vpf_jax.BoltzmannMachine, visible: jax.Array) -> np.ndarray:
-    (means,) = hidden_means((machine,), visible)
-    return np.asarray(means)
+def first_layer(stack: vpf_jax.Stack, part: runs.Placed) -> np.ndarray:
+    """Activations of the first hidden layer."""
+    return np.asarray(monitor.hidden_means(stack[:1], part.bits)[0])
 
 
-def _table(config: Config, rows: dict[str, dict[str, Any]], pixels: float) -> str:
-    columns = {
-        "weight sparsity": ("weight_sparsity", 3),
-        "squared weight": ("squared_weight", 1),
-        "mean activation": ("mean_activation", 3),
-        "log pseudo-likelihood, nats": ("pseudo_log_likelihood", 1),
-    }
+def tabulate(rows: dict[str, dict[str, Any]]) -> str:
     cells = [
         [
             hidden,
-            *(cell(row[name], digits) for name, digits in columns.values()),
+            *(cell(row[name], digits) for name, digits in COLUMNS.values()),
             cell(100 * np.array(row["probe_accuracy"]), 2) + " %",
             f"{row['train_seconds']:.1f} s",
         ]
         for hidden, row in rows.items()
     ]
-    return (
-        f"RBMs trained by {comparison.TITLES[config.rule]} on {config.dataset}, {config.epochs} epochs; mean +- "
-        f"standard error over {config.num_seeds} seeds. A linear probe of the pixels reads {100 * pixels:.2f} %.\n\n"
-        + markdown_table(["hidden units", *columns, "linear probe", "training"], cells)
-    )
+    return markdown_table(["hidden units", *COLUMNS, "linear probe", "training"], cells)
 
 
-def _draw(
-    config: Config,
-    data: datasets.Dataset,
-    models: dict[int, comparison.Trained],
-    visible: jax.Array,
-    workdir: Path,
-) -> None:
+def draw(folder: Path, models: dict[int, recipes.Seeds], images: runs.Images, title: str) -> None:
     """Filters and activations of the first seed, curves of all."""
-    told = f"{comparison.TITLES[config.rule]} on {config.dataset}"
     for hidden, trained in models.items():
         filters = np.asarray(trained.stack(0)[0].weights[0]).T[:196]
         figures.save_tiles(
-            workdir / f"filters-{hidden}.png",
-            filters.reshape(-1, *data.image_shape),
-            title=f"{told}: weights of {len(filters)} of {hidden} hidden units (red > 0, blue < 0)",
+            folder / f"filters-{hidden}.png",
+            filters.reshape(-1, *images.image_shape),
+            title=f"{title}: weights of {len(filters)} of {hidden} hidden units (red > 0, blue < 0)",
             signed=True,
         )
     for name, label in CURVES.items():
-        lines = {}
-        for hidden, trained in models.items():
-            curve = trained.curves[name]
-            several = trained.num_seeds > 1
-            errors = curve.std(axis=1, ddof=1) / np.sqrt(trained.num_seeds) if several else None
-            lines[f"{hidden} hidden units"] = (np.arange(1, len(curve) + 1), curve.mean(axis=1), errors)
-        figures.save_lines(workdir / f"{name}.png", lines, xlabel="epoch", ylabel=label, title=told)
+        lines = {
+            f"{hidden} hidden units": line_over_seeds(1 + np.arange(trained.recipe.epochs), trained.curves[name])
+            for hidden, trained in models.items()
+        }
+        figures.save_lines(folder / f"{name}.png", lines, xlabel="epoch", ylabel=label, title=title)
     figures.save_histograms(
-        workdir / "activations.png",
-        [_first_layer(trained.stack(0)[0], visible).mean(axis=0) for trained in models.values()],
+        folder / "activations.png",
+        [first_layer(trained.stack(0), images.train).mean(axis=0) for trained in models.values()],
         names=[f"{hidden} hidden" for hidden in models],
         xlabel="mean activation over the training images",
-        title=told,
+        title=title,
     )
 
 
 if __name__ == "__main__":
-    cli.start_experiment(Config, run)
+    command.start(Config, run)

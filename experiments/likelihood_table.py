@@ -22,21 +22,20 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import vpf_jax
-from experiments import comparison, generation
-from vpf_jax import datasets
-from vpf_jax.app import command as cli
-from vpf_jax.app import runs
-from vpf_jax.app.folder import UsageError, stop_requests
+from experiments import named_recipes
+from vpf_jax.app import command, recipes, runs
+from vpf_jax.app.keys import key_for
 from vpf_jax.app.tables import cell, markdown_table
-from vpf_jax.evaluate import ais, likelihood
+from vpf_jax.evaluate import ais, generation, likelihood
 from vpf_jax.sample import tempering
+from vpf_jax.settings import setting
 
 # Gibbs sweeps between the end of a forward annealing and the start of a reverse one.
 EQUILIBRATION = 500
@@ -60,141 +59,150 @@ PUBLISHED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(comparison.Config):
+class Config(recipes.RecipesConfig):
     """Settings; each is a flag."""
 
     experiment = "likelihood"
 
-    rules: tuple[str, ...] = cli.setting(comparison.RULES, "Rules of the RBMs.", comparison.RULES)
-    hidden: int = cli.setting(196, "Hidden units of the RBMs, at least 1.")
-    epochs: int = cli.setting(40, "Passes over the training images for the RBMs, at least 2.")
-    stacks: tuple[str, ...] = cli.setting(comparison.STACKS, "Deep models.", comparison.STACKS)
-    deep_hidden: tuple[int, ...] = cli.setting((196, 196, 64), "Hidden units of the deep models, two layers or more.")
-    deep_epochs: int = cli.setting(200, "Passes over the training images for the deep models, at least 2.")
-    num_chains: int = cli.setting(200, "Annealed chains, at least 2.")
-    num_temperatures: int = cli.setting(5000, "Inverse temperatures of the annealing, at least 2.")
-    num_samples: int = cli.setting(10_000, "Generated images behind a Parzen score, at least 1.")
+    rules: tuple[str, ...] = setting(tuple(named_recipes.RBMS), "Rules of the RBMs", choices=tuple(named_recipes.RBMS))
+    hidden: int = setting(196, "Hidden units of the RBMs", least=1)
+    epochs: int = setting(40, "Passes over the training images for the RBMs", least=2)
+    stacks: tuple[str, ...] = setting(tuple(named_recipes.STACKS), "Deep models", choices=tuple(named_recipes.STACKS))
+    deep_hidden: tuple[int, ...] = setting(
+        (196, 196, 64), "Hidden units of the deep models", least=1, fewest=2, distinct=False
+    )
+    deep_epochs: int = setting(200, "Passes over the training images for the deep models", least=2)
+    num_chains: int = setting(200, "Annealed chains", least=2)
+    num_temperatures: int = setting(5000, "Inverse temperatures of the annealing", least=2, most=2**31 - 1)
+    num_samples: int = setting(10_000, "Generated images behind a Parzen score", least=1)
 
-    def __post_init__(self) -> None:
-        """Checks the settings.
 
-        Raises:
-          UsageError: a value outside its range.
-        """
-        super().__post_init__()
-        self.check_at_least(hidden=1, epochs=2, deep_epochs=2, num_chains=2, num_temperatures=2, num_samples=1)
-        if len(self.deep_hidden) < 2 or min(self.deep_hidden) < 1:
-            given = ",".join(map(str, self.deep_hidden))
-            raise UsageError(f"got --deep_hidden={given}; it takes two or more positive integers, as in 196,196,64")
+class Judge(NamedTuple):
+    """Measures trained machines."""
+
+    images: runs.Images
+    annealing: dict[str, int]
+    """num_chains and num_temperatures."""
+    num_samples: int
+
+    def rbm(self, stack: vpf_jax.Stack, seed: int) -> dict[str, Any]:
+        """Log-likelihood of the test images, and how sure log Z is."""
+        (machine,) = stack
+        means = jnp.mean(self.images.train.bits, axis=0, dtype=jnp.float32)
+        result = log_partition(key_for(seed, "annealing of RBMs"), machine, means, **self.annealing)
+        scores = jax.jit(likelihood.rbm_log_likelihood)(machine, self.images.test.bits, 0.0)
+        return result | {"log_likelihood": float(jnp.mean(scores)) - result["log_z"]}
+
+    def stack(self, stack: vpf_jax.Stack, seed: int) -> dict[str, Any]:
+        """Parzen scores under all samplers, and the likelihood bound."""
+        ais_key, bound_key, prior_key, sample_key = jax.random.split(key_for(seed, "judging stacks"), 4)
+        visible, test = self.images.train.bits, self.images.test.bits
+        activations = generation.activations(prior_key, stack, visible)
+        if len(stack) == 1:
+            means = jnp.mean(visible, axis=0, dtype=jnp.float32)
+            result = log_partition(ais_key, stack[0], means, **self.annealing)
+            bounds = jax.jit(likelihood.variational_bound)(stack[0], test, result["log_z"])
+            result |= {"bound": float(jnp.mean(bounds))}
+        else:
+            result = log_partition(ais_key, stack[-1], activations[-2], **self.annealing)
+            bound = jax.jit(likelihood.stack_bound, static_argnames="num_samples")
+            plain_key, weighted_key = jax.random.split(bound_key)
+            plain = jnp.mean(bound(plain_key, stack, test, result["log_z"]))
+            weighted = jnp.mean(bound(weighted_key, stack, test, result["log_z"], num_samples=BOUND_SAMPLES))
+            result |= {"bound": float(plain), "importance_weighted_bound": float(weighted)}
+        samplers = []
+        for key, sampler in zip(jax.random.split(sample_key, len(SAMPLERS)), SAMPLERS, strict=True):
+            centres = generation.generate(key, stack, activations[-1], sampler, self.num_samples)
+            samplers.append(dataclasses.asdict(sampler) | self.score(centres))
+        return result | {"samplers": samplers, "chosen": max(samplers, key=lambda row: row["validation_mean"])}
+
+    def score(self, centres: jax.Array) -> dict[str, float]:
+        return generation.parzen_scores(centres, self.images.validation.grey, self.images.test.grey)
+
+    def real(self, seed: int) -> float:
+        """Mean score of real images as centres."""
+        key = key_for(seed, "real images beside stacks")
+        return self.score(generation.draw_images(key, self.images.train.grey, self.num_samples))["mean"]
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Trains and evaluates; resumes. Returns what summary.json holds.
+    """Trains and evaluates; resumes. Returns what summary.json holds (errors: `app.recipes`, `app.runs`)."""
+    workshop = config.workshop()
+    images, seeds = workshop.images, config.seeds
+    kinds = {
+        "rbms": {rule: named_recipes.rbm(rule, config.hidden, config.epochs) for rule in config.rules},
+        "stacks": {name: named_recipes.stack(name, config.deep_hidden, config.deep_epochs) for name in config.stacks},
+    }
+    workshop.check(kinds["rbms"][config.rules[0]])
+    for recipe in kinds["stacks"].values():
+        workshop.check(recipe, "deep_hidden")
+    pixels = images.num_visible
+    runs.check_memory("num_samples", config.num_samples, 8 * config.num_samples * pixels)
+    units = pixels + max(config.hidden, *config.deep_hidden)
+    runs.check_memory("num_chains", config.num_chains, 8 * config.num_chains * units)
+    judge = Judge(
+        images, {"num_chains": config.num_chains, "num_temperatures": config.num_temperatures}, config.num_samples
+    )
+    measures = {"rbms": judge.rbm, "stacks": judge.stack}
+    means = f"{config.dataset}; {config.told_of_means}\n"
+    told_of_rbms = (
+        f"\n{config.hidden} hidden units, {config.epochs} epochs; {config.num_chains} chains, "
+        f"{config.num_temperatures} temperatures\n\n"
+    )
+    told_of_stacks = (
+        f"\nParzen log-likelihood of the grey test images under {config.num_samples} generated means, hidden layers "
+        f"{'-'.join(map(str, config.deep_hidden))}; 'best on validation': of all samplers, 1 to 5 steps in every "
+        "machine among them; the bound is on the log-likelihood of the binarised test images\n\n"
+    )
 
-    Raises:
-      UsageError: a folder that does not fit.
-      vpf_jax.datasets.DatasetError: data that cannot be read.
-      vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
-      vpf_jax.app.folder.Stopped: SIGTERM or SIGINT arrived; what was trained and evaluated is saved.
-    """
-    return runs.carry_out(config, _run)
+    def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
+        found: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
+        for kind, some in kinds.items():
+            for name, recipe in some.items():
+                trained = workshop.run(recipe, stops)
+                evaluate = functools.partial(judged, name, measures[kind], trained)
+                rows = runs.evaluate_seeds(folder, name, seeds, stops, evaluate)
+                found[kind][name] = {"epochs": recipe.epochs, "train_seconds": trained.seconds, "runs": rows}
+        real = [judge.real(seed) for seed in seeds]
+        independent = independent_pixels(images.train.bits, images.test.bits)
+        table = means + told_of_rbms + table_of_rbms(found["rbms"], independent)
+        table += told_of_stacks + table_of_stacks(found["stacks"], real, images.name)
+        more = {"independent_pixels": independent, "parzen_real_data": real, "published_by_others": PUBLISHED}
+        return found | more, table
+
+    return runs.carry_out(config, work)
 
 
-def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
-    """What is found, and the table."""
-    rbms = comparison.rbm_recipes((config.hidden,), config.epochs)
-    deep = comparison.stack_recipes(config.deep_hidden, config.deep_epochs)
-    found: dict[str, dict[str, Any]] = {"rbms": {}, "stacks": {}}
-    with stop_requests() as stops:
-        for kind, names, recipes, evaluate in (
-            ("rbms", config.rules, rbms, _evaluate_rbm),
-            ("stacks", config.stacks, deep, _evaluate_stack),
-        ):
-            for name in names:
-                trained = comparison.train_for(config, recipes[name], data, stops)
-                of_seed = functools.partial(_evaluate, config, data, trained, name, evaluate)
-                found[kind][name] = {
-                    "epochs": len(next(iter(trained.curves.values()))),
-                    "train_seconds": trained.seconds,
-                    "runs": runs.evaluate_seeds(workdir, name, config.seeds, stops, of_seed),
-                }
-    real = [
-        generation.parzen_real_data(data, config.num_samples, seed)[0]["mean"] for seed in config.seeds if config.stacks
-    ]
-    pixels = independent_pixels(data)
-    summary = found | {"independent_pixels": pixels, "parzen_real_data": real, "published_by_others": PUBLISHED}
-    return summary, _table(config, found, pixels, real)
-
-
-def independent_pixels(data: datasets.Dataset) -> float:
-    """Mean log-likelihood of the binarised test images, nats, where each pixel is drawn from its training frequency.
-
-    One image of each value is added to the counts (Laplace), so that no pixel is certain.
-    """
-    train_images, test = (datasets.binarise(part.images).astype(np.float64) for part in (data.train, data.test))
-    means = (train_images.sum(axis=0) + 1) / (len(train_images) + 2)
-    return float((test @ np.log(means) + (1 - test) @ np.log1p(-means)).mean())
-
-
-def _evaluate(
-    config: Config,
-    data: datasets.Dataset,
-    trained: comparison.Trained,
-    name: str,
-    evaluate: Callable[[Config, datasets.Dataset, vpf_jax.Stack, jax.Array], dict[str, Any]],
-    index: int,
-    seed: int,
+def judged(
+    name: str, measure: Callable[[vpf_jax.Stack, int], dict[str, Any]], trained: recipes.Seeds, index: int, seed: int
 ) -> dict[str, Any]:
-    """What is measured on the model of one seed."""
-    result = evaluate(config, data, trained.stack(index), jax.random.fold_in(jax.random.key(seed), 2))
-    print(f"{name}, seed {seed}: {_line(result)}", flush=True)
+    """What is measured on the machines of one seed; says so."""
+    result = measure(trained.stack(index), seed)
+    if "samplers" in result:
+        scores = ", ".join(f"{score:.1f}" for score in shown(result))
+        told = f"Parzen {scores}; bound {result['bound']:.1f}"
+    else:
+        told = f"{result['log_likelihood']:.2f} nats, {result['effective_sample_size']:.0f} effective samples"
+    print(f"{name}, seed {seed}: {told}", flush=True)
     return result
 
 
-def _evaluate_rbm(config: Config, data: datasets.Dataset, stack: vpf_jax.Stack, key: jax.Array) -> dict[str, Any]:
-    """Log-likelihood of the test images, and how sure log Z is."""
-    (machine,) = stack
-    result = _log_partition(config, key, machine, jnp.mean(datasets.binarise(data.train.images), axis=0))
-    test = jnp.asarray(datasets.binarise(data.test.images))
-    scores = jax.jit(likelihood.rbm_log_likelihood)(machine, test, 0.0)
-    return result | {"log_likelihood": float(jnp.mean(scores)) - result["log_z"]}
+def independent_pixels(train: Any, test: Any) -> float:
+    """Mean log-likelihood of the test images, nats, where each pixel is drawn from its training frequency.
+
+    One image of each value is added to the counts (Laplace), so that no pixel is certain. Images are zeros and ones.
+    """
+    train, test = (np.asarray(part, np.float64) for part in (train, test))
+    means = (train.sum(axis=0) + 1) / (len(train) + 2)
+    return float((test @ np.log(means) + (1 - test) @ np.log1p(-means)).mean())
 
 
-def _evaluate_stack(config: Config, data: datasets.Dataset, stack: vpf_jax.Stack, key: jax.Array) -> dict[str, Any]:
-    """Parzen scores under all samplers, and the likelihood bound."""
-    ais_key, bound_key, prior_key, sample_key, lower_key = jax.random.split(key, 5)
-    visible, test = (jnp.asarray(datasets.binarise(part.images)) for part in (data.train, data.test))
-    if len(stack) == 1:
-        result = _log_partition(config, ais_key, stack[0], jnp.mean(visible, axis=0, dtype=jnp.float32))
-        bounds = jax.jit(likelihood.variational_bound)(stack[0], test, result["log_z"])
-        result |= {"bound": float(jnp.mean(bounds))}
-    else:
-        result = _log_partition(config, ais_key, stack[-1], _top_means(lower_key, stack, visible))
-        bound = jax.jit(likelihood.stack_bound, static_argnames="num_samples")
-        plain = jnp.mean(bound(bound_key, stack, test, result["log_z"]))
-        weighted = jnp.mean(bound(bound_key, stack, test, result["log_z"], num_samples=BOUND_SAMPLES))
-        result |= {"bound": float(plain), "importance_weighted_bound": float(weighted)}
-    prior = generation.prior_of(prior_key, stack, data)
-    samplers = []
-    for number, sampler in enumerate(SAMPLERS):
-        centres = generation.generate(jax.random.fold_in(sample_key, number), stack, prior, sampler, config.num_samples)
-        samplers.append(dataclasses.asdict(sampler) | generation.parzen_scores(centres, data))
-    return result | {"samplers": samplers, "chosen": max(samplers, key=lambda row: row["validation_mean"])}
-
-
-@jax.jit
-def _top_means(key: jax.Array, stack: vpf_jax.Stack, visible: jax.Array) -> jax.Array:
-    """Mean state of the top machine's lower layer under the E-step."""
-    return vpf_jax.mean_activations(key, stack, visible)[-2]
-
-
-def _log_partition(
-    config: Config, key: jax.Array, machine: vpf_jax.BoltzmannMachine, means: jax.Array
+def log_partition(
+    key: jax.Array, machine: vpf_jax.BoltzmannMachine, means: jax.Array, num_chains: int, num_temperatures: int
 ) -> dict[str, float]:
     """Log Z forward and reverse, with the forward estimate's standard error and effective sample size."""
     base = tempering.independent_machine(machine, means)
-    sizes = {"num_chains": config.num_chains, "num_temperatures": config.num_temperatures}
-    log_weights, reverse = _anneal(key, machine, base, **sizes)
+    log_weights, reverse = _anneal(key, machine, base, num_chains=num_chains, num_temperatures=num_temperatures)
     # Outside the compiled part, so that it warns where few chains carry the weight.
     forward = ais.log_partition_of_weights(log_weights, base)
     return {
@@ -221,91 +229,55 @@ def _anneal(key, machine, base, *, num_chains, num_temperatures):
     return log_weights, ais.ais_log_partition_reverse(reverse_key, machine, states, num_temperatures, base)
 
 
-def _table(config: Config, found: dict[str, dict[str, Any]], pixels: float, real: list[float]) -> str:
-    """RBMs, stacks, and what they stand beside."""
+def table_of_rbms(found: dict[str, Any], pixels: float) -> str:
+    header = ["RBM", "log-likelihood, nats", "reverse - forward log Z", "effective samples", "training"]
+    rows = [
+        [
+            named_recipes.RBMS[rule],
+            cell([run["log_likelihood"] for run in row["runs"]], 2),
+            cell([run["log_z_reverse"] - run["log_z"] for run in row["runs"]], 2),
+            cell([run["effective_sample_size"] for run in row["runs"]]),
+            f"{row['train_seconds']:.1f} s",
+        ]
+        for rule, row in found.items()
+    ]
+    ending = f"\nIndependent pixels of the training frequencies: {pixels:.2f} nats\n"
+    return markdown_table(header, rows) + ending
 
-    def column(name: str, runs: list[dict[str, Any]], digits: int = 1) -> str:
-        return cell([run[name] for run in runs], digits)
 
-    text = f"{config.dataset}; mean +- standard error over {config.num_seeds} seeds\n"
-    if found["rbms"]:
-        header = [
-            "RBM",
-            "log-likelihood, nats",
-            "reverse - forward log Z",
-            "effective samples",
-            "training",
+def table_of_stacks(found: dict[str, Any], real: list[float], dataset: str) -> str:
+    header = [
+        "stack",
+        "-P, 3 steps",
+        "-R, 3 steps",
+        "best on validation",
+        "-R, 1000 on top, 2 below",
+        "bound, nats",
+        "epochs",
+        "training",
+    ]
+    rows = [
+        [
+            named_recipes.STACKS[name],
+            *(cell(scores) for scores in zip(*(shown(run) for run in row["runs"]), strict=True)),
+            cell([run["bound"] for run in row["runs"]]),
+            str(row["epochs"]),
+            f"{row['train_seconds']:.0f} s",
         ]
-        rows = [
-            [
-                comparison.TITLES[rule],
-                column("log_likelihood", row["runs"], 2),
-                cell([run["log_z_reverse"] - run["log_z"] for run in row["runs"]], 2),
-                column("effective_sample_size", row["runs"]),
-                f"{row['train_seconds']:.1f} s",
-            ]
-            for rule, row in found["rbms"].items()
-        ]
-        text += (
-            f"\n{config.hidden} hidden units, {config.epochs} epochs; {config.num_chains} chains, "
-            f"{config.num_temperatures} temperatures\n\n"
-            + markdown_table(header, rows)
-            + f"\nIndependent pixels of the training frequencies: {pixels:.2f} nats\n"
-        )
-    if found["stacks"]:
-        header = [
-            "stack",
-            "-P, 3 steps",
-            "-R, 3 steps",
-            "best on validation",
-            "-R, 1000 on top, 2 below",
-            "bound, nats",
-            "epochs",
-            "training",
-        ]
-        rows = [
-            [
-                comparison.STACK_TITLES[name],
-                *(cell(scores) for scores in zip(*(_shown(run) for run in row["runs"]), strict=True)),
-                column("bound", row["runs"]),
-                str(row["epochs"]),
-                f"{row['train_seconds']:.0f} s",
-            ]
-            for name, row in found["stacks"].items()
-        ]
-        layers = "-".join(map(str, config.deep_hidden))
-        text += (
-            f"\nParzen log-likelihood of the grey test images under {config.num_samples} generated means, hidden "
-            f"layers {layers}; 'best on validation': of all samplers, 1 to 5 steps in every machine among them; the "
-            "bound is on the log-likelihood of the binarised test images\n\n"
-            + markdown_table(header, rows)
-            + f"\nReal training images as centres: {cell(real)}\n"
-        )
-        if config.dataset == "mnist":
-            others = "; ".join(f"{name} {score}" for name, score in PUBLISHED.items())
-            text += f"\nPublished by others, not measured here: {others}\n"
+        for name, row in found.items()
+    ]
+    text = markdown_table(header, rows) + f"\nReal training images as centres: {cell(real)}\n"
+    if dataset == "mnist":
+        others = "; ".join(f"{name} {score}" for name, score in PUBLISHED.items())
+        text += f"\nPublished by others, not measured here: {others}\n"
     return text
 
 
-def _shown(run: dict[str, Any]) -> list[float]:
+def shown(run: dict[str, Any]) -> list[float]:
     """The Parzen scores of a run that the table shows."""
-
-    def score(sampler: generation.Sampler) -> float:
-        wanted = dataclasses.asdict(sampler).items()
-        (row,) = [row for row in run["samplers"] if wanted <= row.items()]
-        return float(row["mean"])
-
-    prior, uniform, top_chain = (score(SAMPLERS[i]) for i in (0, 1, -1))
+    prior, uniform, *_, top_chain = (float(row["mean"]) for row in run["samplers"])
     return [prior, uniform, float(run["chosen"]["mean"]), top_chain]
 
 
-def _line(result: dict[str, Any]) -> str:
-    """One line for a person."""
-    if "samplers" in result:
-        scores = ", ".join(f"{score:.1f}" for score in _shown(result))
-        return f"Parzen {scores}; bound {result['bound']:.1f}"
-    return f"{result['log_likelihood']:.2f} nats, {result['effective_sample_size']:.0f} effective samples"
-
-
 if __name__ == "__main__":
-    cli.start_experiment(Config, run)
+    command.start(Config, run)

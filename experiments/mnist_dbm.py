@@ -287,9 +287,7 @@ def summarise(judge: Judge, trained: loop.Trained, stops: Sequence[int]) -> dict
         samplers.append(dataclasses.asdict(sampler) | scored)
         print(f"Parzen {generation.describe(sampler, scored)}", flush=True)
     chosen = generation.choose_by_validation(samplers)
-    real_images = generation.draw_images(
-        key_for(judge.seed, "real images"), judge.images.train.grey, judge.num_samples
-    )
+    real_images = generation.draw_images(key_for(judge.seed, "real images"), judge.images.train.grey, judge.num_samples)
     real = judge.score(real_images)
     last = trained.rows[-1]
     return {

@@ -1,8 +1,14 @@
-"""The recipes that the scripts compare, and their names in tables. Not here: how a recipe is trained (`app.recipes`)."""
+"""The recipes that the scripts compare, their names in tables, and how well RBMs of all seeds repair images.
+
+Not here: how a recipe is trained (`vpf_jax.app.recipes`).
+"""
 
 from vpf_jax.app import learning as rules
+from vpf_jax.app.keys import key_for
 from vpf_jax.app.learning import Adam, TrainConfig
-from vpf_jax.app.recipes import Recipe
+from vpf_jax.app.recipes import Recipe, Seeds
+from vpf_jax.app.runs import Images
+from vpf_jax.evaluate import reconstruction
 
 RBMS = {
     "vpf_paper": "VPF, the paper's settings",
@@ -78,3 +84,18 @@ def directed(name: str, hidden: int, epochs: int) -> Recipe:
     start, estep = name.split("_")
     phases = rbm("vpf_paper" if estep == "epoch" else "vpf", hidden, epochs).phases
     return Recipe(DIRECTED[name], (hidden,), phases, backward_start=start)
+
+
+def repair_errors(trained: Seeds, images: Images) -> dict[str, dict[str, list[float]]]:
+    """Mean error over the test images for each protocol and side, one number per seed."""
+    test = images.test
+    found = [
+        reconstruction.band_errors(
+            key_for(seed, "repair"), trained.stack(index)[0], test.bits, test.grey, images.image_shape
+        )
+        for index, seed in enumerate(trained.seeds)
+    ]
+    return {
+        protocol: {side: [errors[protocol][side] for errors in found] for side in reconstruction.SIDES}
+        for protocol in reconstruction.PROTOCOLS
+    }

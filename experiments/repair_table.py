@@ -16,113 +16,87 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 import vpf_jax
-from experiments import comparison, repair
-from experiments.repair import GUESSES, PROTOCOLS, SIDES
-from vpf_jax import datasets, figures
-from vpf_jax.app import command as cli
-from vpf_jax.app import runs
-from vpf_jax.app.folder import stop_requests
+from experiments import named_recipes
+from vpf_jax import figures
+from vpf_jax.app import command, recipes, runs
+from vpf_jax.app.keys import key_for
 from vpf_jax.app.tables import cell, markdown_table
 from vpf_jax.evaluate import reconstruction
+from vpf_jax.evaluate.reconstruction import GUESSES, PROTOCOLS, SIDES
+from vpf_jax.settings import setting
 
 NUM_DRAWN = 12
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(comparison.Config):
+class Config(recipes.RecipesConfig):
     """Settings; each is a flag."""
 
     experiment = "reconstruction"
 
-    rules: tuple[str, ...] = cli.setting(comparison.RULES, "Rules in the table.", comparison.RULES)
-    hidden: int = cli.setting(196, "Hidden units, at least 1.")
-    epochs: int = cli.setting(40, "Passes over the training images for every rule, at least 2.")
-
-    def __post_init__(self) -> None:
-        """Checks the settings.
-
-        Raises:
-          UsageError: a value outside its range.
-        """
-        super().__post_init__()
-        self.check_at_least(hidden=1, epochs=2)
+    rules: tuple[str, ...] = setting(tuple(named_recipes.RBMS), "Rules in the table", choices=tuple(named_recipes.RBMS))
+    hidden: int = setting(196, "Hidden units", least=1)
+    epochs: int = setting(40, "Passes over the training images for every rule", least=2)
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Trains, repairs and draws; resumes. Returns what summary.json holds.
+    """Trains, repairs and draws; resumes. Returns what summary.json holds (errors: `app.recipes`, `app.runs`)."""
+    workshop = config.workshop()
+    some = {rule: named_recipes.rbm(rule, config.hidden, config.epochs) for rule in config.rules}
+    workshop.check(some[config.rules[0]])
+    images = workshop.images
+    told = f"{config.dataset}, {config.hidden} hidden units, {config.epochs} epochs"
 
-    Raises:
-      UsageError: a folder that does not fit.
-      vpf_jax.datasets.DatasetError: data that cannot be read.
-      vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
-      vpf_jax.app.folder.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
-    """
-    return runs.carry_out(config, _run)
+    def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
+        rows, machines = {}, {}
+        for rule, recipe in some.items():
+            trained = workshop.run(recipe, stops)
+            rows[recipe.title] = {"train_seconds": trained.seconds, **named_recipes.repair_errors(trained, images)}
+            machines[recipe.title] = trained.stack(0)[0]
+        draw(folder, workshop, machines, told)
+        guesses = reconstruction.guess_errors(images.train.grey, images.test.grey, images.image_shape)
+        by_rule = dict(zip(some, rows.values(), strict=True))
+        return {"rules": by_rule, "guesses": guesses}, tabulate(rows, guesses, f"{told}; {config.told_of_means}")
 
-
-def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
-    """What is found, and the table."""
-    recipes = comparison.rbm_recipes((config.hidden,), config.epochs)
-    rows, machines = {}, {}
-    with stop_requests() as stops:
-        for rule in config.rules:
-            trained = comparison.train_for(config, recipes[rule], data, stops)
-            rows[rule] = {"train_seconds": trained.seconds, **repair.errors(trained, config.seeds, data)}
-            machines[rule] = trained.stack(0)[0]
-    _draw(config, data, machines, workdir)
-    guesses = repair.guess_errors(data)
-    return {"rules": rows, "guesses": guesses}, _table(config, rows, guesses)
+    return runs.carry_out(config, work)
 
 
-def _table(config: Config, rows: dict[str, dict[str, Any]], guesses: dict[str, dict[str, float]]) -> str:
+def tabulate(rows: dict[str, dict[str, Any]], guesses: dict[str, dict[str, float]], told: str) -> str:
     """Both protocols, mean +- standard error over the seeds, and what needs no machine."""
     without = [[GUESSES[guess], *(f"{errors[side]:.1f}" for side in SIDES), ""] for guess, errors in guesses.items()]
-    text = (
-        f"Mean L1 error over the corrupted band, {config.dataset}, {config.hidden} hidden units, {config.epochs} "
-        f"epochs; mean +- standard error over {config.num_seeds} seeds\n"
-    )
-    for protocol, told in PROTOCOLS.items():
+    text = f"Mean L1 error over the corrupted band, {told}\n"
+    for protocol, name in PROTOCOLS.items():
         cells = [
-            [
-                comparison.TITLES[rule],
-                *(cell(row[protocol][side]) for side in SIDES),
-                f"{row['train_seconds']:.1f} s",
-            ]
-            for rule, row in rows.items()
+            [title, *(cell(row[protocol][side]) for side in SIDES), f"{row['train_seconds']:.1f} s"]
+            for title, row in rows.items()
         ]
-        text += f"\n{told[0].upper() + told[1:]}\n\n" + markdown_table(["rule", *SIDES, "training"], cells + without)
+        text += f"\n{name[0].upper() + name[1:]}\n\n" + markdown_table(["rule", *SIDES, "training"], cells + without)
     return text
 
 
-def _draw(config: Config, data: datasets.Dataset, machines: dict[str, vpf_jax.BoltzmannMachine], workdir: Path) -> None:
+def draw(folder: Path, workshop: recipes.Workshop, machines: dict[str, vpf_jax.BoltzmannMachine], told: str) -> None:
     """The first test images, each corrupted on one side in turn, and what the first seed's machines make of them."""
-    shown = min(NUM_DRAWN, len(data.test.images))
-    visible = jnp.asarray(datasets.binarise(data.test.images[:shown]))
-    masks = np.stack([reconstruction.band_mask(SIDES[i % len(SIDES)], data.image_shape) for i in range(shown)])
-
-    def key() -> jax.Array:
-        """The same for all rules, which repair the same corruption."""
-        return repair.key_of(config.seed, len(SIDES))
-
-    corrupt_key, *_ = jax.random.split(key(), 3)
-    corrupted = np.asarray(reconstruction.corrupt(corrupt_key, visible, jnp.asarray(masks)), np.float32)
-    repaired = {rule: repair.both(key(), machine, visible, jnp.asarray(masks)) for rule, machine in machines.items()}
-    rows = {"original": data.test.images[:shown], "corrupted": corrupted}
-    for protocol in PROTOCOLS:
-        for rule, both in repaired.items():
-            name = comparison.TITLES[rule]
-            rows[name if protocol == "paper" else f"{name}, clamped"] = np.asarray(both[protocol])
+    test, shape = workshop.images.test, workshop.images.image_shape
+    shown = min(NUM_DRAWN, len(test))
+    masks = jnp.stack([reconstruction.band_mask(SIDES[i % len(SIDES)], shape) for i in range(shown)])
+    # The same key for all rules, which repair the same corruption.
+    repaired = {
+        title: reconstruction.repair(key_for(workshop.seeds[0], "repaired pictures"), machine, test.bits[:shown], masks)
+        for title, machine in machines.items()
+    }
+    rows = {"original": test.grey[:shown], "corrupted": next(iter(repaired.values()))["corrupted"]}
+    for protocol, ending in (("paper", ""), ("clamped", ", clamped")):
+        rows |= {f"{title}{ending}": found[protocol] for title, found in repaired.items()}
     figures.save_reconstructions(
-        workdir / "reconstructions.png",
-        {name: np.reshape(images, (shown, *data.image_shape)) for name, images in rows.items()},
-        title=f"{config.dataset}: bands of 12 pixels repaired by RBMs of {config.hidden} hidden units",
+        folder / "reconstructions.png",
+        {name: np.reshape(np.asarray(some, np.float32), (shown, *shape)) for name, some in rows.items()},
+        title=f"Bands of 12 pixels repaired by RBMs: {told}",
     )
 
 
 if __name__ == "__main__":
-    cli.start_experiment(Config, run)
+    command.start(Config, run)

@@ -110,6 +110,22 @@ class Seeds(NamedTuple):
         """The machines of one seed."""
         return jax.tree.map(lambda leaf: leaf[index], self.stacks)
 
+    @property
+    def initial_stacks(self) -> vpf_jax.Stack:
+        """Before training, drawn again."""
+        num_visible = self.stacks[0].biases[0].shape[-1]
+        return self.recipe.initial_states(self.seeds, num_visible).stack
+
+    def alignment(self) -> np.ndarray:
+        """Of two-layer machines, the cosine between forward and backward weights at the start and after each epoch.
+
+        [epochs + 1, num_seeds]; those of symmetric weights are 1.
+        """
+        if self.recipe.backward_start == "tied":
+            return np.ones((self.recipe.epochs + 1, len(self.seeds)))
+        first = jax.vmap(lambda stack: monitor.alignment(stack[0])[0])(self.initial_stacks)
+        return np.concatenate([np.asarray(first)[None], self.curves["alignment"]])
+
 
 class Workshop(NamedTuple):
     """Where and how the recipes of a script are trained."""

@@ -95,6 +95,11 @@ class SeedsConfig(Config):
         )
 
     @property
+    def told_of_means(self) -> str:
+        """What stands in tables."""
+        return f"mean +- standard error over {self.num_seeds} seeds"
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(range(self.seed, self.seed + self.num_seeds))
 
