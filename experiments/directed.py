@@ -20,13 +20,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from experiments import named_recipes
-from vpf_jax import figures
 from vpf_jax.app import command, recipes, runs
 from vpf_jax.app.keys import key_for
-from vpf_jax.app.tables import cell, line_over_seeds, markdown_table
+from vpf_jax.app.tables import cell, markdown_table
 from vpf_jax.evaluate import generation, reconstruction
 from vpf_jax.evaluate.reconstruction import GUESSES, PROTOCOLS, SIDES
 from vpf_jax.settings import setting
@@ -64,14 +62,14 @@ def run(config: Config) -> dict[str, Any]:
     )
 
     def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
-        rows, curves = {}, {}
+        rows, aligning = {}, []
         for name, recipe in some.items():
             trained = workshop.run(recipe, stops)
             rows[name] = measure(trained, images, num_samples)
             if recipe.backward_start != "tied":
-                curves[recipe.title] = line_over_seeds(np.arange(recipe.epochs + 1), trained.alignment())
-        if curves:
-            save_alignment(folder / "alignment.png", curves, title=f"Directed learning on {images.name}")
+                aligning.append(trained)
+        if aligning:
+            named_recipes.save_alignment(folder / "alignment.png", aligning, f"Directed learning on {images.name}")
         guesses = reconstruction.guess_errors(images.train.grey, images.test.grey, images.image_shape)
         return {"variants": rows, "guesses": guesses}, told + tabulate(rows, guesses)
 
@@ -125,11 +123,6 @@ def tabulate(rows: dict[str, dict[str, Any]], guesses: dict[str, dict[str, float
         for guess, errors in guesses.items()
     ]
     return markdown_table(header, cells + without)
-
-
-def save_alignment(path: Path, curves: dict[str, Any], title: str) -> None:
-    """Draws how forward and backward weights align over the epochs, by model."""
-    figures.save_lines(path, curves, xlabel="epoch", ylabel="cosine of forward and backward weights", title=title)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,13 @@ import jax
 import numpy as np
 
 import vpf_jax
-from vpf_jax import checks, figures
+from vpf_jax import checks, figures, rules
 from vpf_jax.app import command, loop, recipes, runs
-from vpf_jax.app import learning as rules
 from vpf_jax.app.folder import Growth, UsageError
 from vpf_jax.app.keys import key_for
-from vpf_jax.app.learning import Adam, TrainConfig
 from vpf_jax.evaluate import generation
 from vpf_jax.settings import like, options, refuse_given, setting
+from vpf_jax.train import Adam, TrainConfig
 
 COLUMNS = (
     "objective",
@@ -44,7 +43,7 @@ REFINING = ("refine_epochs", "refine_learning_rate", "refine_weight_decay")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(runs.Config):
+class Config(runs.TrainingConfig):
     """Settings of a run; each is the flag of the same name."""
 
     model: str = setting("intra_dbm", "Machine to train", choices=("rbm", "dbm", "intra_dbm"))

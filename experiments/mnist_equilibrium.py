@@ -21,20 +21,20 @@ a minute on two cores:
 """
 
 import dataclasses
-import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vpf_jax import datasets, figures
-from vpf_jax.app import command as cli
-from vpf_jax.app import runs
-from vpf_jax.app.folder import Growth, MetricsFile, UsageError, stop_requests
+from vpf_jax import checks, figures
+from vpf_jax.app import command, loop, runs
+from vpf_jax.app.folder import Growth
+from vpf_jax.app.keys import key_for
 from vpf_jax.app.tables import markdown_table
 from vpf_jax.related import equilibrium_propagation as ep
+from vpf_jax.settings import like, setting
 
 ERRORS = {
     "train_error": "training images, while training",
@@ -48,230 +48,208 @@ OVERRIDES = ("batch_size", "free_steps", "nudged_steps", "beta", "estimator")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(runs.Config):
+class Config(runs.TrainingConfig):
     """Settings; each is a flag. What is left out is the preset's."""
 
     experiment = "equilibrium"
 
-    preset: str = cli.setting("1", "Network and training.", tuple(ep.PRESETS))
-    hidden: tuple[int, ...] = cli.setting(
-        (),
-        "Units of each hidden layer, as many layers as the preset has; any number where its rates are equal (centred).",
+    preset: str = setting("1", "Network and training", choices=tuple(ep.PRESETS))
+    hidden: tuple[int, ...] | None = setting(
+        None,
+        "Units of each hidden layer, as many layers as the preset has; any number where its rates are equal (centred)",
+        least=1,
+        distinct=False,
     )
-    epochs: int | None = cli.setting(None, "Passes over the training images, at least 1.")
-    batch_size: int | None = cli.setting(None, "Examples per step, at least 1.")
-    free_steps: int | None = cli.setting(None, "Steps of the free phase, at least 1.")
-    nudged_steps: int | None = cli.setting(None, "Steps of a nudged phase, at least 1.")
-    beta: float | None = cli.setting(None, "Strength of the nudge, not 0.")
-    estimator: str | None = cli.setting(None, "Of the gradient: one_sided or centred.")
-    rate_factor: float = cli.setting(1.0, "Factor on the learning rates, positive.")
-    evaluate_every: int = cli.setting(1, "Epochs between test errors, at least 1; the end has them too.")
+    epochs: int | None = setting(None, "Passes over the training images", least=1)
+    batch_size: int | None = like(ep.EquilibriumConfig, "batch_size", default=None)
+    free_steps: int | None = like(ep.EquilibriumConfig, "free_steps", default=None)
+    nudged_steps: int | None = like(ep.EquilibriumConfig, "nudged_steps", default=None)
+    beta: float | None = like(ep.EquilibriumConfig, "beta", default=None)
+    estimator: str | None = like(ep.EquilibriumConfig, "estimator", default=None)
+    rate_factor: float = setting(1.0, "Factor on the learning rates", above=0)
+    evaluate_every: int = setting(1, "Epochs between test errors; the end has them too", least=1)
 
     def __post_init__(self) -> None:
-        """Fills in the folder, and checks the settings.
+        """Checks the settings one against the other.
 
         Raises:
-          UsageError: a value outside its range.
+          SettingError: a value outside its range.
         """
-        if self.preset not in ep.PRESETS:
-            raise UsageError(f"got --preset={self.preset}; it takes one of {', '.join(ep.PRESETS)}")
-        object.__setattr__(self, "workdir", self.workdir or f"runs/{self.dataset}-{self.experiment}-{self.preset}")
         super().__post_init__()
-        self.check_at_least(evaluate_every=1)
         hidden, _, settings = ep.PRESETS[self.preset]
-        fixed = len(set(settings.learning_rates)) > 1
-        if self.hidden and (min(self.hidden) < 1 or (fixed and len(self.hidden) != len(hidden))):
-            given, allowed = ",".join(map(str, self.hidden)), f"{len(hidden)} " if fixed else ""
-            raise UsageError(f"got --hidden={given}; with --preset={self.preset} it takes {allowed}positive integers")
-        if not 0 < self.rate_factor < np.inf:
-            raise UsageError(f"got --rate_factor={self.rate_factor}; it takes a positive finite number")
-        try:
-            plan = self.plan()
-        except ValueError as error:
-            raise UsageError(str(error).replace("got ", "got --", 1)) from None
-        if plan.epochs < 1:
-            raise UsageError(f"got --epochs={self.epochs}; it takes an integer of at least 1")
+        fits = self.hidden is None or len(set(settings.learning_rates)) == 1 or len(self.hidden) == len(hidden)
+        allowed = f"{len(hidden)} positive integers with preset={self.preset}"
+        checks.require(fits, "hidden", self.hidden, allowed)
+        self.plan()
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.workdir or f"runs/{self.dataset}-{self.experiment}-{self.preset}")
 
     def growth(self) -> dict[str, Growth]:
         return {"epochs": Growth(ep.PRESETS[self.preset].epochs)}
 
     def plan(self) -> ep.Preset:
-        """The preset as the flags change it.
-
-        Raises:
-          ValueError: a value outside its range.
-        """
+        """The preset as the flags change it."""
         preset = ep.PRESETS[self.preset]
         given = {name: value for name in OVERRIDES if (value := getattr(self, name)) is not None}
-        hidden = self.hidden or preset.hidden
-        own = preset.config.learning_rates
+        hidden, own = self.hidden or preset.hidden, preset.config.learning_rates
         # Presets of equal rates have them for any number of layers.
         rates = own if len(own) == len(hidden) + 1 else own[:1] * (len(hidden) + 1)
-        rates = tuple(self.rate_factor * rate for rate in rates)
-        return ep.Preset(
-            hidden=hidden,
-            epochs=preset.epochs if self.epochs is None else self.epochs,
-            config=dataclasses.replace(preset.config, learning_rates=rates, **given),
+        given["learning_rates"] = tuple(self.rate_factor * rate for rate in rates)
+        return ep.Preset(hidden, self.epochs or preset.epochs, dataclasses.replace(preset.config, **given))
+
+    def learner(self, images: runs.Images) -> "Learner":
+        """What learns the images.
+
+        Raises:
+          SettingError: batches of more images than there are, or a network that does not fit into memory.
+        """
+        plan = self.plan()
+        images.require("batch_size", plan.config.batch_size)
+        learner = Learner(images, self.seed, plan, self.evaluate_every)
+        runs.check_memory("hidden", plan.hidden, lambda: [learner.start()] * 2)
+        return learner
+
+
+class Learner(NamedTuple):
+    """A network and its training; the states of the test images persist beside those of the training images."""
+
+    images: runs.Images
+    seed: int
+    plan: ep.Preset
+    evaluate_every: int
+
+    def untrained(self) -> ep.EquilibriumNetwork:
+        sizes = (self.images.num_visible, *self.plan.hidden, NUM_CLASSES)
+        return ep.init_network(key_for(self.seed, "network of equilibrium propagation"), sizes)
+
+    def start(self) -> dict[str, Any]:
+        """Before the first epoch."""
+        key = key_for(self.seed, "equilibrium propagation")
+        train = ep.init_state(key, self.untrained(), len(self.images.train), self.plan.config)
+        tested = tuple(jnp.zeros((len(self.images.test), p.shape[1]), p.dtype) for p in train.particles)
+        return {"train": train, "tested": tested}
+
+    def wrong(self, network: ep.EquilibriumNetwork, states: ep.State) -> jax.Array:
+        return jnp.mean(ep.predict(network, states) != jnp.asarray(self.images.test.labels))
+
+    def test(self, network: ep.EquilibriumNetwork, start: ep.State | None = None) -> tuple[ep.State, jax.Array]:
+        """States of the test images after a free phase, and how far they still move."""
+        return ep.free_phase(network, self.images.test.grey, start, config=self.plan.config)
+
+    def learn(self, folder: Path, stops: list[int], checkpoint_every: int) -> loop.Trained:
+        """Runs the epochs that are left."""
+        images, labels = self.images.train.grey, jnp.asarray(self.images.train.labels)
+
+        def due(epoch: int) -> bool:
+            return epoch % self.evaluate_every == 0 or epoch == self.plan.epochs
+
+        def run_epoch(state: dict[str, Any], epoch: int) -> tuple[dict[str, Any], loop.Row]:
+            train, metrics = ep.train_epoch(state["train"], images, labels, config=self.plan.config)
+            row = {
+                "train_error": metrics.error,
+                "cost": metrics.cost,
+                "residual": metrics.residual,
+                "largest_residual": metrics.largest_residual,
+            }
+            tested = state["tested"]
+            if tested and due(epoch):
+                tested, _ = self.test(train.network, tested)
+                row["test_error_persistent"] = self.wrong(train.network, tested)
+            return {"train": train, "tested": tested}, row
+
+        def measure(state: dict[str, Any], epoch: int) -> loop.Row:
+            if not due(epoch):
+                return {}
+            network = state["train"].network
+            free, residual = self.test(network)
+            return {
+                "test_error_from_zeros": self.wrong(network, free),
+                "test_residual_from_zeros": jnp.mean(residual),
+            }
+
+        return loop.train(
+            folder,
+            self.start(),
+            [loop.Phase(self.plan.epochs, lambda _: run_epoch)],
+            columns=COLUMNS,
+            measure=measure,
+            checkpoint_every=checkpoint_every,
+            stops=stops,
         )
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Trains, tests and draws; resumes. Returns what summary.json holds.
+    """Trains, tests and draws; resumes. Returns what summary.json holds (errors: `app.loop`, `app.runs`)."""
+    images = config.images()
+    learner, pace = config.learner(images), config.checkpoint_every
+    plan = learner.plan
+    sizes = "-".join(map(str, plan.hidden))
+    title = f"Equilibrium propagation on {config.dataset}, preset {config.preset}, hidden units {sizes}"
 
-    Raises:
-      UsageError: a folder that does not fit, or a batch of more images than there are.
-      vpf_jax.datasets.DatasetError: data that cannot be read.
-      vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
-      vpf_jax.app.folder.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
-    """
-    return runs.carry_out(config, _run, functools.partial(_check_start, config))
-
-
-def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
-    """What is found, and the table."""
-    _, epochs, settings = config.plan()
-    with stop_requests() as stops:
-        trained = learn(config, data, workdir, stops)
-    network = trained.state["train"].network
-    free, _ = ep.free_phase(network, jnp.asarray(data.test.images), config=settings)
-    confusion = np.zeros((NUM_CLASSES, NUM_CLASSES), int)
-    np.add.at(confusion, (data.test.labels, np.asarray(ep.predict(network, free))), 1)
-    _draw(config, data, network, trained.metrics, confusion, workdir)
-    found = {
-        "sizes": list(network.sizes),
-        "settings": dataclasses.asdict(settings),
-        "epochs": epochs,
-        **{name: values[-1] for name in COLUMNS if (values := trained.metrics.column(name)[1])},
-        "confusion": confusion.tolist(),
-        "seconds_per_epoch": trained.seconds / epochs,
-    }
-    return found, _table(config, found)
-
-
-def learn(config: Config, data: datasets.Dataset, workdir: Path, stops: list[int]) -> runs.Trained:
-    """Runs the epochs that are left; the state holds the states of the test images beside those of training."""
-    _, epochs, settings = config.plan()
-    images, labels, test_images, test_labels = (
-        jnp.asarray(part) for part in (data.train.images, data.train.labels, data.test.images, data.test.labels)
-    )
-    train = _initial_state(config, data)
-    tested = tuple(jnp.zeros((len(test_labels), p.shape[1]), p.dtype) for p in train.particles)
-
-    def due(epoch: int) -> bool:
-        return epoch % config.evaluate_every == 0 or epoch == epochs
-
-    def wrong(network: ep.EquilibriumNetwork, states: ep.State) -> jax.Array:
-        return jnp.mean(ep.predict(network, states) != test_labels)
-
-    def run_epoch(state: dict[str, Any], epoch: int) -> tuple[dict[str, Any], dict[str, jax.Array]]:
-        train, metrics = ep.train_epoch(state["train"], images, labels, config=settings)
-        scalars = {
-            "train_error": metrics.error,
-            "cost": metrics.cost,
-            "residual": metrics.residual,
-            "largest_residual": metrics.largest_residual,
+    def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
+        trained = learner.learn(folder, stops, pace)
+        network = trained.state["train"].network
+        confusion = np.zeros((NUM_CLASSES, NUM_CLASSES), int)
+        predicted = np.asarray(ep.predict(network, learner.test(network)[0]))
+        np.add.at(confusion, (images.test.labels, predicted), 1)
+        draw(folder, trained, learner.untrained(), confusion, images.image_shape, title)
+        found = {
+            "sizes": list(network.sizes),
+            "settings": dataclasses.asdict(plan.config),
+            "epochs": plan.epochs,
+            **{name: values[-1] for name in COLUMNS if (values := trained.column(name)[1])},
+            "confusion": confusion.tolist(),
+            "seconds_per_epoch": trained.seconds / plan.epochs,
         }
-        tested = state["tested"]
-        if tested and due(epoch):
-            tested, _ = ep.free_phase(train.network, test_images, tested, config=settings)
-            scalars["test_error_persistent"] = wrong(train.network, tested)
-        return {"train": train, "tested": tested}, scalars
+        return found, tabulate(found, title)
 
-    def measure(state: dict[str, Any], epoch: int) -> dict[str, float]:
-        if not due(epoch):
-            return {}
-        network = state["train"].network
-        free, residual = ep.free_phase(network, test_images, config=settings)
-        return {
-            "test_error_from_zeros": float(wrong(network, free)),
-            "test_residual_from_zeros": float(jnp.mean(residual)),
-        }
-
-    return runs.train_epochs(
-        workdir,
-        {"train": train, "tested": tested},
-        run_epoch,
-        epochs=epochs,
-        columns=COLUMNS,
-        checkpoint_every=config.checkpoint_every,
-        stops=stops,
-        measure=measure,
-    )
+    return runs.carry_out(config, work)
 
 
-def _check_start(config: Config, data: datasets.Dataset) -> None:
-    """Refuses what does not fit the data, without computing anything."""
-    jax.eval_shape(lambda: _initial_state(config, data))
-
-
-def _initial_state(config: Config, data: datasets.Dataset) -> ep.TrainState:
-    """The state before the first epoch.
-
-    Raises:
-      UsageError: a batch of more images than there are.
-    """
-    try:
-        return ep.init_state(_key(config, 1), _untrained(config, data), len(data.train.labels), config.plan().config)
-    except ValueError as error:
-        raise UsageError(str(error).replace("got ", "got --", 1)) from None
-
-
-def _key(config: Config, use: int) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(config.seed), use)
-
-
-def _untrained(config: Config, data: datasets.Dataset) -> ep.EquilibriumNetwork:
-    return ep.init_network(_key(config, 0), (data.train.images.shape[1], *config.plan().hidden, NUM_CLASSES))
-
-
-def _table(config: Config, found: dict[str, Any]) -> str:
+def tabulate(found: dict[str, Any], title: str) -> str:
     names = {name: told for name, told in ERRORS.items() if name in found}
     rows = [[told, f"{100 * found[name]:.2f} %"] for name, told in names.items()]
     return (
-        f"{_told(config)}, {found['epochs']} epochs, {found['seconds_per_epoch']:.2f} s each. In the last free step a "
+        f"{title}, {found['epochs']} epochs, {found['seconds_per_epoch']:.2f} s each. In the last free step a "
         f"unit moved by at most {found['residual']:.1e} (mean over the training images of the last epoch), "
         f"{found['test_residual_from_zeros']:.1e} (test images, from zeros).\n\n"
         + markdown_table(["images", "error"], rows)
     )
 
 
-def _told(config: Config) -> str:
-    sizes = "-".join(map(str, config.plan().hidden))
-    return f"Equilibrium propagation on {config.dataset}, preset {config.preset}, hidden units {sizes}"
-
-
-def _draw(
-    config: Config,
-    data: datasets.Dataset,
-    network: ep.EquilibriumNetwork,
-    metrics: MetricsFile,
+def draw(
+    folder: Path,
+    trained: loop.Trained,
+    untrained: ep.EquilibriumNetwork,
     confusion: np.ndarray,
-    workdir: Path,
+    shape: tuple[int, int],
+    title: str,
 ) -> None:
-    told = _told(config)
+    """The four figures."""
     lines = {}
     for name, label in ERRORS.items():
-        epochs, values = metrics.column(name)
+        epochs, values = trained.column(name)
         if epochs:
             lines[label] = epochs, 100 * np.array(values), None
-    figures.save_lines(workdir / "errors.png", lines, xlabel="epoch", ylabel="error, %", title=told)
+    figures.save_lines(folder / "errors.png", lines, xlabel="epoch", ylabel="error, %", title=title)
     curves = {"cost C": "cost", "residual, mean": "residual", "residual, largest": "largest_residual"}
-    figures.save_curves(
-        workdir / "curves.png", {label: metrics.column(name) for label, name in curves.items()}, title=told
-    )
+    columns = {label: trained.column(name) for label, name in curves.items()}
+    figures.save_curves(folder / "curves.png", columns, title=title)
     wrong = confusion.sum() - np.trace(confusion)
-    figures.save_confusion(
-        workdir / "confusion.png", confusion, title=f"{told}\n{wrong} of {confusion.sum()} test images wrong"
-    )
+    told = f"{title}\n{wrong} of {confusion.sum()} test images wrong"
+    figures.save_confusion(folder / "confusion.png", confusion, title=told)
     # What was learnt: the uniform weights of the start would hide it.
-    filters = np.asarray(network.weights[0] - _untrained(config, data).weights[0]).T[:98]
+    network = trained.state["train"].network
+    filters = np.asarray(network.weights[0] - untrained.weights[0]).T[:98]
     figures.save_tiles(
-        workdir / "filters.png",
-        filters.reshape(-1, *data.image_shape),
-        title=f"Learnt change of the input weights of {len(filters)} units, {config.dataset} (red > 0, blue < 0)",
+        folder / "filters.png",
+        filters.reshape(-1, *shape),
+        title=f"Learnt change of the input weights of {len(filters)} units (red > 0, blue < 0)\n{title}",
         signed=True,
     )
 
 
 if __name__ == "__main__":
-    cli.start_experiment(Config, run)
+    command.start(Config, run)

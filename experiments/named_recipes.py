@@ -1,14 +1,20 @@
-"""The recipes that the scripts compare, their names in tables, and how well RBMs of all seeds repair images.
+"""The recipes that the scripts compare, their names in tables, and what several scripts measure on them.
 
 Not here: how a recipe is trained (`vpf_jax.app.recipes`).
 """
 
-from vpf_jax.app import learning as rules
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vpf_jax import figures, rules
 from vpf_jax.app.keys import key_for
-from vpf_jax.app.learning import Adam, TrainConfig
 from vpf_jax.app.recipes import Recipe, Seeds
 from vpf_jax.app.runs import Images
+from vpf_jax.app.tables import line_over_seeds
 from vpf_jax.evaluate import reconstruction
+from vpf_jax.train import Adam, TrainConfig
 
 RBMS = {
     "vpf_paper": "VPF, the paper's settings",
@@ -84,6 +90,12 @@ def directed(name: str, hidden: int, epochs: int) -> Recipe:
     start, estep = name.split("_")
     phases = rbm("vpf_paper" if estep == "epoch" else "vpf", hidden, epochs).phases
     return Recipe(DIRECTED[name], (hidden,), phases, backward_start=start)
+
+
+def save_alignment(path: Path, some: Sequence[Seeds], title: str) -> None:
+    """Draws how the forward and backward weights of RBMs align over the epochs."""
+    lines = {one.recipe.title: line_over_seeds(np.arange(one.recipe.epochs + 1), one.alignment()) for one in some}
+    figures.save_lines(path, lines, xlabel="epoch", ylabel="cosine of forward and backward weights", title=title)
 
 
 def repair_errors(trained: Seeds, images: Images) -> dict[str, dict[str, list[float]]]:

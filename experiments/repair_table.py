@@ -53,7 +53,7 @@ def run(config: Config) -> dict[str, Any]:
 
     def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
         rows, machines = {}, {}
-        for rule, recipe in some.items():
+        for recipe in some.values():
             trained = workshop.run(recipe, stops)
             rows[recipe.title] = {"train_seconds": trained.seconds, **named_recipes.repair_errors(trained, images)}
             machines[recipe.title] = trained.stack(0)[0]

@@ -34,17 +34,14 @@ _inside_checked = contextvars.ContextVar("inside_checked", default=False)
 
 
 class SettingError(ValueError):
-    """A named value is outside what it may be: "got NAME=GIVEN; it takes ALLOWED".
+    """A named value is outside what it may be: "got NAME=GIVEN; it takes ALLOWED"."""
 
-    `verb` is "it takes", or empty where the sentence goes on otherwise, such as "rule vpf has no such option".
-    """
-
-    def __init__(self, name: str, given: object, allowed: str, verb: str = "it takes ") -> None:
-        super().__init__(f"got {name}={_shown(given)}; {verb}{allowed}")
-        self.name, self.given, self.allowed, self.verb = name, given, allowed, verb
+    def __init__(self, name: str, given: object, allowed: str) -> None:
+        super().__init__(f"got {name}={_shown(given)}; it takes {allowed}")
+        self.name, self.given, self.allowed = name, given, allowed
 
     def __reduce__(self) -> tuple[type, tuple]:
-        return type(self), (self.name, self.given, self.allowed, self.verb)
+        return type(self), (self.name, self.given, self.allowed)
 
 
 def require(holds: object, name: str, value: object, allowed: str) -> None:

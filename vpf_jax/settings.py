@@ -24,12 +24,7 @@ from vpf_jax.checks import SettingError
 _KEY = "vpf_jax.setting"
 _SWITCH = {"on": True, "off": False}
 # From what is typed.
-_READ: dict[type, Callable[[str], Any]] = {
-    int: int,
-    float: float,
-    str: str,
-    bool: {"on": True, "off": False}.__getitem__,
-}
+_READ: dict[type, Callable[[str], Any]] = {int: int, float: float, str: str, bool: _SWITCH.__getitem__}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +37,7 @@ class Setting:
     most: float | None = None
     above: float | None = None
     below: float | None = None
+    other_than: float | None = None
     choices: tuple[str, ...] | None = None
     """Of a string, or of the entries of a tuple of strings."""
     multiple_of: int = 1
@@ -51,6 +47,8 @@ class Setting:
     """Whether the entries of a tuple increase."""
     fewest: int = 1
     """Entries of a tuple."""
+    longest: int | None = None
+    """Entries of a tuple at most."""
     flag: str | None = None
     """Name of the flag, where it is not that of the field."""
 
@@ -151,6 +149,7 @@ class Option:
         self._require(isinstance(given, Sequence) and not isinstance(given, str | bytes), given)
         found = tuple(self._one(entry) for entry in given)
         fits = None not in found and len(found) >= self.setting.fewest
+        fits = fits and (self.setting.longest is None or len(found) <= self.setting.longest)
         fits = fits and not (self.setting.distinct and len(set(found)) < len(found))
         fits = fits and not (self.setting.increasing and list(found) != sorted(found))
         self._require(fits, given)
@@ -169,6 +168,7 @@ class Option:
             return None
         inside = (s.least is None or found >= s.least) and (s.most is None or found <= s.most)
         inside = inside and (s.above is None or found > s.above) and (s.below is None or found < s.below)
+        inside = inside and found != s.other_than
         return found if inside else None
 
     def _require(self, holds: bool, given: Any) -> None:
@@ -199,7 +199,7 @@ def refuse_given(group: Any, names: Iterable[str], why: str) -> None:
     for name in names:
         option, value = options(type(group))[name], getattr(group, name)
         if value != option.default:
-            raise SettingError(option.flag, value, why, verb="")
+            raise SettingError(option.flag, value, f"nothing, as {why}")
 
 
 def described(group: Any) -> dict[str, Any]:
@@ -246,5 +246,9 @@ def _numbers(s: Setting, kind: type, plural: bool) -> str:
         bounds.append(f"above {s.above}")
     if s.below is not None:
         bounds.append(f"below {s.below}")
+    if s.other_than is not None:
+        bounds.append(f"other than {s.other_than}")
     text = " ".join([text, " and ".join(bounds)]).strip()
+    if s.longest is not None:
+        return f"{text}, {s.fewest if s.fewest == s.longest else f'{s.fewest} to {s.longest}'} of them"
     return f"{text}, at least {s.fewest} of them" if plural and s.fewest > 1 else text

@@ -23,8 +23,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray, UInt8
 
-from vpf_jax.machine import BoltzmannMachine, State, off_diagonal
-from vpf_jax.rules import baselines
+from vpf_jax import couplings
+from vpf_jax.machine import BoltzmannMachine, State
+from vpf_jax.rules.chains import chain_estimate
+from vpf_jax.rules.flips import flip_estimate
 from vpf_jax.sample import tempering
 from vpf_jax.sample.streams import stream_of, substream
 
@@ -146,7 +148,7 @@ def fit_flips(
 
     def objective(glass: Glass) -> Float[Array, ""]:
         held = jax.lax.stop_gradient(glass)
-        value, gradient, _ = baselines.flip_estimate(rule, to_machine(held), samples)
+        value, gradient, _ = flip_estimate(rule, to_machine(held), samples)
         # The last term is 0, and its derivative is the closed gradient: nothing is differentiated twice.
         step = jax.tree.map(jnp.subtract, glass, held)
         return value + decay / 2 * optax.tree.vdot(glass, glass) + optax.tree.vdot(spin_gradient(gradient), step)
@@ -185,7 +187,7 @@ def fit_pcd(
     decay = penalty / len(samples)
     x = samples.astype(jnp.float32)
     wanted = BoltzmannMachine(
-        biases=(jnp.mean(x, axis=0),), weights=(), intra=(off_diagonal(jnp.matmul(x.T, x)) / len(x),)
+        biases=(jnp.mean(x, axis=0),), weights=(), intra=(couplings.hollow(jnp.matmul(x.T, x)) / len(x),)
     )
     # All statistics of this state are 0, so that an estimate against it holds those of the chains. The data's never
     # change in a machine without hidden units: PCD need not pay for them at every step.
@@ -196,11 +198,11 @@ def fit_pcd(
     def step(carry: tuple[Glass, State], number: Array):
         glass, chains = carry
         # PCD, from a stream: JAX's check takes keys in a scan that is mapped over seeds for used ones.
-        found = baselines.chain_estimate(substream(stream, number), to_machine(glass), origin, chains, 1)
+        found = chain_estimate(substream(stream, number), to_machine(glass), origin, chains, 1)
         gradient = spin_gradient(jax.tree.map(jnp.subtract, found.gradient, wanted))
         eta = rate * (1 - number / num_steps) ** 2
         glass = jax.tree.map(lambda p, g: p - eta * (g + decay * p), glass, gradient)
-        return (glass, found.states), None
+        return (glass, found.carry), None
 
     start = _no_glass(x.shape[1]), (x[jnp.arange(num_chains) % len(x)],)
     glass, _ = jax.lax.scan(step, start, jnp.arange(num_steps))[0]
@@ -224,7 +226,7 @@ def held_out_score(
     found: Glass, images: UInt8[np.ndarray, "num_images n"]
 ) -> dict[str, Float[np.ndarray, " num_seeds"]]:
     """Pseudo-log-likelihood in nats per test image."""
-    score = jax.jit(lambda glass: -baselines.flip_estimate("pl", to_machine(glass), jnp.asarray(images)).objective)
+    score = jax.jit(lambda glass: -flip_estimate("pl", to_machine(glass), jnp.asarray(images)).objective)
     seeds = (Glass(*(jnp.asarray(leaf) for leaf in leaves)) for leaves in zip(*found, strict=True))
     return {"held_out": np.array([score(glass) for glass in seeds], np.float64)}
 

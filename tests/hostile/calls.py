@@ -66,7 +66,7 @@ SPINS = 2.0 * np.asarray(VISIBLE) - 1
 CONFIG = train.TrainConfig(batch_size=2, epochs=3)
 EQUILIBRIUM = equilibrium_propagation.EquilibriumConfig(batch_size=2, free_steps=2, nudged_steps=1)
 NETWORK = equilibrium_propagation.init_network(next(_KEYS), (4, 3, 2))
-TARGETS = target_propagation.TrainConfig(batch_size=2)
+TARGETS = target_propagation.TargetConfig(batch_size=2)
 MAPS = target_propagation.init_parameters(next(_KEYS), (4, 3, 2))
 PRIOR = target_propagation.fit_prior(MAPS, GREY)
 SYNAPSES = binary_synapses.SynapseConfig()

@@ -67,7 +67,7 @@ def start(config_class: type, run: Callable[[Any], Any]) -> NoReturn:
 def failure(error: Exception) -> tuple[int, str] | None:
     """Exit status and sentence for what a command may raise; None for a bug, which keeps its traceback."""
     if isinstance(error, SettingError):
-        return 2, f"got --{error.name}={_typed(error.given)}; {error.verb}{error.allowed}"
+        return 2, f"got --{error.name}={_typed(error.given)}; it takes {error.allowed}"
     if isinstance(error, UsageError | DatasetError | CheckpointError):
         return 2, str(error)
     if isinstance(error, NonFiniteObjectiveError):

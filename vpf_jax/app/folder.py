@@ -29,6 +29,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import filelock
+import numpy as np
 
 from vpf_jax.checkpoint import aside
 from vpf_jax.checks import SettingError
@@ -190,6 +191,32 @@ def write_text(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+
+
+def write_arrays(path: Path, **arrays: Any) -> None:
+    """Writes an .npz file atomically, and its folder where it is missing."""
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    with _naming(path):
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        os.replace(temporary, path)
+
+
+def kept_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """What `write_arrays` has written; None where it is missing, or damaged, which is said and put aside."""
+    if not path.exists():
+        return None
+    try:
+        # Its entries have checksums.
+        with np.load(path) as file:
+            return dict(file.items())
+    # What is no archive, or a damaged one, fails in many ways.
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        put_aside(path, "is damaged")
+        return None
 
 
 def read_json(path: Path) -> Any | None:

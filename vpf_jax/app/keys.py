@@ -1,11 +1,13 @@
 """Random keys of programs: one per seed and purpose. Not here: what is drawn."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import PRNGKeyArray, UInt32
 
 
 def key_for(seed: Any, purpose: str, *numbers: Any) -> PRNGKeyArray:
@@ -21,3 +23,8 @@ def key_for(seed: Any, purpose: str, *numbers: Any) -> PRNGKeyArray:
     for number in (*words, *numbers):
         key = jax.random.fold_in(key, number)
     return key
+
+
+def as_array(seeds: Sequence[int]) -> UInt32[jax.Array, " num_seeds"]:
+    """Seeds to map over."""
+    return jnp.asarray(np.array(seeds, np.uint32))

@@ -14,17 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 import vpf_jax
-from vpf_jax import checks
-from vpf_jax.app import learning as train
+from vpf_jax import checks, train
 from vpf_jax.app import loop
 from vpf_jax.app.folder import locked, write_json
-from vpf_jax.app.keys import key_for
-from vpf_jax.app.runs import Images, SeedsConfig, check_memory
+from vpf_jax.app.keys import as_array, key_for
+from vpf_jax.app.runs import Images, SeedsConfig, TrainingConfig, check_memory
 from vpf_jax.evaluate import monitor
 from vpf_jax.settings import Settings, described, setting
 
@@ -178,7 +176,7 @@ class Workshop(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class RecipesConfig(SeedsConfig):
+class RecipesConfig(SeedsConfig, TrainingConfig):
     """What the scripts that train recipes share; each setting is a flag."""
 
     seeds_at_once: int = setting(
@@ -209,20 +207,15 @@ def check_recipe(recipe: Recipe, num_visible: int, num_seeds: int = 1, name: str
     def needed() -> Any:
         state = recipe.initial_state(0, num_visible)
         # An epoch holds a gradient and an update, too.
-        return num_seeds * [state.stack, state.optimizer, state.stack, state.stack]
+        return [state.stack, state.optimizer, state.stack, state.stack]
 
-    check_memory(name, recipe.hidden, needed)
+    check_memory(name, recipe.hidden, needed, num_seeds)
 
 
 def folder_name(title: str, settings: dict[str, Any]) -> str:
     """Of what is trained: readable, and different for different settings."""
     digest = hashlib.sha256(json.dumps(settings | {"format": FORMAT}, sort_keys=True).encode()).hexdigest()[:10]
     return f"{re.sub('[^a-z0-9]+', '-', title.lower()).strip('-')}-{digest}"
-
-
-def as_array(seeds: Sequence[int]) -> Array:
-    """Seeds to map over."""
-    return jnp.asarray(np.array(seeds, np.uint32))
 
 
 @jax.jit

@@ -31,7 +31,8 @@ from vpf_jax.settings import Settings, described, like, setting
 
 # Settings that may change between starts of one run: they do not change what is computed.
 FREE = ("data_dir", "workdir", "models", "checkpoint_every")
-NUM_SEEDS = 2**32
+# Seeds are below; and a run takes no more than so many of them.
+END_OF_SEEDS, MOST_SEEDS = 2**32, 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +47,7 @@ class Config(Settings):
     data_dir: str | None = setting(
         None, "Folder with mnist/ and fashion_mnist/; else $VPF_DATA_DIR, else tensorflow-datasets downloads"
     )
-    seed: int = setting(0, "Seed of the run", least=0, most=NUM_SEEDS - 1)
-    checkpoint_every: int = setting(10, "Epochs between checkpoints", least=1)
+    seed: int = setting(0, "Seed of the run", least=0, most=END_OF_SEEDS - 1)
     workdir: str | None = setting(None, "Folder of the run; left out: one in runs/, named after the experiment")
 
     experiment: ClassVar[str]
@@ -76,11 +76,18 @@ class Config(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
+class TrainingConfig(Config):
+    """What scripts that train share, too."""
+
+    checkpoint_every: int = setting(10, "Epochs between checkpoints", least=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class SeedsConfig(Config):
     """What scripts of several seeds share, too."""
 
     seed: int = like(Config, "seed", help="Seed of the first run; the others count up from it")
-    num_seeds: int = setting(10, "Runs of each kind", least=1, most=NUM_SEEDS)
+    num_seeds: int = setting(10, "Runs of each kind", least=1, most=MOST_SEEDS)
 
     def __post_init__(self) -> None:
         """Checks the settings.
@@ -89,7 +96,7 @@ class SeedsConfig(Config):
           SettingError: a value outside its range.
         """
         super().__post_init__()
-        last = NUM_SEEDS - self.num_seeds
+        last = END_OF_SEEDS - self.num_seeds
         checks.require(
             self.seed <= last, "seed", self.seed, f"up to {last}, as {self.num_seeds} seeds count up from it"
         )
@@ -144,13 +151,14 @@ class Images:
         checks.require(number <= count, name, number, f"up to {count}, as {self.name} has {count} {told} images")
 
 
-def check_memory(name: str, given: Any, needed: int | Callable[[], Any]) -> None:
+def check_memory(name: str, given: Any, needed: int | Callable[[], Any], times: int = 1) -> None:
     """Refuses a setting that asks for more memory than the machine has.
 
     Args:
       name: of the setting.
       given: its value.
       needed: bytes, or a function whose results need them, which is not run.
+      times: that many.
 
     Raises:
       SettingError: it does not fit.
@@ -161,6 +169,7 @@ def check_memory(name: str, given: Any, needed: int | Callable[[], Any]) -> None
             needed = sum(int(np.prod(leaf.shape, dtype=object)) * leaf.dtype.itemsize for leaf in leaves)
         except OverflowError:
             needed = 2**63
+    needed *= times
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     allowed = f"what fits into the {memory / 2**30:.3g} GiB of memory; this needs {needed / 2**30:.3g}"
     checks.require(needed <= memory, name, given, allowed)

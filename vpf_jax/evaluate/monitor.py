@@ -92,8 +92,7 @@ def hidden_means(stack: Stack, visible: Num[Array, "batch n_0"]) -> tuple[Array,
     """
     found = []
     for machine in stack:
-        bias = machine.biases[1]
-        visible = jax.nn.sigmoid(weighted_input(visible, machine.weights[0], bias.dtype) + bias[None])
+        visible = machine.layer_units[1].mean(upward_field(machine, 1, visible))
         found.append(visible)
     return tuple(found)
 

@@ -41,6 +41,7 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from vpf_jax import checks
 from vpf_jax.machine import BoltzmannMachine
+from vpf_jax.settings import Settings, setting
 
 RULES = ("huang", "meng")
 ESTEPS = ("exact", "messages")
@@ -54,41 +55,23 @@ _WEIGHTS = _WEIGHTS / np.sum(_WEIGHTS)
 
 
 @dataclasses.dataclass(frozen=True)
-class SynapseConfig:
+class SynapseConfig(Settings):
     """Settings of learning.
 
     Raises:
-      ValueError: a value outside its range.
+      SettingError: a value outside its range.
     """
 
-    rule: str = "huang"
-    """Of the M-step: 'huang', Adam in lambda, or 'meng', a step of the natural gradient."""
-    estep: str = "exact"
-    """Of the dual network: 'exact', up to 12 hidden units, or 'messages'."""
-    beta: float = 1.0
-    """Inverse temperature, positive."""
-    prior_mean: float = 0.0
-    """Of every synapse, between -1 and 1."""
-    learning_rate: float = 0.1
-    """Of Adam, positive; of 'huang'."""
-    mixing_rate: float = 0.1
-    """r of 'meng', above 0 and at most 1: theta = (1 - r) theta + r (its value where the gradient is 0)."""
-    num_iterations: int = 100
-    """At most, of message passing; at least 1."""
-    tolerance: float = 1e-5
-    """Largest change of a message at which message passing stops, at least 0."""
-    damping: float = 0.5
-    """Share of the old message in the new one, from 0 up to but not 1."""
-
-    def __post_init__(self) -> None:
-        checks.one_of("rule", self.rule, RULES)
-        checks.one_of("estep", self.estep, ESTEPS)
-        _check_beta(self.beta)
-        _check_prior(self.prior_mean)
-        checks.positive("learning_rate", self.learning_rate)
-        checks.finite_number("mixing_rate", self.mixing_rate)
-        checks.require(0 < self.mixing_rate <= 1, "mixing_rate", self.mixing_rate, "a number above 0 and at most 1")
-        _check_messages(self.num_iterations, self.tolerance, self.damping)
+    rule: str = setting("huang", "Of the M-step, Adam in lambda or a step of the natural gradient", choices=RULES)
+    estep: str = setting("exact", "Of the dual network, exact for up to 12 hidden units", choices=ESTEPS)
+    beta: float = setting(1.0, "Inverse temperature", above=0)
+    prior_mean: float = setting(0.0, "Prior mean of every synapse", above=-1, below=1)
+    learning_rate: float = setting(0.1, "Of Adam, of Huang's rule", above=0)
+    mixing_rate: float = setting(0.1, "r of Meng's rule", above=0, most=1)
+    """theta = (1 - r) theta + r (its value where the gradient is 0)."""
+    num_iterations: int = setting(100, "Iterations of message passing at most", least=1)
+    tolerance: float = setting(1e-5, "Largest change of a message at which message passing stops", least=0)
+    damping: float = setting(0.5, "Share of the old message in the new one", least=0, below=1)
 
     @property
     def solve(self) -> "Callable[[Array, Array], Dual]":
@@ -527,11 +510,6 @@ def _check_spins(name: str, values: Array) -> None:
 
 def _check_beta(beta: Array | float) -> None:
     checks.positive("beta", beta)
-
-
-def _check_prior(prior_mean: float) -> None:
-    checks.finite_number("prior_mean", prior_mean)
-    checks.require(-1 < prior_mean < 1, "prior_mean", prior_mean, "a number between -1 and 1")
 
 
 def _check_messages(num_iterations: int, tolerance: float, damping: float) -> None:

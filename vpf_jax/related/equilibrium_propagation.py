@@ -38,6 +38,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vpf_jax import checks
 from vpf_jax.sample.streams import permutation, stream_of, substreams, uniform
+from vpf_jax.settings import Settings, setting
 
 ESTIMATORS = ("one_sided", "centred")
 OPTIMIZERS = ("sgd", "adam")
@@ -99,51 +100,34 @@ class EquilibriumNetwork:
 
 
 @dataclasses.dataclass(frozen=True)
-class EquilibriumConfig:
+class EquilibriumConfig(Settings):
     """Settings of a training; the defaults are those of one hidden layer (`PRESETS` holds the others).
 
     Raises:
-      ValueError: a value outside its range.
+      SettingError: a value outside its range.
     """
 
-    activation: str = "hard"
-    """'hard' or 'sigmoid', see the module."""
-    step_size: float = 0.5
-    """Of the relaxation, in (0, 1]: the part of the way towards the field (or sigma of it) that one step goes."""
-    free_steps: int = 20
-    """Of the free phase, at least 1."""
-    nudged_steps: int = 4
-    """Of each nudged phase, at least 1."""
-    beta: float = 1.0
-    """Strength of the nudge, finite and not 0; of one-sided estimates its sign is drawn anew for each minibatch."""
-    estimator: str = "one_sided"
-    """'one_sided' or 'centred'."""
-    persistent: bool = True
-    """Whether the free phase of an example starts where that example's last one ended; otherwise from zeros."""
-    optimizer: str = "sgd"
-    """'sgd' or 'adam'."""
-    learning_rates: tuple[float, ...] = (0.2, 0.1)
-    """One positive number per weight matrix, input first; the biases of its upper layer share it."""
-    batch_size: int = 20
-    """Examples per step, at least 1 and at most the number of examples."""
-
-    def __post_init__(self) -> None:
-        checks.one_of("activation", self.activation, tuple(ACTIVATIONS))
-        checks.positive("step_size", self.step_size)
-        checks.require(self.step_size <= 1, "step_size", self.step_size, "a number in (0, 1]")
-        checks.boolean("persistent", self.persistent)
-        for name in ("free_steps", "nudged_steps", "batch_size"):
-            object.__setattr__(self, name, checks.integer(name, getattr(self, name), 1))
-        _check_beta(self.beta)
-        checks.one_of("estimator", self.estimator, ESTIMATORS)
-        checks.one_of("optimizer", self.optimizer, OPTIMIZERS)
-        rates = self.learning_rates
-        several = isinstance(rates, tuple) and len(rates) >= 2
-        checks.require(
-            several, "learning_rates", rates, "a tuple of one positive number per weight matrix, at least two"
-        )
-        for i, rate in enumerate(rates):
-            checks.positive(f"learning_rates[{i}]", rate)
+    activation: str = setting("hard", "Kind of unit, see the module", choices=tuple(ACTIVATIONS))
+    step_size: float = setting(
+        0.5, "Part of the way towards the field (or sigma of it) that a step of the relaxation goes", above=0, most=1
+    )
+    free_steps: int = setting(20, "Steps of the free phase", least=1)
+    nudged_steps: int = setting(4, "Steps of a nudged phase", least=1)
+    beta: float = setting(1.0, "Strength of the nudge", other_than=0)
+    """Of one-sided estimates its sign is drawn anew for each minibatch."""
+    estimator: str = setting("one_sided", "Of the gradient", choices=ESTIMATORS)
+    persistent: bool = setting(
+        True, "Whether the free phase of an example starts where that example's last one ended; otherwise from zeros"
+    )
+    optimizer: str = setting("sgd", "What the gradient goes through", choices=OPTIMIZERS)
+    learning_rates: tuple[float, ...] = setting(
+        (0.2, 0.1),
+        "One per weight matrix, input first; the biases of its upper layer share it",
+        above=0,
+        fewest=2,
+        distinct=False,
+    )
+    batch_size: int = setting(20, "Examples per step, up to the number of examples", least=1)
 
 
 class Preset(NamedTuple):
@@ -196,7 +180,7 @@ slowly: with three, the preset has these.
 
 
 @struct.dataclass
-class TrainState:
+class EquilibriumState:
     """Everything that a run needs to go on; a pytree."""
 
     network: EquilibriumNetwork
@@ -210,7 +194,7 @@ class TrainState:
 
 
 @struct.dataclass
-class Metrics:
+class EquilibriumMetrics:
     """What an epoch reports, measured on the free states that it learns from; scalars on the device."""
 
     error: Float[Array, ""]
@@ -349,7 +333,7 @@ def estimate_gradient(
 
 def init_state(
     key: PRNGKeyArray, network: EquilibriumNetwork, num_examples: int, config: EquilibriumConfig
-) -> TrainState:
+) -> EquilibriumState:
     """The state before the first epoch; particles start from zeros.
 
     Raises:
@@ -360,16 +344,16 @@ def init_state(
     # Copies of its own: training donates its input, and what the caller holds should survive.
     network, key = jax.tree.map(jnp.copy, (network, key))
     particles = _rest(network, num_examples) if config.persistent else ()
-    return TrainState(network, _optimizer(config).init(network), particles, key, jnp.zeros((), jnp.int32))
+    return EquilibriumState(network, _optimizer(config).init(network), particles, key, jnp.zeros((), jnp.int32))
 
 
 def train_epoch(
-    state: TrainState,
+    state: EquilibriumState,
     images: Float[Array, "num_examples n_0"],
     labels: Int[Array, " num_examples"],
     *,
     config: EquilibriumConfig,
-) -> tuple[TrainState, Metrics]:
+) -> tuple[EquilibriumState, EquilibriumMetrics]:
     """One pass over the data in a fresh random order, every example used once.
 
     A last short minibatch of r examples is a step whose gradient counts r / batch_size of a full one.
@@ -384,8 +368,10 @@ def train_epoch(
       ValueError: images or labels that do not fit the network or the particles, images that are not finite, or labels
         outside their range.
     """
-    if not isinstance(state, TrainState):
-        raise ValueError(f"got a {type(state).__name__} for the state; it takes a TrainState, as init_state gives")
+    if not isinstance(state, EquilibriumState):
+        raise ValueError(
+            f"got a {type(state).__name__} for the state; it takes a EquilibriumState, as init_state gives"
+        )
     checks.array("a state", state.epoch)
     checks.finite("images", images)
     checks.array("labels", labels, "an array of integers")
@@ -441,7 +427,9 @@ def free_phase(
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
-def _epoch(state: TrainState, images: Array, labels: Array, *, config: EquilibriumConfig) -> tuple[TrainState, Metrics]:
+def _epoch(
+    state: EquilibriumState, images: Array, labels: Array, *, config: EquilibriumConfig
+) -> tuple[EquilibriumState, EquilibriumMetrics]:
     num_examples = images.shape[0]
     num_full, rest = divmod(num_examples, config.batch_size)
     order_stream, sign_stream = substreams(stream_of(jax.random.fold_in(state.key, state.epoch)), 2)
@@ -479,8 +467,8 @@ def _epoch(state: TrainState, images: Array, labels: Array, *, config: Equilibri
         totals, largest = jax.tree.map(jnp.add, totals, sums), jnp.maximum(largest, last)
     network, optimizer_state, particles = carry
     means = {name: total / num_examples for name, total in totals.items()}
-    metrics = Metrics(**means, largest_residual=largest)
-    return TrainState(network, optimizer_state, particles, state.key, state.epoch + 1), metrics
+    metrics = EquilibriumMetrics(**means, largest_residual=largest)
+    return EquilibriumState(network, optimizer_state, particles, state.key, state.epoch + 1), metrics
 
 
 def _drive(network: EquilibriumNetwork, x: Array) -> tuple[Array, ...]:

@@ -41,6 +41,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from vpf_jax import checks
+from vpf_jax.settings import Settings, setting
 
 Map = Callable[[Array], Array]
 
@@ -156,24 +157,16 @@ class Inputs(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Inference:
+class Inference(Settings):
     """How states are inferred; the defaults are those of learning.
 
     Raises:
-      ValueError: a value outside its range.
+      SettingError: a value outside its range.
     """
 
-    num_steps: int = 15
-    """N, at least 0."""
-    rate: float = 0.1
-    """delta, of both layers' targets; positive."""
-    top_down: float = 0.001
-    """a, the pull of g2(h2) on h1; at least 0."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "num_steps", checks.integer("num_steps", self.num_steps, 0))
-        checks.positive("rate", self.rate)
-        checks.non_negative("top_down", self.top_down)
+    num_steps: int = setting(15, "N", least=0)
+    rate: float = setting(0.1, "delta, of both layers' targets", above=0)
+    top_down: float = setting(0.001, "a, the pull of g2(h2) on h1", least=0)
 
     @property
     def h1_variance(self) -> float:
@@ -189,42 +182,24 @@ OBSERVED = Inference(num_steps=20)
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class TargetConfig(Settings):
     """Settings of learning; the defaults are the paper's.
 
     Raises:
-      ValueError: a value outside its range.
+      SettingError: a value outside its range.
     """
 
     inference: Inference = LEARNING
     """Of the E-step."""
-    feedback_noise: float = 0.3
-    """Standard deviation of the noise on h1 as g1 sees it; at least 0."""
-    forward_noise: float = 0.5
-    """Standard deviation of the noise on what f1 and f2 see; at least 0."""
-    spikes: int = 3
-    """Bernoulli samples of h2 whose mean g2 sees; at least 1."""
-    batch_size: int = 100
-    """Examples per step, at least 1 and at most the number of examples."""
-    learning_rate: float = 1e-5
-    """Of centred RMSprop, positive; with momentum 0.9 a parameter moves ten times as far."""
-    decay: float = 0.95
-    """Of the running means of the gradient and its square, in [0, 1)."""
-    momentum: float = 0.9
-    """In [0, 1)."""
-    stabiliser: float = 1e-4
-    """Added to the variance of the gradient, under the root; positive."""
-
-    def __post_init__(self) -> None:
-        for name in ("feedback_noise", "forward_noise"):
-            checks.non_negative(name, getattr(self, name))
-        for name in ("spikes", "batch_size"):
-            object.__setattr__(self, name, checks.integer(name, getattr(self, name), 1))
-        for name in ("learning_rate", "stabiliser"):
-            checks.positive(name, getattr(self, name))
-        for name in ("decay", "momentum"):
-            checks.non_negative(name, getattr(self, name))
-            checks.require(getattr(self, name) < 1, name, getattr(self, name), "a number from 0 to below 1")
+    feedback_noise: float = setting(0.3, "Standard deviation of the noise on h1 as g1 sees it", least=0)
+    forward_noise: float = setting(0.5, "Standard deviation of the noise on what f1 and f2 see", least=0)
+    spikes: int = setting(3, "Bernoulli samples of h2 whose mean g2 sees", least=1)
+    batch_size: int = setting(100, "Examples per step, up to the number of examples", least=1)
+    learning_rate: float = setting(1e-5, "Of centred RMSprop", above=0)
+    """With momentum 0.9 a parameter moves ten times as far."""
+    decay: float = setting(0.95, "Of the running means of the gradient and its square", least=0, below=1)
+    momentum: float = setting(0.9, "Of RMSprop", least=0, below=1)
+    stabiliser: float = setting(1e-4, "Added to the variance of the gradient, under the root", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,7 +219,7 @@ PRESETS = {
 
 
 @struct.dataclass
-class TrainState:
+class TargetState:
     """Everything that a run needs to go on; a pytree."""
 
     parameters: Parameters
@@ -400,7 +375,7 @@ def log_joint_curve(
     return jax.lax.map(of_one, visible, batch_size=_CHUNK)
 
 
-def corrupt(key: PRNGKeyArray, visible: Float[Array, "batch n_0"], hidden: Hidden, config: TrainConfig) -> Inputs:
+def corrupt(key: PRNGKeyArray, visible: Float[Array, "batch n_0"], hidden: Hidden, config: TargetConfig) -> Inputs:
     """What each map sees of the states: Gaussian noise on x and h1, means of Bernoulli samples of h2.
 
     Inferred h2 may lie outside [0, 1]; as probabilities they are clipped.
@@ -449,7 +424,7 @@ def layer_gradients(
     return losses, gradients
 
 
-def init_state(key: PRNGKeyArray, sizes: tuple[int, int, int], config: TrainConfig) -> TrainState:
+def init_state(key: PRNGKeyArray, sizes: tuple[int, int, int], config: TargetConfig) -> TargetState:
     """The state before the first epoch.
 
     Raises:
@@ -459,12 +434,12 @@ def init_state(key: PRNGKeyArray, sizes: tuple[int, int, int], config: TrainConf
     checks.random_key(key)
     parameters_key, key = jax.random.split(key)
     parameters = init_parameters(parameters_key, sizes)
-    return TrainState(parameters, _optimizer(config).init(parameters), key, jnp.zeros((), jnp.int32))
+    return TargetState(parameters, _optimizer(config).init(parameters), key, jnp.zeros((), jnp.int32))
 
 
 def train_epoch(
-    state: TrainState, visible: Float[Array, "num_examples n_0"], *, config: TrainConfig
-) -> tuple[TrainState, Losses]:
+    state: TargetState, visible: Float[Array, "num_examples n_0"], *, config: TargetConfig
+) -> tuple[TargetState, Losses]:
     """One pass over the images in a fresh random order, in full minibatches; a rest smaller than one is left out.
 
     Args:
@@ -479,8 +454,8 @@ def train_epoch(
       ValueError: images that do not fit, values outside [0, 1], or fewer of them than a minibatch.
     """
     _check_config(config)
-    if not isinstance(state, TrainState):
-        raise ValueError(f"got a {type(state).__name__} for the state; it takes a TrainState, as init_state gives")
+    if not isinstance(state, TargetState):
+        raise ValueError(f"got a {type(state).__name__} for the state; it takes a TargetState, as init_state gives")
     checks.array("a state", state.epoch)
     checks.from_zero_to_one("images", visible)
     return _epoch(state, visible, config=config)
@@ -488,8 +463,8 @@ def train_epoch(
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
 def _epoch(
-    state: TrainState, visible: Float[Array, "num_examples n_0"], *, config: TrainConfig
-) -> tuple[TrainState, Losses]:
+    state: TargetState, visible: Float[Array, "num_examples n_0"], *, config: TargetConfig
+) -> tuple[TargetState, Losses]:
     """`train_epoch` inside whatever compiles it."""
     visible = _check_visible(state.parameters, visible)
     num_batches = visible.shape[0] // config.batch_size
@@ -513,7 +488,7 @@ def _epoch(
     start = state.parameters, state.optimizer
     batches = jax.random.split(noise_key, num_batches), order.reshape(num_batches, config.batch_size)
     (parameters, optimizer_state), losses = jax.lax.scan(step, start, batches)
-    return TrainState(parameters, optimizer_state, state.key, state.epoch + 1), jax.tree.map(jnp.mean, losses)
+    return TargetState(parameters, optimizer_state, state.key, state.epoch + 1), jax.tree.map(jnp.mean, losses)
 
 
 def generate(
@@ -606,12 +581,12 @@ def inpaint(
     return jax.lax.map(of_one, (corrupted, mask), batch_size=_CHUNK)
 
 
-def _check_config(config: TrainConfig) -> None:
-    if not isinstance(config, TrainConfig):
-        raise ValueError(f"got a {type(config).__name__} for the settings; it takes a TrainConfig")
+def _check_config(config: TargetConfig) -> None:
+    if not isinstance(config, TargetConfig):
+        raise ValueError(f"got a {type(config).__name__} for the settings; it takes a TargetConfig")
 
 
-def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
+def _optimizer(config: TargetConfig) -> optax.GradientTransformation:
     """Centred RMSprop as it was written for Theano: g / sqrt(E[g^2] - E[g]^2 + stabiliser), then momentum.
 
     The running means have the present gradient in them, and their start from 0 is not corrected.
