@@ -17,6 +17,8 @@ from jaxtyping import Array, UInt8
 import vpf_jax
 from benchmarks.measure import Case
 from vpf_jax import train
+from vpf_jax.app.keys import key_for
+from vpf_jax.app.recipes import Recipe
 
 FLOPS_PER_WEIGHT = 8
 # Chains whose states pass through their sweeps together, as they fit the cache of a core.
@@ -27,25 +29,20 @@ def epoch_case(
     name: str,
     visible: UInt8[Array, "num_examples n_0"],
     hidden: tuple[int, ...],
+    config: train.TrainConfig,
     intra: bool = False,
     num_seeds: int = 1,
     against: tuple[str, ...] = (),
-    **settings: object,
 ) -> Case:
     """One epoch of training; with several seeds, of all of them at once under vmap."""
-    config = train.TrainConfig(**settings)  # type: ignore[arg-type]
-    sizes = (visible.shape[1], *hidden)
+    recipe, sizes = Recipe(name, hidden, (config,), intra), (visible.shape[1], *hidden)
 
     def setup() -> Callable[[], object]:
-        def start(key: Array) -> train.TrainState:
-            stack_key, train_key = jax.random.split(key)
-            return train.init_state(train_key, vpf_jax.init_stack(stack_key, sizes, intra), config)
-
         if num_seeds == 1:
-            state = start(jax.random.key(0))
+            state = recipe.initial_state(0, sizes[0])
             epoch = train.compile_epoch(state, visible, config)
         else:
-            state = jax.vmap(start)(jax.random.split(jax.random.key(0), num_seeds))
+            state = recipe.initial_states(range(num_seeds), sizes[0])
             epochs = jax.vmap(lambda s, v: train.train_epoch(s, v, config=config), in_axes=(0, None))
             epoch = jax.jit(epochs, donate_argnums=0)
 
@@ -64,7 +61,7 @@ def gibbs_case(name: str, sizes: tuple[int, int], num_chains: int, num_sweeps: i
     """Block Gibbs sampling of an RBM: every chain resamples all its units `num_sweeps` times."""
 
     def setup() -> Callable[[], object]:
-        machine = vpf_jax.init_machine(jax.random.key(0), sizes)
+        machine = vpf_jax.init_machine(key_for(0, "machine that is sampled"), sizes)
         rng = np.random.default_rng(0)
         states = tuple(jnp.asarray(rng.integers(0, 2, (num_chains, n)), jnp.uint8) for n in sizes)
 
@@ -77,7 +74,7 @@ def gibbs_case(name: str, sizes: tuple[int, int], num_chains: int, num_sweeps: i
             keys = jax.random.split(key, num_chains)
             return jax.lax.map(chain, (keys, states), batch_size=min(CHAINS_AT_ONCE, num_chains))
 
-        return lambda: jax.block_until_ready(sample(jax.random.key(1), states))
+        return lambda: jax.block_until_ready(sample(key_for(0, "timed chains"), states))
 
     return Case(name, setup, flops=4.0 * sizes[0] * sizes[1] * num_chains * num_sweeps)
 
@@ -87,7 +84,7 @@ def spiking_case(name: str, sizes: tuple[int, int], num_runs: int, num_events: i
 
     def setup() -> Callable[[], object]:
         # Weights of a size at which units neither freeze nor flip at random.
-        machine = jax.tree.map(lambda p: 20 * p, vpf_jax.init_machine(jax.random.key(0), sizes))
+        machine = jax.tree.map(lambda p: 20 * p, vpf_jax.init_machine(key_for(0, "machine that spikes"), sizes))
         rng = np.random.default_rng(0)
         states = tuple(jnp.asarray(rng.integers(0, 2, (num_runs, n)), jnp.uint8) for n in sizes)
 
@@ -97,7 +94,7 @@ def spiking_case(name: str, sizes: tuple[int, int], num_runs: int, num_events: i
             run = functools.partial(vpf_jax.run_spiking, num_events=num_events)
             return jax.vmap(run, in_axes=(0, None, 0))(keys, machine, states)
 
-        return lambda: jax.block_until_ready(simulate(jax.random.key(1)))
+        return lambda: jax.block_until_ready(simulate(key_for(0, "timed spikes")))
 
     return Case(name, setup)
 
@@ -106,7 +103,7 @@ def parzen_case(name: str, dimension: int, num_points: int) -> Case:
     """Parzen log-likelihood of as many points as centres; counted as the product inside their distances."""
 
     def setup() -> Callable[[], object]:
-        centres, points = jax.random.uniform(jax.random.key(0), (2, num_points, dimension))
+        centres, points = jax.random.uniform(key_for(0, "Parzen points"), (2, num_points, dimension))
         return lambda: jax.block_until_ready(vpf_jax.parzen_log_likelihood(centres, points, 0.2))
 
     return Case(name, setup, flops=2.0 * dimension * num_points**2)

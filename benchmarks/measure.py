@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vpf_jax.app.keys import key_for
+
 # Threads of a library that has just worked may spin a while before they sleep.
 _PAUSE_SECONDS = 0.3
 _PEAK_SIZE = 2048
@@ -91,7 +93,7 @@ def peak_case(size: int = _PEAK_SIZE) -> Case:
     """The matrix-product peak: the product of two square float32 matrices in JAX."""
 
     def setup() -> Callable[[], object]:
-        a, b = (jax.random.normal(key, (size, size)) for key in jax.random.split(jax.random.key(0)))
+        a, b = (jax.random.normal(key, (size, size)) for key in jax.random.split(key_for(0, "product")))
         product = jax.jit(jnp.matmul)
         return lambda: [product(a, b).block_until_ready() for _ in range(_PEAK_REPEATS)]
 

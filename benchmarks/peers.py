@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.measure import Case, MissingPeerError
+from vpf_jax.app.keys import key_for
 
 
 def _peer(module: str, distribution: str) -> ModuleType:
@@ -106,7 +107,7 @@ def thrml_case(
             keys = jax.random.split(key, num_chains)
             return jax.vmap(lambda k, s: thrml.sample_states(k, program, schedule, s, [], blocks))(keys, states)
 
-        return lambda: jax.block_until_ready(sample(jax.random.key(1), states))
+        return lambda: jax.block_until_ready(sample(key_for(0, "chains of a peer"), states))
 
     work = num_chains * num_sweeps / (full[0] * full[1])
     note = f"timed on {num_chains} chains and {num_sweeps} sweeps, scaled"

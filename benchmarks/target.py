@@ -1,15 +1,20 @@
 """Time to a Parzen score: trains the intra-layer DBM at the library's defaults until validation images read it."""
 
 import dataclasses
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-import vpf_jax
-from experiments import generation
-from vpf_jax import datasets, train
+from vpf_jax.app.keys import key_for
+from vpf_jax.app.loop import Row
+from vpf_jax.app.recipes import Recipe
+from vpf_jax.app.runs import Images
+from vpf_jax.evaluate import generation
+from vpf_jax.train import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +24,7 @@ class Reached:
     wanted: float
     epochs: int
     train_seconds: float
-    """In epochs, the first one's compilation included."""
+    """In epochs, without compilation."""
     evaluation_seconds: float
     validation: float
     test: float
@@ -31,7 +36,7 @@ class Reached:
 
 
 def time_to_parzen(
-    data: datasets.Dataset,
+    images: Images,
     hidden: tuple[int, ...],
     wanted: float,
     every: int,
@@ -40,30 +45,33 @@ def time_to_parzen(
     say: Callable[[str], None],
 ) -> Reached:
     """Trains until `wanted` or for `most_epochs`, looking every `every` epochs at `num_samples` generated images."""
-    config = train.TrainConfig()
-    stack_key, train_key, looking_key = jax.random.split(jax.random.key(0), 3)
-    stack = vpf_jax.init_stack(stack_key, (data.train.images.shape[1], *hidden), intra=True)
-    state = train.init_state(train_key, stack, config)
-    visible = jnp.asarray(datasets.binarise(data.train.images))
-    sampler = generation.Sampler("prior", 3, 3)
-    run_epoch = None
-    training, evaluating, epoch = 0.0, 0.0, 0
-    while True:
-        started = time.perf_counter()
-        run_epoch = run_epoch or train.compile_epoch(state, visible, config)
-        state, metrics = run_epoch(state, visible)
-        jax.block_until_ready(metrics)
-        training += time.perf_counter() - started
-        epoch += 1
+    recipe = Recipe("intra-layer DBM", hidden, (TrainConfig(epochs=most_epochs),), intra=True)
+    visible = images.train.bits
+    evaluating = 0.0
+
+    def look(state: Any, epoch: int) -> Row:
+        nonlocal evaluating
         if epoch % every and epoch != most_epochs:
-            continue
-        started = time.perf_counter()
-        prior_key, sample_key = jax.random.split(jax.random.fold_in(looking_key, epoch))
-        prior = generation.prior_of(prior_key, state.stack, data)
-        centres = generation.generate(sample_key, state.stack, prior, sampler, num_samples)
-        score = generation.parzen_scores(centres, data)
-        evaluating += time.perf_counter() - started
-        found = Reached(wanted, epoch, training, evaluating, score["validation_mean"], score["mean"], score["sem"])
-        say(f"epoch {epoch}: {training:.0f} s of training, validation {found.validation:.1f}, test {found.test:.1f}")
-        if found.reached or epoch == most_epochs:
-            return found
+            return {}
+        began = time.perf_counter()
+        prior_key, sample_key = jax.random.split(key_for(0, "looking at a benchmark", epoch))
+        prior = generation.activations(prior_key, state.stack, visible)[-1]
+        centres = generation.generate(sample_key, state.stack, prior, generation.Sampler("prior", 3, 3), num_samples)
+        scores = generation.parzen_scores(centres, images.validation.grey, images.test.grey)
+        evaluating += time.perf_counter() - began
+        say(f"epoch {epoch}: validation {scores['validation_mean']:.1f}, test {scores['mean']:.1f}")
+        return scores
+
+    with tempfile.TemporaryDirectory() as folder:
+        trained = recipe.run(
+            Path(folder),
+            recipe.initial_state(0, visible.shape[1]),
+            visible,
+            measure=look,
+            until=lambda row: row.get("validation_mean", wanted - 1) >= wanted,
+            checkpoint_every=most_epochs,
+            stops=[],
+        )
+    row = trained.rows[-1]
+    scored = row["validation_mean"], row["mean"], row["sem"]
+    return Reached(wanted, row["epoch"], trained.seconds, evaluating, *scored)

@@ -1,44 +1,50 @@
 """Where an epoch's time goes: a jax.profiler trace of one epoch, summed by operation.
 
-    python -m benchmarks.trace --hidden=196,196,64 --intra
+    python -m benchmarks.trace --hidden=196,196,64 --intra=on
 
 Milliseconds are summed over threads, waiting inside a parallel operation included, so they add up to more than the
 epoch; names are those of the compiled program, which XLA_FLAGS=--xla_dump_to=FOLDER writes out.
 """
 
 import collections
+import dataclasses
 import tempfile
 import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-from absl import flags
 
 from benchmarks.cases import epoch_case
-from vpf_jax import datasets, train
-from vpf_jax.app import command as cli
-from vpf_jax.app.folder import UsageError
+from vpf_jax.app import command, runs
+from vpf_jax.rules import VPF
+from vpf_jax.settings import like, setting
+from vpf_jax.train import TrainConfig
 
 # Recorded around the operations that they consist of.
 _WRAPPERS = ("Execute", "while", "call", "end:", "$")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise UsageError(f"got {argv[1]}; benchmarks.trace takes flags alone, --help lists them")
-    values = flags.FLAGS
-    if not values.hidden or not all(n.isdecimal() and int(n) for n in values.hidden):
-        raise UsageError(f"got --hidden={','.join(values.hidden)}; it takes positive integers, as in 196,196,64")
-    try:
-        hidden = tuple(int(n) for n in values.hidden)
-        settings = {"batch_size": values.batch_size, "estep": values.estep, "precision": values.precision}
-        data = datasets.load_dataset(values.dataset, values.data_dir)
-        visible = jnp.asarray(datasets.binarise(data.train.images))
-        epoch = epoch_case("traced", visible, hidden, values.intra, **settings).setup()
-        epoch()
-    except ValueError as error:
-        raise UsageError(str(error).replace("got ", "got --", 1)) from None
+@dataclasses.dataclass(frozen=True)
+class Config(runs.Config):
+    """Settings; each is a flag."""
+
+    experiment = "trace"
+
+    hidden: tuple[int, ...] = setting((196,), "Units of the hidden layers", least=1, distinct=False)
+    intra: bool = setting(False, "Whether the hidden layers have intra-layer weights")
+    batch_size: int = like(TrainConfig, "batch_size")
+    estep: str = like(VPF, "estep")
+    precision: str = like(TrainConfig, "precision")
+    rows: int = setting(25, "Operations to print", least=1)
+
+
+def run(config: Config) -> None:
+    """Traces an epoch and prints where its time goes."""
+    training = TrainConfig(VPF(config.estep), batch_size=config.batch_size, precision=config.precision)
+    images, num_rows = config.images(), config.rows
+    images.require("batch_size", config.batch_size)
+    epoch = epoch_case("traced", images.train.bits, config.hidden, training, config.intra).setup()
+    epoch()
     started = time.perf_counter()
     epoch()
     seconds = time.perf_counter() - started
@@ -56,22 +62,9 @@ def main(argv: list[str]) -> None:
                     milliseconds[event.name] += event.duration_ns / 1e6
                     counts[event.name] += 1
     print(f"an epoch takes {seconds:.3f} s without the trace\n\n| operation | times | ms |\n| --- | ---: | ---: |")
-    for name, found in milliseconds.most_common(values.rows):
+    for name, found in milliseconds.most_common(num_rows):
         print(f"| {name} | {counts[name]} | {found:.1f} |")
 
 
-def define_flags() -> None:
-    """Called where this is the program, as flags of one name may be defined only once in a process."""
-    flags.DEFINE_enum("dataset", "mnist", datasets.DATASETS, "Data to train on.")
-    flags.DEFINE_string("data_dir", None, "Folder with mnist/ and fashion_mnist/, as in the experiments.")
-    flags.DEFINE_list("hidden", ["196"], "Units of the hidden layers.")
-    flags.DEFINE_bool("intra", False, "Whether the hidden layers have intra-layer weights.")
-    flags.DEFINE_integer("batch_size", 40, "Images per step.")
-    flags.DEFINE_enum("estep", "epoch", train.ESTEPS, "When hidden states are sampled.")
-    flags.DEFINE_enum("precision", "float32", train.PRECISIONS, "Of the factors in matrix products.")
-    flags.DEFINE_integer("rows", 25, "Operations to print.")
-
-
 if __name__ == "__main__":
-    define_flags()
-    cli.start(main)
+    command.start(Config, run)

@@ -25,6 +25,7 @@ from experiments import named_recipes
 from vpf_jax.app import command, recipes, runs
 from vpf_jax.app.keys import key_for
 from vpf_jax.app.tables import cell, markdown_table
+from vpf_jax.couplings import dense
 from vpf_jax.evaluate import generation, reconstruction
 from vpf_jax.evaluate.reconstruction import GUESSES, PROTOCOLS, SIDES
 from vpf_jax.settings import setting
@@ -78,11 +79,11 @@ def run(config: Config) -> dict[str, Any]:
 
 def measure(trained: recipes.Seeds, images: runs.Images, num_samples: int) -> dict[str, Any]:
     """One number per seed of everything in the table."""
-    start = trained.initial_stacks[0].weights[0]
+    start = dense(trained.initial_stacks[0].weights[0])
     found: dict[str, Any] = {"alignment": trained.alignment()[-1].tolist()}
     for index, seed in enumerate(trained.seeds):
         (machine,) = stack = trained.stack(index)
-        forward, backward, before = machine.weights[0], machine.downward[0], start[index]
+        forward, backward, before = dense(machine.weights[0]), dense(machine.downward[0]), start[index]
         prior_key, sample_key = jax.random.split(key_for(seed, "generated images of an RBM"))
         prior = generation.activations(prior_key, stack, images.train.bits)[-1]
         centres = generation.generate(sample_key, stack, prior, SAMPLER, num_samples)

@@ -133,8 +133,8 @@ class Config(runs.SeedsConfig):
         return Sampling(self.seeds, self.size, self.coupling_std, self.sample_sizes[-1], sampler)
 
     def fitting(self) -> "Fitting":
-        convex = {"tolerance": self.tolerance, "max_steps": self.max_steps}
-        chains = {"num_chains": self.pcd_chains, "num_steps": self.pcd_steps, "rate": self.pcd_rate}
+        convex: dict[str, Any] = {"tolerance": self.tolerance, "max_steps": self.max_steps}
+        chains: dict[str, Any] = {"num_chains": self.pcd_chains, "num_steps": self.pcd_steps, "rate": self.pcd_rate}
         fits: dict[str, Callable[[Array, Array], Fit]] = {
             "pcd": functools.partial(spin_glass.fit_pcd, penalty=self.penalty, **chains),
         }
@@ -184,10 +184,10 @@ class Sampling(NamedTuple):
                 glass, draws, acceptance = draw(np.uint32(seed))
                 states = np.asarray(draws).reshape(-1, self.size**2)[: self.largest]
                 arrays = {
-                    **glass._asdict(),
+                    **{name: np.asarray(leaf) for name, leaf in glass._asdict().items()},
                     "packed": np.packbits(states, axis=1),
-                    "acceptance": acceptance,
-                    "disagreement": spin_glass.disagreement(np.asarray(draws)),
+                    "acceptance": np.asarray(acceptance),
+                    "disagreement": np.asarray(spin_glass.disagreement(np.asarray(draws))),
                 }
                 write_arrays(file, **arrays)
             found.append(arrays)
@@ -306,7 +306,7 @@ def compare(
         for rule in rules:
             arrays = kept_arrays(fit_file(folder, num_samples, rule))
             assert arrays is not None
-            found = glasses[rule] = Glass(arrays["fields"], arrays["couplings"])
+            found = glasses[rule] = Glass(jnp.asarray(arrays["fields"]), jnp.asarray(arrays["couplings"]))
             if data.truth is None:
                 measured = spin_glass.held_out_score(found, data.held_out)
             else:

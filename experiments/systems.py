@@ -2,8 +2,8 @@
 
     python -m experiments.systems --dataset=mnist --workdir=runs/mnist-compare
 
-Trains each system as its own script does by default (`experiments.comparison`, `target_propagation`, but sampled from
-the released code's prior, `equilibrium_propagation`, `binary_synapses`, read as signs and as means) and measures
+Trains each system as its own script does by default (`named_recipes`, `mnist_target`, but sampled from the released
+code's prior, `mnist_equilibrium`, `planted_synapses`, read as signs and as means) and measures
 
     Parzen          log-likelihood of the grey test images under samples, of the systems that generate any
     classification  test error: of the classifier itself, or of a linear probe on the hidden activations (and, for
@@ -23,27 +23,25 @@ Not here: the settings of a single system, which its own script varies.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import vpf_jax
-from experiments import comparison, features, generation, repair
-from experiments import mnist_equilibrium as equilibrium_propagation
-from experiments import mnist_target as target_propagation
-from experiments import planted_synapses as binary_synapses
+from experiments import mnist_equilibrium, mnist_target, named_recipes, planted_synapses
 from vpf_jax import datasets, figures
-from vpf_jax.app import command as cli
-from vpf_jax.app import runs
-from vpf_jax.app.folder import stop_requests
+from vpf_jax.app import command, recipes, runs
+from vpf_jax.app.keys import key_for
 from vpf_jax.app.tables import cell, markdown_table
-from vpf_jax.evaluate import monitor, reconstruction
+from vpf_jax.evaluate import generation, monitor, reconstruction
+from vpf_jax.evaluate.reconstruction import SIDES
 from vpf_jax.related import binary_synapses as synapses
 from vpf_jax.related import target_propagation as tp
+from vpf_jax.settings import described, like, setting
 
 TITLES = {
     "rbm": "RBM, VPF",
@@ -55,8 +53,6 @@ TITLES = {
     "binary_synapses": "RBM with binary synapses, signs of the means",
     "binary_synapses_means": "the same, the means themselves (not binary)",
 }
-ScriptConfig = TypeVar("ScriptConfig", bound=runs.Config)
-
 # Images of each system in the pictures.
 DRAWN = 14
 # Test images that are repaired: target propagation infers 15 steps for each of 20 steps of in-painting.
@@ -66,7 +62,7 @@ REPAIRED = 2000
 class Scale(NamedTuple):
     """Sizes of everything that is trained and measured."""
 
-    rbm: tuple[tuple[int, ...], int]
+    rbm: tuple[int, int]
     """Hidden units and epochs, like the next."""
     stack: tuple[tuple[int, ...], int]
     target_propagation: dict[str, Any]
@@ -79,7 +75,7 @@ class Scale(NamedTuple):
 
 SCALES = {
     "full": Scale(
-        rbm=((196,), 40),
+        rbm=(196, 40),
         stack=((196, 196, 64), 200),
         # Its samples score as the paper says.
         target_propagation={"preset": "released"},
@@ -88,7 +84,7 @@ SCALES = {
         num_samples=10_000,
     ),
     "quick": Scale(
-        rbm=((36,), 4),
+        rbm=(36, 4),
         stack=((36, 16), 5),
         target_propagation={"hidden": (60, 20), "epochs": 3},
         equilibrium_propagation={"preset": "1", "hidden": (50,), "epochs": 2},
@@ -160,98 +156,116 @@ class Learnt(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(comparison.Config):
+class Config(recipes.RecipesConfig):
     """Settings; each is a flag."""
 
     experiment = "compare"
 
-    num_seeds: int = cli.setting(3, "Runs of each system, at least 1.")
-    scale: str = cli.setting("full", "Sizes of the systems.", tuple(SCALES))
-    systems: tuple[str, ...] = cli.setting(tuple(TITLES), "Systems.", tuple(TITLES))
+    num_seeds: int = like(runs.SeedsConfig, "num_seeds", default=3)
+    scale: str = setting("full", "Sizes of the systems", choices=tuple(SCALES))
+    systems: tuple[str, ...] = setting(tuple(TITLES), "Systems", choices=tuple(TITLES))
+
+    def bench(self) -> "Bench":
+        return Bench(self.workshop(), SCALES[self.scale], {"dataset": self.dataset, "data_dir": self.data_dir})
+
+
+class Bench(NamedTuple):
+    """Where the systems are trained, all of the same images."""
+
+    workshop: recipes.Workshop
+    scale: Scale
+    data: dict[str, Any]
+    """dataset and data_dir, as the systems' own scripts take them."""
 
     @property
-    def sizes(self) -> Scale:
-        return SCALES[self.scale]
+    def images(self) -> runs.Images:
+        return self.workshop.images
+
+    def scripts(self, script: Any, title: str, settings: dict[str, Any]) -> Iterator[tuple[Any, Path]]:
+        """The settings of a system's own script and the folder of what it trains, for each seed."""
+        for seed in self.workshop.seeds:
+            one = script(**self.data, **settings, seed=seed, checkpoint_every=self.workshop.checkpoint_every)
+            known = {name: value for name, value in described(one).items() if name not in runs.FREE}
+            yield one, self.workshop.folder / recipes.folder_name(f"{title}-{seed}", known)
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Trains, measures and draws; resumes. Returns what summary.json holds.
+    """Trains, measures and draws; resumes. Returns what summary.json holds (errors: `app.recipes`, `app.runs`)."""
+    bench, systems, seeds = config.bench(), config.systems, config.seeds
+    images, num_samples = bench.images, bench.scale.num_samples
+    told = f"{config.dataset}, scale {config.scale}; {config.told_of_means}. "
 
-    Raises:
-      UsageError: a folder that does not fit.
-      vpf_jax.datasets.DatasetError: data that cannot be read.
-      vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
-      vpf_jax.app.folder.Stopped: SIGTERM or SIGINT arrived; what was trained and measured is saved.
-    """
-    return runs.carry_out(config, _run)
-
-
-def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
-    """What is found, and the table."""
-    rows: dict[str, dict[str, Any]] = {}
-    test = jnp.asarray(data.test.images[:DRAWN])
-    mask = reconstruction.band_mask("bottom", data.image_shape)
-    pictures = {"samples": {}, "repaired": {"original": test, "given": jnp.where(mask[None], 0.5, test)}}
-    with stop_requests() as stops:
-        for name in config.systems:
-            learnt = LEARN[name](config, data, stops)
-            evaluate = functools.partial(_evaluate, config, data, learnt)
-            measured = runs.evaluate_seeds(workdir, name, config.seeds, stops, evaluate)
+    def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
+        rows: dict[str, dict[str, Any]] = {}
+        test = images.test.grey[:DRAWN]
+        mask = reconstruction.band_mask("bottom", images.image_shape)
+        pictures = {"samples": {}, "repaired": {"original": test, "given": jnp.where(mask[None], 0.5, test)}}
+        for name in systems:
+            learnt = LEARN[name](bench, stops)
+            measure = functools.partial(evaluate, images, num_samples, learnt)
+            measured = runs.evaluate_seeds(folder, name, seeds, stops, measure)
             rows[name] = {"train_seconds": [one.seconds for one in learnt], "runs": measured}
             first = learnt[0]
+            sample_key, repair_key = jax.random.split(key_for(seeds[0], "pictures of systems"))
             if first.samples is not None:
-                pictures["samples"][TITLES[name]] = first.samples(_key(config.seed, 0), DRAWN)[measured[0]["sampler"]]
+                pictures["samples"][TITLES[name]] = first.samples(sample_key, DRAWN)[measured[0]["sampler"]]
             if first.repair is not None:
-                pictures["repaired"][TITLES[name]] = first.repair(repair.key_of(config.seed, 1), test, mask)
-    titles = {"samples": "Samples", "repaired": "The lower 12 rows filled in, the other pixels held"}
-    for (file, images), told in zip(pictures.items(), titles.values(), strict=True):
-        tiles = {title: np.asarray(some).reshape(-1, *data.image_shape) for title, some in images.items()}
-        if tiles:
-            figures.save_reconstructions(workdir / f"{file}.png", tiles, title=f"{told}, {data.name}")
-    real = [generation.parzen_real_data(data, config.sizes.num_samples, seed)[0]["mean"] for seed in config.seeds]
-    found = {
-        "systems": rows,
-        "pixel_probe_error": _probe_error(data, lambda grey: grey),
-        "parzen_real_data": real,
-        "median_image_errors": repair.guess_errors(_first_tested(data))["median"],
-    }
-    return found, _table(config, found)
+                pictures["repaired"][TITLES[name]] = first.repair(repair_key, test, mask)
+        titles = {"samples": "Samples", "repaired": "The lower 12 rows filled in, the other pixels held"}
+        for file, some in pictures.items():
+            tiles = {title: np.asarray(one).reshape(-1, *images.image_shape) for title, one in some.items()}
+            if tiles:
+                figures.save_reconstructions(folder / f"{file}.png", tiles, title=f"{titles[file]}, {images.name}")
+        guesses = reconstruction.guess_errors(images.train.grey, images.test.grey[:REPAIRED], images.image_shape)
+        found = {
+            "systems": rows,
+            "pixel_probe_error": probe_error(images, lambda grey: grey),
+            "parzen_real_data": [real_score(images, num_samples, seed) for seed in seeds],
+            "median_image_errors": guesses["median"],
+        }
+        return found, told + tabulate(found)
+
+    return runs.carry_out(config, work)
 
 
-def _learn_stacks(config: Config, recipe: comparison.Recipe, data: datasets.Dataset, stops: list[int]) -> list[Learnt]:
+def learn_stacks(recipe: Callable[[Scale], recipes.Recipe], bench: Bench, stops: list[int]) -> list[Learnt]:
     """Stacks of all seeds."""
-    trained = comparison.train_for(config, recipe, data, stops)
-    return [
-        of_stack(trained.stack(index), trained.seconds, generation.prior_of(_key(seed, 1), trained.stack(index), data))
-        for index, seed in enumerate(config.seeds)
-    ]
+    trained = bench.workshop.run(recipe(bench.scale), stops)
+    stacks = [trained.stack(index) for index in range(len(trained.seeds))]
+    return [of_stack(*one, trained.seconds, bench.images) for one in zip(trained.seeds, stacks, strict=True)]
 
 
-def of_stack(stack: vpf_jax.Stack, seconds: float, prior: jax.Array) -> Learnt:
-    """A stack of two-layer machines; `prior` is that of the top layer. Only a single machine defines repair."""
+def of_stack(seed: int, stack: vpf_jax.Stack, seconds: float, images: runs.Images) -> Learnt:
+    """A stack of two-layer machines. Only a single machine defines repair."""
+    prior = generation.activations(key_for(seed, "priors of systems"), stack, images.train.bits)[-1]
 
     def samples(key: jax.Array, num_samples: int) -> list[jax.Array]:
         samplers = [generation.Sampler("prior", steps, steps) for steps in generation.CANDIDATE_STEPS]
-        return [generation.generate(key, stack, prior, sampler, num_samples) for sampler in samplers]
+        keys = jax.random.split(key, len(samplers))
+        return [
+            generation.generate(own, stack, prior, sampler, num_samples)
+            for own, sampler in zip(keys, samplers, strict=True)
+        ]
+
+    def features(grey: jax.Array) -> jax.Array:
+        return jnp.concatenate(monitor.hidden_means(stack, bits(grey)), axis=1)
 
     def fill_in(key: jax.Array, grey: jax.Array, mask: jax.Array) -> jax.Array:
-        return repair.both(key, stack[0], jnp.asarray(datasets.binarise(grey)), mask)["clamped"]
+        return reconstruction.repair(key, stack[0], bits(grey), mask)["clamped"]
 
-    return Learnt(
-        seconds,
-        features=lambda grey: jnp.concatenate(
-            features.hidden_means(stack, jnp.asarray(datasets.binarise(grey))), axis=1
-        ),
-        samples=samples,
-        repair=fill_in if len(stack) == 1 else None,
-    )
+    return Learnt(seconds, features=features, samples=samples, repair=fill_in if len(stack) == 1 else None)
 
 
-def _learn_target_propagation(config: Config, data: datasets.Dataset, stops: list[int]) -> list[Learnt]:
-    def learnt(script: target_propagation.Config, folder: Path) -> Learnt:
-        trained = target_propagation.learn(script, data, folder, stops)
+def bits(grey: jax.Array) -> jax.Array:
+    return jnp.asarray(datasets.binarise(grey))
+
+
+def learn_target_propagation(bench: Bench, stops: list[int]) -> list[Learnt]:
+    def learnt(script: mnist_target.Config, folder: Path) -> Learnt:
+        learner = script.learner(bench.images)
+        trained = learner.learn(folder, stops, script.checkpoint_every)
         parameters = trained.state.parameters
-        prior = target_propagation.widened_prior(script, data, parameters)
+        prior = learner.prior(parameters)
 
         def fill_in(key: jax.Array, grey: jax.Array, mask: jax.Array) -> jax.Array:
             masks = jnp.broadcast_to(mask, grey.shape)
@@ -264,48 +278,50 @@ def _learn_target_propagation(config: Config, data: datasets.Dataset, stops: lis
             repair=fill_in,
         )
 
-    return [learnt(*one) for one in _scripts(config, "target_propagation", target_propagation.Config)]
+    scripts = bench.scripts(mnist_target.Config, "target_propagation", bench.scale.target_propagation)
+    return [learnt(*one) for one in scripts]
 
 
-def _learn_equilibrium_propagation(config: Config, data: datasets.Dataset, stops: list[int]) -> list[Learnt]:
-    def learnt(script: equilibrium_propagation.Config, folder: Path) -> Learnt:
-        trained = equilibrium_propagation.learn(script, data, folder, stops)
-        return Learnt(trained.seconds, test_error=trained.metrics.column("test_error_from_zeros")[1][-1])
+def learn_equilibrium_propagation(bench: Bench, stops: list[int]) -> list[Learnt]:
+    def learnt(script: mnist_equilibrium.Config, folder: Path) -> Learnt:
+        trained = script.learner(bench.images).learn(folder, stops, script.checkpoint_every)
+        return Learnt(trained.seconds, test_error=trained.column("test_error_from_zeros")[1][-1])
 
-    return [learnt(*one) for one in _scripts(config, "equilibrium_propagation", equilibrium_propagation.Config)]
+    settings = bench.scale.equilibrium_propagation
+    return [learnt(*one) for one in bench.scripts(mnist_equilibrium.Config, "equilibrium_propagation", settings)]
 
 
-def _learn_binary_synapses(
-    read: Callable[[jax.Array], jax.Array], config: Config, data: datasets.Dataset, stops: list[int]
-) -> list[Learnt]:
+def learn_binary_synapses(read: Callable[[jax.Array], jax.Array], bench: Bench, stops: list[int]) -> list[Learnt]:
     """Machines with the synapses that are read from the learnt means."""
 
-    def learnt(script: binary_synapses.Config, folder: Path) -> Learnt:
-        fit = binary_synapses.Fit(script.hidden[0], script.esteps[0], script.rules[0], None)
-        found = binary_synapses.learn(script, fit, binary_synapses.image_data(script, data), folder, stops)
+    def learnt(script: planted_synapses.Config, folder: Path) -> Learnt:
+        learner = script.learner(script.hidden[0], script.esteps[0], script.rules[0])
+        visible = script.example_images(bench.images)
+        found = learner.learn(visible, None, folder, stops, script.checkpoint_every)
         stack = (synapses.as_machine(read(found.means[0]), script.beta),)
-        return of_stack(stack, found.trained.seconds, generation.prior_of(_key(script.seed, 1), stack, data))
+        return of_stack(script.seed, stack, found.trained.seconds, bench.images)
 
-    return [learnt(*one) for one in _scripts(config, "binary_synapses", binary_synapses.Config)]
-
-
-def _learn_rbm(rule: str, config: Config, data: datasets.Dataset, stops: list[int]) -> list[Learnt]:
-    return _learn_stacks(config, comparison.rbm_recipes(*config.sizes.rbm)[rule], data, stops)
+    settings = bench.scale.binary_synapses
+    return [learnt(*one) for one in bench.scripts(planted_synapses.Config, "binary_synapses", settings)]
 
 
-def _learn_stack(name: str, config: Config, data: datasets.Dataset, stops: list[int]) -> list[Learnt]:
-    return _learn_stacks(config, comparison.stack_recipes(*config.sizes.stack)[name], data, stops)
+def _rbm(rule: str) -> Callable[[Bench, list[int]], list[Learnt]]:
+    return functools.partial(learn_stacks, lambda scale: named_recipes.rbm(rule, *scale.rbm))
 
 
-LEARN: dict[str, Callable[[Config, datasets.Dataset, list[int]], list[Learnt]]] = {
-    "rbm": functools.partial(_learn_rbm, "vpf"),
-    "rbm_refined": functools.partial(_learn_rbm, "vpf_pcd"),
-    "intra_dbm": functools.partial(_learn_stack, "intra_dbm"),
-    "intra_dbm_refined": functools.partial(_learn_stack, "intra_dbm_refined"),
-    "target_propagation": _learn_target_propagation,
-    "equilibrium_propagation": _learn_equilibrium_propagation,
-    "binary_synapses": functools.partial(_learn_binary_synapses, jnp.sign),
-    "binary_synapses_means": functools.partial(_learn_binary_synapses, lambda means: means),
+def _stack(name: str) -> Callable[[Bench, list[int]], list[Learnt]]:
+    return functools.partial(learn_stacks, lambda scale: named_recipes.stack(name, *scale.stack))
+
+
+LEARN: dict[str, Callable[[Bench, list[int]], list[Learnt]]] = {
+    "rbm": _rbm("vpf"),
+    "rbm_refined": _rbm("vpf_pcd"),
+    "intra_dbm": _stack("intra_dbm"),
+    "intra_dbm_refined": _stack("intra_dbm_refined"),
+    "target_propagation": learn_target_propagation,
+    "equilibrium_propagation": learn_equilibrium_propagation,
+    "binary_synapses": functools.partial(learn_binary_synapses, jnp.sign),
+    "binary_synapses_means": functools.partial(learn_binary_synapses, lambda means: means),
 }
 
 _infer = jax.jit(tp.infer)
@@ -313,68 +329,53 @@ _inpaint = jax.jit(tp.inpaint)
 _generate = jax.jit(tp.generate, static_argnames="num_samples")
 
 
-def _scripts(config: Config, name: str, script: type[ScriptConfig]) -> list[tuple[ScriptConfig, Path]]:
-    """The settings of a system's own script and the folder of what it trains, for each seed."""
-    shared: dict[str, Any] = {setting: getattr(config, setting) for setting in ("dataset", "data_dir")}
-    found = []
-    for seed in config.seeds:
-        one = script(**shared, **getattr(config.sizes, name), seed=seed, checkpoint_every=config.checkpoint_every)
-        settings = {setting: value for setting, value in dataclasses.asdict(one).items() if setting not in runs.FREE}
-        found.append((one, config.models_folder / comparison.folder_name(f"{name}-{seed}", settings)))
-    return found
-
-
-def _key(seed: int, use: int) -> jax.Array:
-    """0: samples, 1: the prior of stacks."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 4), use)
-
-
-def _evaluate(config: Config, data: datasets.Dataset, systems: list[Learnt], index: int, seed: int) -> dict[str, Any]:
+def evaluate(images: runs.Images, num_samples: int, systems: list[Learnt], index: int, seed: int) -> dict[str, Any]:
     """What the system of one seed defines, else None."""
     learnt = systems[index]
+    sample_key, repair_key = jax.random.split(key_for(seed, "evaluating systems"))
     row: dict[str, Any] = {"parzen": None, "test_error": learnt.test_error, "repair": None}
     if learnt.features is not None:
-        row["test_error"] = _probe_error(data, learnt.features)
+        row["test_error"] = probe_error(images, learnt.features)
     if learnt.samples is not None:
-        scores = [
-            generation.parzen_scores(centres, data)
-            for centres in learnt.samples(_key(seed, 0), config.sizes.num_samples)
-        ]
+        scores = [score(images, centres) for centres in learnt.samples(sample_key, num_samples)]
         best = max(range(len(scores)), key=lambda i: scores[i]["validation_mean"])
         row |= {"parzen": scores[best]["mean"], "sampler": best}
     if learnt.repair is not None:
-        grey = jnp.asarray(data.test.images[:REPAIRED])
+        grey = images.test.grey[:REPAIRED]
         row["repair"] = {}
-        for number, side in enumerate(repair.SIDES):
-            mask = reconstruction.band_mask(side, data.image_shape)
-            filled = learnt.repair(repair.key_of(seed, number), grey, mask)
-            row["repair"][side] = float(jnp.mean(reconstruction.reconstruction_error(filled, grey, mask)))
+        for side, key in zip(SIDES, jax.random.split(repair_key, len(SIDES)), strict=True):
+            mask = reconstruction.band_mask(side, images.image_shape)
+            errors = reconstruction.reconstruction_error(learnt.repair(key, grey, mask), grey, mask)
+            row["repair"][side] = float(jnp.mean(errors))
     return row
 
 
-def _first_tested(data: datasets.Dataset) -> datasets.Dataset:
-    """With those test images alone that are repaired."""
-    test = datasets.Split(data.test.images[:REPAIRED], data.test.labels[:REPAIRED])
-    return dataclasses.replace(data, test=test)
+def score(images: runs.Images, centres: jax.Array) -> dict[str, float]:
+    return generation.parzen_scores(centres, images.validation.grey, images.test.grey)
 
 
-def _probe_error(data: datasets.Dataset, of: Callable[[jax.Array], jax.Array]) -> float:
+def real_score(images: runs.Images, num_samples: int, seed: int) -> float:
+    key = key_for(seed, "real images beside systems")
+    return score(images, generation.draw_images(key, images.train.grey, num_samples))["mean"]
+
+
+def probe_error(images: runs.Images, of: Callable[[jax.Array], jax.Array]) -> float:
     """Test error of a linear probe on features of the grey images."""
     train, test = (
-        np.concatenate([np.asarray(of(jnp.asarray(part))) for part in np.array_split(split.images, 10)])
-        for split in (data.train, data.test)
+        np.concatenate([np.asarray(of(some)) for some in jnp.array_split(part.grey, 10)])
+        for part in (images.train, images.test)
     )
-    return 1 - monitor.linear_probe(train, data.train.labels, test, data.test.labels).test_accuracy
+    return 1 - monitor.linear_probe(train, images.train.labels, test, images.test.labels).test_accuracy
 
 
-def _table(config: Config, found: dict[str, Any]) -> str:
+def tabulate(found: dict[str, Any]) -> str:
     def column(row: dict[str, Any], name: str, factor: float = 1, digits: int = 1) -> str:
         values = [one[name] for one in row["runs"]]
         return "-" if values[0] is None else cell(factor * np.array(values), digits)
 
     def errors(row: dict[str, Any]) -> list[str]:
         ways = [one["repair"] for one in row["runs"]]
-        return ["-" if ways[0] is None else cell([way[side] for way in ways]) for side in repair.SIDES]
+        return ["-" if ways[0] is None else cell([way[side] for way in ways]) for side in SIDES]
 
     rows = [
         [
@@ -386,7 +387,7 @@ def _table(config: Config, found: dict[str, Any]) -> str:
         ]
         for name, row in found["systems"].items()
     ]
-    guess = [f"{found['median_image_errors'][side]:.1f}" for side in repair.SIDES]
+    guess = [f"{found['median_image_errors'][side]:.1f}" for side in SIDES]
     rows.append(
         [
             "training images, their pixels, their median",
@@ -398,15 +399,14 @@ def _table(config: Config, found: dict[str, Any]) -> str:
     )
     rules = [[rule, *local] for rule, local in LOCALITY.items()]
     return (
-        f"{config.dataset}, scale {config.scale}; mean +- standard error over {config.num_seeds} seeds. "
         "Classification: test error, of a linear probe on the hidden activations but for equilibrium propagation. "
         "Repair: L1 distance inside a band of 12 rows or columns, the other pixels held, binarised (but grey for "
         f"target propagation), the first {REPAIRED} test images.\n\n"
-        + markdown_table(["system", "Parzen, nats", "classification", *repair.SIDES, "training"], rows)
+        + markdown_table(["system", "Parzen, nats", "classification", *SIDES, "training"], rows)
         + "\n"
         + markdown_table(["rule", "learns from", "a synapse has to know", "phases", "symmetric weights"], rules)
     )
 
 
 if __name__ == "__main__":
-    cli.start_experiment(Config, run)
+    command.start(Config, run)

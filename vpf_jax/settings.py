@@ -196,8 +196,9 @@ def refuse_given(group: Any, names: Iterable[str], why: str) -> None:
       names: of those that the others make meaningless.
       why: ends the sentence, such as "planted synapses have no images".
     """
+    kind: Any = type(group)
     for name in names:
-        option, value = options(type(group))[name], getattr(group, name)
+        option, value = options(kind)[name], getattr(group, name)
         if value != option.default:
             raise SettingError(option.flag, value, f"nothing, as {why}")
 

@@ -23,6 +23,7 @@ import re
 import signal
 import socket
 import threading
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -73,13 +74,16 @@ class Growth(NamedTuple):
         return self.of(held) == self.of(given)
 
 
+_NONE_GROW: Mapping[str, Growth] = types.MappingProxyType({})
+
+
 def run_once(
     path: str | Path,
     config: dict[str, Any],
     work: Callable[[Path], dict[str, Any]],
     *,
     free: Sequence[str] = (),
-    grows: Mapping[str, Growth] | None = None,
+    grows: Mapping[str, Growth] = _NONE_GROW,
 ) -> dict[str, Any]:
     """What work(folder) finds, or what an earlier start has found; it is kept in the folder, which is locked meanwhile.
 
@@ -118,7 +122,7 @@ def open_workdir(
     path: str | Path,
     config: dict[str, Any],
     free: Sequence[str] = (),
-    grows: Mapping[str, Growth] | None = None,
+    grows: Mapping[str, Growth] = _NONE_GROW,
 ) -> Path:
     """Makes the folder and its config.json, or checks that it holds a run of the same configuration.
 
@@ -368,7 +372,7 @@ def _check_workdir(
     path: Path,
     config: dict[str, Any],
     free: Sequence[str],
-    grows: Mapping[str, Growth] | None,
+    grows: Mapping[str, Growth],
 ) -> dict[str, Any] | None:
     """The settings of the run in the folder, None where it holds none; raises as `open_workdir`."""
     file = path / "config.json"
@@ -385,13 +389,13 @@ def _check_workdir(
             f"{file} cannot be read as JSON that holds settings; put back a copy of it, or give a new folder"
         )
     grown = _grown(held, config, grows)
-    allowed = {name for name, growth in (grows or {}).items() if growth.same(held.get(name), config[name])}
-    allowed |= {name for name in grown if grows and not grows[name].refused}
-    names = [n for n in config if n not in free and n not in allowed and config[n] != held.get(n)]
+    same = {name for name, growth in grows.items() if growth.same(held.get(name), config[name])}
+    same |= {*free, *(name for name in grown if not grows[name].refused)}
+    names = [n for n in config if n not in same and config[n] != held.get(n)]
     names += [n for n in held if n not in config]
     if names:
         held_text, given_text = (", ".join(f"--{n}={a.get(n)}" for n in names) for a in (held, config))
-        reasons = [f" ({grows[name].refused})" for name in grown if grows and grows[name].refused]
+        reasons = [f" ({grows[name].refused})" for name in grown if grows[name].refused]
         raise UsageError(
             f"--workdir={path} holds a run with {held_text}, but {given_text} was given{''.join(reasons)}; "
             "give the same configuration as its config.json to resume it, or another --workdir"
@@ -399,10 +403,10 @@ def _check_workdir(
     return held
 
 
-def _grown(held: Mapping[str, Any], config: Mapping[str, Any], grows: Mapping[str, Growth] | None) -> list[str]:
+def _grown(held: Mapping[str, Any], config: Mapping[str, Any], grows: Mapping[str, Growth]) -> list[str]:
     """Settings that are larger than those held, among those that may grow."""
     found = []
-    for name, growth in (grows or {}).items():
+    for name, growth in grows.items():
         before, now = growth.of(held.get(name)), growth.of(config[name])
         if isinstance(before, int) and isinstance(now, int) and now > before:
             found.append(name)

@@ -70,6 +70,7 @@ def train(
     columns: Sequence[str] = (),
     measure: Callable[[Any, int], Row] | None = None,
     told: Callable[[Row], str] | None = None,
+    until: Callable[[Row], bool] | None = None,
     name: str = "",
 ) -> Trained:
     """Runs the epochs that are left.
@@ -83,6 +84,7 @@ def train(
       columns: of metrics.csv: what epochs and `measure` give; none: no such file.
       measure: more scalars of a state after an epoch, outside the time that is counted; it may leave some out.
       told: what is reported of a row; None: its numbers.
+      until: whether an epoch with such a row is the last one.
       name: tells one training from others of the same command.
 
     Raises:
@@ -107,7 +109,7 @@ def train(
             return done
 
         with Progress(ends[-1], done, name) as progress:
-            while done < ends[-1] and not stops:
+            while done < ends[-1] and not stops and not (until and rows and until(rows[-1])):
                 if done == ends[number]:
                     number += 1
                     state, run_epoch = phases[number].start(state), None
@@ -130,7 +132,7 @@ def train(
                     saved = save()
             if saved < done:
                 saved = save()
-    if done < ends[-1]:
+    if stops and done < ends[-1]:
         raise Stopped(stops[0], f"{prefix}epoch {done} of {ends[-1]} is saved; start again to resume")
     return Trained(state, rows, info["train_seconds"])
 

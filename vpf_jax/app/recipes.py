@@ -39,7 +39,7 @@ NUM_WATCHED = 1000
 class Recipe(Settings):
     """A model and how it is trained."""
 
-    title: str = setting("", "What tables call it")
+    title: str = setting("a recipe", "What tables call it")
     hidden: tuple[int, ...] = setting((196,), "Units of the hidden layers", least=1, distinct=False)
     phases: tuple[train.TrainConfig, ...] = (train.TrainConfig(),)
     """They follow one another with a fresh optimizer (`vpf_jax.train.start_phase`)."""

@@ -6,6 +6,7 @@ measured one seed after another. Not here: the loop over epochs (`loop`), recipe
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import vpf_jax
 from vpf_jax import checks, datasets
@@ -166,13 +166,15 @@ def check_memory(name: str, given: Any, needed: int | Callable[[], Any], times: 
     if callable(needed):
         try:
             leaves = jax.tree.leaves(jax.eval_shape(needed))
-            needed = sum(int(np.prod(leaf.shape, dtype=object)) * leaf.dtype.itemsize for leaf in leaves)
+            one = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
         except OverflowError:
-            needed = 2**63
-    needed *= times
+            one = 2**63
+    else:
+        one = needed
+    total = one * times
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    allowed = f"what fits into the {memory / 2**30:.3g} GiB of memory; this needs {needed / 2**30:.3g}"
-    checks.require(needed <= memory, name, given, allowed)
+    allowed = f"what fits into the {memory / 2**30:.3g} GiB of memory; this needs {total / 2**30:.3g}"
+    checks.require(total <= memory, name, given, allowed)
 
 
 def carry_out(config: Config, work: Callable[[Path, list[int]], tuple[dict[str, Any], str]]) -> dict[str, Any]:

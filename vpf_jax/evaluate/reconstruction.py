@@ -217,15 +217,15 @@ def guess_errors(
     train: Float[Array, "num_train n_0"], grey: Float[Array, "batch n_0"], image_shape: tuple[int, int]
 ) -> dict[str, dict[str, float]]:
     """Mean `reconstruction_error` of each of `GUESSES`, made of the training images, by side."""
-    train, grey = np.asarray(train), np.asarray(grey, np.float64)
+    examples, originals = np.asarray(train), np.asarray(grey, np.float64)
     painted = {
         "black": np.zeros(grey.shape[1]),
-        "mean": train.mean(axis=0, dtype=np.float64),
-        "median": np.median(train, axis=0),
+        "mean": examples.mean(axis=0, dtype=np.float64),
+        "median": np.median(examples, axis=0),
     }
     masks = {side: np.asarray(band_mask(side, image_shape)) for side in SIDES}
     return {
-        guess: {side: float(np.abs(grey - image)[:, mask].sum(axis=1).mean()) for side, mask in masks.items()}
+        guess: {side: float(np.abs(originals - image)[:, mask].sum(axis=1).mean()) for side, mask in masks.items()}
         for guess, image in painted.items()
     }
 
