@@ -102,7 +102,8 @@ def run(config: Config) -> dict[str, Any]:
     """
     workshop = config.workshop()
     images, window, digit = workshop.images, config.window(), config.digit
-    images.require("digit", digit + 1, "test")
+    count = len(images.test)
+    checks.require(digit < count, "digit", digit, f"a number below {count}, as {images.name} has {count} test images")
     # Four numbers of each pair, and what sorting them takes.
     runs.check_memory("num_trials", config.num_trials, 64 * config.num_trials)
     recalling = named_recipes.rbm("vpf_pcd", config.hidden, config.epochs)

@@ -216,6 +216,13 @@ def described(group: Any) -> dict[str, Any]:
     return found
 
 
+def typed(value: Any) -> str:
+    """A value as one types it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
 def _kind(hint: Any) -> tuple[type, bool, bool]:
     optional = isinstance(hint, types.UnionType)
     if optional:
@@ -251,5 +258,5 @@ def _numbers(s: Setting, kind: type, plural: bool) -> str:
         bounds.append(f"other than {s.other_than}")
     text = " ".join([text, " and ".join(bounds)]).strip()
     if s.longest is not None:
-        return f"{text}, {s.fewest if s.fewest == s.longest else f'{s.fewest} to {s.longest}'} of them"
-    return f"{text}, at least {s.fewest} of them" if plural and s.fewest > 1 else text
+        return f"{s.fewest if s.fewest == s.longest else f'{s.fewest} to {s.longest}'} {text}"
+    return f"{s.fewest} or more {text}" if plural and s.fewest > 1 else text

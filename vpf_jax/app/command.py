@@ -23,7 +23,7 @@ from vpf_jax.app.folder import Stopped, UsageError
 from vpf_jax.checkpoint import SYSTEM_ERRORS, CheckpointError
 from vpf_jax.checks import SettingError
 from vpf_jax.datasets import DatasetError
-from vpf_jax.settings import Option, options
+from vpf_jax.settings import Option, options, typed
 from vpf_jax.train import NonFiniteObjectiveError
 
 
@@ -67,7 +67,7 @@ def start(config_class: type, run: Callable[[Any], Any]) -> NoReturn:
 def failure(error: Exception) -> tuple[int, str] | None:
     """Exit status and sentence for what a command may raise; None for a bug, which keeps its traceback."""
     if isinstance(error, SettingError):
-        return 2, f"got --{error.name}={_typed(error.given)}; it takes {error.allowed}"
+        return 2, f"got --{error.name}={typed(error.given)}; it takes {error.allowed}"
     if isinstance(error, UsageError | DatasetError | CheckpointError):
         return 2, str(error)
     if isinstance(error, NonFiniteObjectiveError):
@@ -95,14 +95,7 @@ class _Parser(flags.ArgumentParser):
 
 class _Serializer(flags.ArgumentSerializer):
     def serialize(self, value: Any) -> str:
-        return _typed(value)
-
-
-def _typed(value: Any) -> str:
-    """A value as one types it."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+        return typed(value)
 
 
 def _end_quietly_on_interrupts() -> None:
@@ -137,6 +130,8 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(0)
     except flags.UnrecognizedFlagError as error:
         _fail(2, f"{error}; --help lists the flags")
+    except UnicodeDecodeError:
+        _fail(2, "got a --flagfile that cannot be read, as it is no text")
     # Whatever absl's own flags make of what they were given, such as a --flagfile that is no text.
     except Exception as error:
         found = failure(error.__context__) if isinstance(error.__context__, SettingError) else None

@@ -34,6 +34,7 @@ import numpy as np
 
 from vpf_jax.checkpoint import aside
 from vpf_jax.checks import SettingError
+from vpf_jax.settings import typed
 
 MANIFEST = "files.sha256"
 SUMMARY = "summary.json"
@@ -392,9 +393,11 @@ def _check_workdir(
     same = {name for name, growth in grows.items() if growth.same(held.get(name), config[name])}
     same |= {*free, *(name for name in grown if not grows[name].refused)}
     names = [n for n in config if n not in same and config[n] != held.get(n)]
-    names += [n for n in held if n not in config]
+    names = [*(n for n in names if n in held), *(n for n in held if n not in config)] or names
     if names:
-        held_text, given_text = (", ".join(f"--{n}={a.get(n)}" for n in names) for a in (held, config))
+        held_text, given_text = (
+            ", ".join(f"--{n}={typed(a[n])}" if n in a else f"no --{n}" for n in names) for a in (held, config)
+        )
         reasons = [f" ({grows[name].refused})" for name in grown if grows[name].refused]
         raise UsageError(
             f"--workdir={path} holds a run with {held_text}, but {given_text} was given{''.join(reasons)}; "

@@ -144,11 +144,10 @@ class Images:
         """Pixels of an image."""
         return self.image_shape[0] * self.image_shape[1]
 
-    def require(self, name: str, number: int, part: str = "train") -> None:
-        """Raises SettingError where a setting asks for more images than a part has."""
-        count = len(getattr(self, part))
-        told = {"train": "training", "test": "test"}[part]
-        checks.require(number <= count, name, number, f"up to {count}, as {self.name} has {count} {told} images")
+    def require(self, name: str, number: int) -> None:
+        """Raises SettingError where a setting asks for more training images than there are."""
+        count = len(self.train)
+        checks.require(number <= count, name, number, f"up to {count}, as {self.name} has {count} training images")
 
 
 def check_memory(name: str, given: Any, needed: int | Callable[[], Any], times: int = 1) -> None:
