@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vpf_jax.app import command as cli
@@ -18,15 +20,17 @@ from vpf_jax.app.folder import (
     MetricsFile,
     Stopped,
     UsageError,
-    kept_rows,
+    kept_arrays,
     locked,
     open_workdir,
     read_json,
     run_once,
     stop_requests,
+    write_arrays,
     write_json,
 )
 from vpf_jax.checkpoint import CheckpointMismatchError
+from vpf_jax.checks import SettingError
 from vpf_jax.train import NonFiniteObjectiveError
 
 ROOT = Path(__file__).parents[2]
@@ -51,9 +55,9 @@ def test_another_configuration_is_refused_and_named(tmp_path):
 
 def test_folders_that_are_no_run_are_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UsageError, match="is a file"):
+    with pytest.raises(SettingError, match=r"got workdir=.*file'; it takes a folder, which may be missing"):
         open_workdir(tmp_path / "file", {})
-    with pytest.raises(UsageError, match="holds files that are no run"):
+    with pytest.raises(SettingError, match=r"this one holds files and no config\.json"):
         open_workdir(tmp_path, {})
     (tmp_path / "run").mkdir()
     for text in ("{", "{}", "[]", "null", "", "[" * 100_000):
@@ -93,12 +97,9 @@ def test_metrics_are_written_from_what_the_checkpoint_keeps_and_go_on(tmp_path, 
     for row in rows_of((3, 4)):
         resumed.append(row)
     assert path.read_bytes() == whole
-    assert resumed.rows is kept
-    assert resumed.column("b") == ([2], [0.1])
-    assert resumed.column("a")[0] == [1, 2, 3, 4]
     assert not caplog.text
     path.unlink()
-    MetricsFile(path, ("a", "b"), kept)
+    MetricsFile(path, ("a", "b"), rows_of((1, 2, 3, 4)))
     assert path.read_bytes() == whole
 
 
@@ -111,19 +112,6 @@ def test_a_damaged_metrics_file_is_put_aside_and_made_again(tmp_path, caplog):
     assert path.read_text().splitlines() == ["epoch,a,b", "1,0.3333333333333333,", "2,0.6666666666666666,0.1"]
 
 
-def test_rows_of_version_0_5_are_read_from_the_file(tmp_path):
-    path = tmp_path / "metrics.csv"
-    MetricsFile(path, ("a", "b"), rows_of((1, 2, 3)))
-    info = {}
-    assert kept_rows(info, path, 2) == rows_of((1, 2)) == info["rows"]
-    assert kept_rows({}, path, 0) == []
-    with pytest.raises(UsageError, match=r"metrics.csv lacks epochs up to 4"):
-        kept_rows({}, path, 4)
-    path.write_text("epoch,a\nx,y\n")
-    with pytest.raises(UsageError, match=r"metrics.csv lacks epochs up to 1"):
-        kept_rows({}, path, 1)
-
-
 def test_undeclared_columns_are_refused(tmp_path):
     metrics = MetricsFile(tmp_path / "metrics.csv", ("a",), [])
     with pytest.raises(ValueError, match=r"\['c'\]; declared are \('epoch', 'a'\)"):
@@ -133,7 +121,7 @@ def test_undeclared_columns_are_refused(tmp_path):
 CONFIG = {"rate": 0.1, "epochs": 3}
 
 
-def finish(folder, config=CONFIG, grows=None):
+def finish(folder, config=CONFIG, grows=types.MappingProxyType({})):
     """A run that writes a table and says how often it has worked."""
 
     def work(path):
@@ -168,10 +156,10 @@ def test_damage_of_a_finished_run_is_said_put_aside_and_mended(tmp_path, name, c
     else:
         (folder / name).write_bytes(content)
     if name == "config.json":
-        with pytest.raises(UsageError, match=r"config\.json"):
+        with pytest.raises((UsageError, SettingError), match=r"config\.json"):
             finish(folder)
         return
-    # Without a manifest the run is that of version 0.5, or was killed at the very end.
+    # Without a manifest the run was killed at the very end.
     assert finish(folder) == ({"epochs": 3}, int(name != "files.sha256" or content is not None))
     assert before.items() <= {path.name: path.read_bytes() for path in folder.iterdir()}.items()
     if content is None:
@@ -314,6 +302,8 @@ def test_a_write_that_fails_names_the_file(tmp_path, monkeypatch):
 
 def test_what_a_command_ends_with_is_told_from_bugs():
     assert cli.failure(UsageError("no"))[0] == 2
+    assert cli.failure(SettingError("hidden", (4, 0), "2 integers")) == (2, "got --hidden=4,0; it takes 2 integers")
+    assert cli.failure(SettingError("hidden_flips", False, "on")) == (2, "got --hidden_flips=off; it takes on")
     assert cli.failure(CheckpointMismatchError("no"))[0] == 2
     assert cli.failure(NonFiniteObjectiveError("no"))[0] == 1
     assert cli.failure(Stopped(15, "saved"))[0] == 143
@@ -332,9 +322,14 @@ def test_a_request_to_stop_is_noted_and_the_usual_handlers_come_back(number):
     assert signal.getsignal(number) is usual
 
 
-def test_a_setting_that_an_earlier_version_does_not_know_stands_at_its_default(tmp_path):
-    folder = open_workdir(tmp_path / "run", {"epochs": 3, "layers": (4, 2)})
-    assert open_workdir(folder, {"epochs": 3, "layers": (4, 2), "rule": "vpf"}, defaults={"rule": "vpf"}) == folder
-    # From then on the folder knows it.
-    with pytest.raises(UsageError, match="--rule=vpf, but --rule=cd was given"):
-        open_workdir(folder, {"epochs": 3, "layers": (4, 2), "rule": "cd"}, defaults={"rule": "vpf"})
+def test_arrays_are_kept_until_they_are_damaged(tmp_path, caplog):
+    path = tmp_path / "fits" / "one.npz"
+    assert kept_arrays(path) is None
+    write_arrays(path, a=np.arange(3), b=np.float32(2))
+    found = kept_arrays(path)
+    np.testing.assert_array_equal(found["a"], [0, 1, 2])
+    assert found["b"] == 2
+    path.write_bytes(path.read_bytes()[:-30])
+    assert kept_arrays(path) is None
+    assert "one.npz is damaged, and is now one.npz.damaged; it is made again" in caplog.text
+    assert not path.exists()

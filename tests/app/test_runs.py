@@ -1,98 +1,15 @@
-"""The loop over epochs: resumed runs equal uninterrupted ones, and nothing good is lost."""
-
-import functools
+"""What all scripts share: their settings, images on the device, memory, measurements that are kept."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import mnist_equilibrium as equilibrium_propagation
-from experiments import mnist_target as target_propagation
+from experiments import mnist_equilibrium, mnist_target
+from vpf_jax import datasets
 from vpf_jax.app import runs
-from vpf_jax.app.folder import Stopped
-from vpf_jax.checkpoint import CheckpointError
-from vpf_jax.train import NonFiniteObjectiveError
-
-train = functools.partial(runs.train_epochs, columns=("size", "twice"), checkpoint_every=2)
-
-
-def walk(state, epoch):
-    key, step = jax.random.split(state["key"])
-    x = state["x"] + jax.random.normal(step, (3,))
-    return {"key": key, "x": x}, {"size": jnp.sum(x * x)}
-
-
-def twice(state, epoch):
-    return {"twice": 2.0 * epoch} if epoch % 2 == 0 else {}
-
-
-def start():
-    return {"key": jax.random.key(0), "x": jnp.zeros(3)}
-
-
-def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, capsys):
-    whole = train(tmp_path / "whole", start(), walk, epochs=5, stops=[], measure=twice)
-    stops = []
-
-    def stopping(state, epoch):
-        if epoch == 3:
-            stops.append(15)
-        return twice(state, epoch)
-
-    with pytest.raises(Stopped, match="SIGTERM; walk, epoch 3 of 5 is saved"):
-        train(tmp_path / "parts", start(), walk, epochs=5, stops=stops, measure=stopping, name="walk")
-    capsys.readouterr()
-    parts = train(tmp_path / "parts", start(), walk, epochs=5, stops=[], measure=twice, name="walk")
-    told = capsys.readouterr().out
-    assert told.startswith("walk, resuming after epoch 3 of 5\nwalk, epoch 4/5: size ")
-    assert ", twice 8, " in told
-    np.testing.assert_array_equal(whole.state["x"], parts.state["x"])
-    assert whole.metrics.rows == parts.metrics.rows
-    assert whole.metrics.column("twice") == ([2, 4], [4.0, 8.0])
-    assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "parts" / "metrics.csv").read_bytes()
-    # A finished training is found, and not run again.
-    again = train(tmp_path / "parts", start(), None, epochs=5, stops=[], name="walk")
-    np.testing.assert_array_equal(again.state["x"], parts.state["x"])
-    assert again.seconds == parts.seconds > 0
-
-
-def test_what_is_not_finite_ends_training_and_the_last_checkpoint_stays(tmp_path):
-    def failing(state, epoch):
-        state, scalars = walk(state, epoch)
-        return state, scalars if epoch < 4 else {"size": jnp.nan}
-
-    with pytest.raises(NonFiniteObjectiveError, match="size is nan in epoch 4"):
-        train(tmp_path, start(), failing, epochs=5, stops=[])
-    found = train(tmp_path, start(), None, epochs=2, stops=[])
-    expected = start()
-    for epoch in (1, 2):
-        expected, _ = walk(expected, epoch)
-    np.testing.assert_array_equal(found.state["x"], expected["x"])
-
-
-def test_a_finished_training_goes_on_to_the_bits_of_a_longer_one(tmp_path):
-    whole = train(tmp_path / "whole", start(), walk, epochs=5, stops=[], measure=twice)
-    train(tmp_path / "parts", start(), walk, epochs=3, stops=[], measure=twice)
-    parts = train(tmp_path / "parts", start(), walk, epochs=5, stops=[], measure=twice)
-    np.testing.assert_array_equal(whole.state["x"], parts.state["x"])
-    assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "parts" / "metrics.csv").read_bytes()
-
-
-def test_the_table_is_made_again_from_the_checkpoint(tmp_path, caplog):
-    train(tmp_path, start(), walk, epochs=4, stops=[], measure=twice)
-    table = (tmp_path / "metrics.csv").read_bytes()
-    for damaged in (b"", b"null", table[:50], table.replace(b"1", b"2")):
-        (tmp_path / "metrics.csv").write_bytes(damaged)
-        train(tmp_path, start(), None, epochs=4, stops=[])
-        assert (tmp_path / "metrics.csv").read_bytes() == table
-    assert "is now metrics.csv.damaged-2" in caplog.text
-
-
-def test_a_checkpoint_beyond_the_end_is_refused(tmp_path):
-    train(tmp_path, start(), walk, epochs=4, stops=[])
-    with pytest.raises(CheckpointError, match=r"checkpoints/4 is of an epoch beyond the 3 of this run; remove it"):
-        train(tmp_path, start(), walk, epochs=3, stops=[])
+from vpf_jax.app.folder import Stopped, read_json
+from vpf_jax.checks import SettingError
 
 
 def test_a_damaged_measurement_is_made_again(tmp_path, caplog):
@@ -116,7 +33,7 @@ def test_a_damaged_measurement_is_made_again(tmp_path, caplog):
 
 @pytest.mark.parametrize(
     ("config", "longest"),
-    [(target_propagation.Config, 20), (equilibrium_propagation.Config, equilibrium_propagation.ep.PRESETS["1"].epochs)],
+    [(mnist_target.Config, 20), (mnist_equilibrium.Config, mnist_equilibrium.ep.PRESETS["1"].epochs)],
 )
 def test_scripts_say_what_their_epochs_stand_for(config, longest):
     growth = config().growth()["epochs"]
@@ -138,3 +55,62 @@ def test_measurements_are_made_once_for_each_seed(tmp_path):
     assert calls == [(0, 3), (1, 4), (1, 4)]
     with pytest.raises(Stopped, match="evaluated is saved"):
         runs.evaluate_seeds(tmp_path, "rule", (3, 4), [15], evaluate)
+
+
+def test_images_are_binarised_and_sent_once(monkeypatch):
+    data = datasets.load_dataset("mnist_5k")
+    calls = []
+    binarise = datasets.binarise
+    monkeypatch.setattr(datasets, "binarise", lambda images: calls.append(len(images)) or binarise(images))
+    images = runs.Images(data)
+    assert calls == []
+    for _ in range(2):
+        assert images.train.bits is images.train.bits
+        np.testing.assert_array_equal(images.test.bits, binarise(data.test.images))
+        np.testing.assert_array_equal(images.test.grey, data.test.images)
+    assert calls == [4000, 500]
+    assert images.num_visible == 784
+    images.require("batch_size", 4000)
+    with pytest.raises(SettingError, match="got batch_size=4001; it takes up to 4000, as mnist_5k has 4000 training"):
+        images.require("batch_size", 4001)
+
+
+def test_more_than_the_memory_is_refused():
+    runs.check_memory("hidden", 3, lambda: jnp.zeros((3, 5)))
+    runs.check_memory("num_samples", 3, 10**6, times=4)
+    with pytest.raises(SettingError, match=r"got hidden=9; it takes what fits into the .* GiB of memory; this needs"):
+        runs.check_memory("hidden", 9, lambda: jnp.zeros((10**6, 10**8)))
+    # What JAX cannot even describe.
+    with pytest.raises(SettingError, match="got hidden="):
+        runs.check_memory("hidden", 10**12, lambda: jax.random.normal(jax.random.key(0), (784, 10**12)))
+    with pytest.raises(SettingError, match="got num_samples="):
+        runs.check_memory("num_samples", 3, 10**6, times=10**12)
+
+
+def test_seeds_stay_below_their_end():
+    class Config(runs.SeedsConfig):
+        experiment = "none"
+
+    assert Config(seed=2**32 - 10).seeds[-1] == 2**32 - 1
+    for given in ({"seed": 2**32 - 9}, {"seed": 2**32}, {"seed": -1}, {"num_seeds": 0}, {"num_seeds": 100_001}):
+        with pytest.raises(SettingError):
+            Config(**given)
+
+
+def test_what_is_refused_late_leaves_no_run_that_holds_one_to_it(tmp_path):
+    class Config(runs.Config):
+        experiment = "none"
+
+    def work(folder, stops):
+        raise SettingError("seed", 3, "another one, as this leaves a bin empty")
+
+    config = Config(seed=3, workdir=str(tmp_path / "run"))
+    with pytest.raises(SettingError, match="leaves a bin empty"):
+        runs.carry_out(config, work)
+    other = Config(seed=4, workdir=str(tmp_path / "run"))
+    assert runs.carry_out(other, lambda folder, stops: ({"a": 1}, "table"))["a"] == 1
+    # A run that was there stays what it is.
+    (tmp_path / "run" / "summary.json").unlink()
+    with pytest.raises(SettingError, match="leaves a bin empty"):
+        runs.carry_out(other, work)
+    assert read_json(tmp_path / "run" / "config.json")["seed"] == 4

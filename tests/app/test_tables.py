@@ -22,3 +22,11 @@ def test_cells_and_tables():
 
 def test_bars_do_not_end_a_cell():
     assert tables.markdown_table(["p(x | h)"], [["|w|"]]) == "| p(x \\| h) |\n| --- |\n| \\|w\\| |\n"
+
+
+def test_a_line_over_seeds_has_bars_from_two_on():
+    x, means, errors = tables.line_over_seeds([5, 6], [[1, 2, 3, 4], [2, 2, 2, 2]])
+    assert x.tolist() == [5, 6]
+    assert means.tolist() == [2.5, 2]
+    assert errors.tolist() == pytest.approx([np.sqrt(5 / 3 / 4), 0])
+    assert tables.line_over_seeds([5], [[1.0]])[2] is None

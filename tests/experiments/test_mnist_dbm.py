@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
+from vpf_jax.app.phases import PhasedRun
 
 import vpf_jax
 from experiments import generation, mnist_dbm
 from vpf_jax.app.folder import UsageError
-from vpf_jax.app.phases import PhasedRun
 
 ROOT = Path(__file__).parents[2]
 VISIBLE = jnp.zeros((50, 784), jnp.uint8)

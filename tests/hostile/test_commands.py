@@ -11,7 +11,6 @@ are damaged or killed after a good start, and calls of the library.
 
 import contextlib
 import gzip
-import importlib
 import io
 import json
 import logging

@@ -214,7 +214,7 @@ def kept_arrays(path: Path) -> dict[str, np.ndarray] | None:
         return None
     try:
         # Its entries have checksums.
-        with np.load(path) as file:
+        with np.load(io.BytesIO(path.read_bytes())) as file:
             return dict(file.items())
     # What is no archive, or a damaged one, fails in many ways.
     except Exception as error:

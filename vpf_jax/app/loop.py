@@ -216,4 +216,4 @@ def _check_finite(row: Row) -> None:
 
 
 def _numbers(row: Row) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in row.items() if name != "epoch")
+    return ", ".join(f"{name.replace('_', ' ')} {np.mean(value):.4g}" for name, value in row.items() if name != "epoch")
