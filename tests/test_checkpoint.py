@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import training
 
 import vpf_jax
 from vpf_jax import checkpoint, train
@@ -26,7 +27,7 @@ from vpf_jax.checkpoint import (
 @functools.cache
 def state(seed, sizes=(6, 5, 4), **settings):
     stack = vpf_jax.init_stack(jax.random.key(seed), sizes, intra=True)
-    return train.init_state(jax.random.key(seed + 1), stack, train.TrainConfig(**settings))
+    return train.init_state(jax.random.key(seed + 1), stack, training(**settings))
 
 
 def assert_same(one, other):

@@ -83,7 +83,7 @@ def upward_field(
 ) -> Float[Array, "*batch n_l"]:
     """Bias plus the input from the layer below: inputs from above and from inside are zeroed."""
     b = machine.biases[layer]
-    return couplings.up(machine.weights[layer - 1], below, b.dtype) + b.reshape((1,) * (jnp.ndim(below) - 1) + b.shape)
+    return couplings.up(machine.weights[layer - 1], below, b.dtype) + _for_each(below, b)
 
 
 def downward_field(
@@ -91,7 +91,12 @@ def downward_field(
 ) -> Float[Array, "*batch n_l"]:
     """Bias plus the input from the layer above: inputs from below and from inside are zeroed."""
     b = machine.biases[layer]
-    return couplings.down(machine.downward[layer], above, b.dtype) + b.reshape((1,) * (jnp.ndim(above) - 1) + b.shape)
+    return couplings.down(machine.downward[layer], above, b.dtype) + _for_each(above, b)
+
+
+def _for_each(x: Num[Array, "*batch n"], b: Float[Array, " m"]) -> Float[Array, "..."]:
+    """The biases, to be added to fields of a batch like that of x."""
+    return jnp.expand_dims(b, tuple(range(jnp.ndim(x) - 1)))
 
 
 def marginal_energy(machine: BoltzmannMachine, state: State, summed: Sequence[int]) -> Float[Array, ""]:

@@ -7,7 +7,10 @@ import oracles
 import pytest
 from families import Case, compiled, make_case
 
+from vpf_jax import datasets
+from vpf_jax.evaluate import reconstruction
 from vpf_jax.evaluate.reconstruction import band_mask, corrupt, inpaint, random_mask, reconstruct, reconstruction_error
+from vpf_jax.machine import init_machine
 from vpf_jax.stack import CHUNK
 
 NUM_IMAGES = 40_000
@@ -214,3 +217,42 @@ IMAGES = np.ones((2, 5), np.uint8)
 def test_what_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(jax.random.key(0))
+
+
+def test_a_band_that_is_the_same_for_all_images_is_scored_by_the_same_error():
+    data = datasets.load_dataset("mnist_5k")
+    examples, test = (part.images.reshape(-1, 28, 28).astype(np.float64) for part in (data.train, data.test))
+    bands = {"top": np.s_[:, :12], "bottom": np.s_[:, 16:], "left": np.s_[:, :, :12], "right": np.s_[:, :, 16:]}
+    found = reconstruction.guess_errors(data.train.images, data.test.images, data.image_shape)
+    for side, band in bands.items():
+        guesses = {"black": 0, "mean": examples.mean(axis=0)[None], "median": np.median(examples, axis=0)[None]}
+        for name, guess in guesses.items():
+            expected = np.abs(test - guess)[band].sum(axis=(1, 2)).mean()
+            np.testing.assert_allclose(found[name][side], expected, rtol=1e-6)
+        # No other constant band is better on the images that the median is taken of; on others, nearly none.
+        assert found["median"][side] < min(found["black"][side], found["mean"][side])
+
+
+def test_both_protocols_repair_the_same_corruption():
+    machine = init_machine(jax.random.key(0), (24, 5))
+    visible = jnp.asarray(np.random.default_rng(0).integers(0, 2, (7, 24)), jnp.uint8)
+    mask = band_mask("top", (6, 4), 3)
+    found = reconstruction.repair(jax.random.key(1), machine, visible, mask)
+    corrupt_key, paper_key, clamped_key = jax.random.split(jax.random.key(1), 3)
+    corrupted = corrupt(corrupt_key, visible, mask)
+    np.testing.assert_array_equal(found["corrupted"], corrupted)
+    np.testing.assert_allclose(found["paper"], reconstruct(paper_key, machine, corrupted, mask), rtol=1e-6)
+    np.testing.assert_allclose(found["clamped"], inpaint(clamped_key, machine, corrupted, mask), rtol=1e-6)
+
+
+def test_errors_of_bands_are_those_of_their_repairs():
+    machine = init_machine(jax.random.key(0), (784, 5))
+    grey = jnp.asarray(np.random.default_rng(0).random((6, 784)), jnp.float32)
+    visible = (grey > 0.5).astype(jnp.uint8)
+    found = reconstruction.band_errors(jax.random.key(1), machine, visible, grey, (28, 28))
+    for side, key in zip(reconstruction.SIDES, jax.random.split(jax.random.key(1), 4), strict=True):
+        mask = band_mask(side, (28, 28))
+        repaired = reconstruction.repair(key, machine, visible, mask)
+        for protocol in ("paper", "clamped"):
+            expected = np.abs(np.asarray(repaired[protocol]) - np.asarray(grey))[:, np.asarray(mask)].sum(axis=1).mean()
+            np.testing.assert_allclose(found[protocol][side], expected, rtol=1e-5)

@@ -12,18 +12,18 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
-from vpf_jax.app.phases import PhasedRun
 
 import vpf_jax
-from experiments import generation, mnist_dbm
+from experiments import mnist_dbm
+from vpf_jax import datasets
 from vpf_jax.app.folder import UsageError
+from vpf_jax.checks import SettingError
+from vpf_jax.evaluate import generation, parzen
 
 ROOT = Path(__file__).parents[2]
-VISIBLE = jnp.zeros((50, 784), jnp.uint8)
 TINY = {"hidden": (12, 8), "epochs": 6, "num_samples": 60, "checkpoint_every": 2, "evaluate_every": 3}
 TINY_FLAGS = ["--hidden=12,8", "--epochs=6", "--num_samples=60", "--checkpoint_every=2", "--evaluate_every=3"]
 
@@ -36,14 +36,12 @@ def start(*arguments, **kwargs):
     return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300, **kwargs)
 
 
-def final_state(workdir, config):
-    run = PhasedRun(workdir, mnist_dbm.initial_state(config, 784), None, config.phases(), checkpoint_every=1)
-    assert run.epoch == config.all_epochs
-    return run.state
+def parameters(workdir):
+    return jax.tree.leaves(vpf_jax.load_stack(workdir))
 
 
-def assert_same_run(one, other, config):
-    for a, b in zip(*(jax.tree.leaves(final_state(w, config).stack) for w in (one, other)), strict=True):
+def assert_same_run(one, other):
+    for a, b in zip(parameters(one), parameters(other), strict=True):
         np.testing.assert_array_equal(a, b)
     assert (one / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
     summaries = [json.loads((w / "summary.json").read_text()) for w in (one, other)]
@@ -116,7 +114,7 @@ def test_a_finished_run_says_so_and_is_left_as_it_is(straight, capsys):
 
 @pytest.mark.slow
 def test_a_finished_run_goes_on_to_the_bits_of_a_longer_one(straight, tmp_path):
-    workdir, config, summary = straight
+    workdir, _, summary = straight
     shorter = mnist_dbm.Config(workdir=str(tmp_path / "run"), **TINY | {"epochs": 3})
     assert mnist_dbm.run(shorter)["epochs"] == 3
     longer = dataclasses.replace(shorter, epochs=6)
@@ -124,13 +122,8 @@ def test_a_finished_run_goes_on_to_the_bits_of_a_longer_one(straight, tmp_path):
     assert found["epochs"] == 6
     for name in ("objective", "parzen_mean", "samplers"):
         assert found[name] == summary[name]
-    for a, b, loaded in zip(
-        *(jax.tree.leaves(final_state(w, c).stack) for w, c in ((workdir, config), (tmp_path / "run", longer))),
-        jax.tree.leaves(vpf_jax.load_stack(tmp_path / "run")),
-        strict=True,
-    ):
+    for a, b in zip(parameters(workdir), parameters(tmp_path / "run"), strict=True):
         np.testing.assert_array_equal(a, b)
-        np.testing.assert_array_equal(a, loaded)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["epochs"] == 6
     with pytest.raises(UsageError, match="--epochs=6, but --epochs=3 was given"):
         mnist_dbm.run(shorter)
@@ -151,33 +144,49 @@ def test_where_more_epochs_would_be_another_training_they_are_refused(settings, 
     with pytest.raises(UsageError, match=rf"--epochs=1, but --epochs=2 was given \({reason}\)"):
         mnist_dbm.run(dataclasses.replace(config, epochs=2))
     # Of a refined run it is the refined stack.
-    run = PhasedRun(
-        tmp_path / "run", mnist_dbm.initial_state(config, 784), VISIBLE, config.phases(), checkpoint_every=1
-    )
-    for a, b in zip(
-        jax.tree.leaves(run.state.stack), jax.tree.leaves(vpf_jax.load_stack(tmp_path / "run")), strict=True
-    ):
+    last = "checkpoints-2" if config.refine != "none" else "checkpoints"
+    for a, b in zip(parameters(tmp_path / "run"), parameters(tmp_path / "run" / last), strict=True):
         np.testing.assert_array_equal(a, b)
     mnist_dbm.run(config)
 
 
 @pytest.mark.slow
 def test_evaluating_more_often_changes_no_parameter(straight, tmp_path):
-    workdir, config, _ = straight
+    workdir, _, _ = straight
     other = mnist_dbm.Config(workdir=str(tmp_path / "run"), **TINY | {"evaluate_every": 0})
     mnist_dbm.run(other)
-    for a, b in zip(
-        jax.tree.leaves(final_state(workdir, config).stack),
-        jax.tree.leaves(final_state(tmp_path / "run", other).stack),
-        strict=True,
-    ):
+    for a, b in zip(parameters(workdir), parameters(tmp_path / "run"), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_images_are_sent_and_the_last_epoch_is_evaluated_once(tmp_path, monkeypatch):
+    calls = {"binarised": [], "scored": 0}
+    binarise, choose = datasets.binarise, parzen.choose_sigma
+
+    def counting(images):
+        calls["binarised"].append(len(images))
+        return binarise(images)
+
+    def chosen(*args):
+        calls["scored"] += 1
+        return choose(*args)
+
+    monkeypatch.setattr(datasets, "binarise", counting)
+    monkeypatch.setattr(parzen, "choose_sigma", chosen)
+    config = mnist_dbm.Config(workdir=str(tmp_path / "run"), **TINY | {"epochs": 2, "evaluate_every": 1})
+    summary = mnist_dbm.run(config)
+    assert calls["binarised"] == [4000]
+    # Of epoch 1, of each sampler, the configured one being that of epoch 2, and of real images.
+    assert calls["scored"] == 1 + len(summary["samplers"]) + 1
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert float(rows[-1].split(",")[-2]) == summary["samplers"][0]["validation_mean"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds_after", [0.0, 0.05, 0.4])
 def test_a_killed_run_resumes_to_the_same_bits(straight, tmp_path, seconds_after):
-    workdir, config, _ = straight
+    workdir, _, _ = straight
     flags = [*TINY_FLAGS, f"--workdir={tmp_path / 'run'}"]
     process = subprocess.Popen(command(*flags), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     # Killed as the first checkpoint is being written, shortly after, and later.
@@ -189,12 +198,12 @@ def test_a_killed_run_resumes_to_the_same_bits(straight, tmp_path, seconds_after
     process.wait()
     finished = start(*flags)
     assert finished.returncode == 0, finished.stderr
-    assert_same_run(workdir, tmp_path / "run", config)
+    assert_same_run(workdir, tmp_path / "run")
 
 
 @pytest.mark.slow
 def test_sigterm_saves_first_and_the_run_resumes_to_the_same_bits(straight, tmp_path):
-    workdir, config, _ = straight
+    workdir, _, _ = straight
     flags = [*TINY_FLAGS, f"--workdir={tmp_path / 'run'}", "--checkpoint_every=1000"]
     process = subprocess.Popen(command(*flags), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
@@ -208,12 +217,12 @@ def test_sigterm_saves_first_and_the_run_resumes_to_the_same_bits(straight, tmp_
     finished = start(*flags)
     assert finished.returncode == 0, finished.stderr
     assert "resuming after epoch" in finished.stdout or "epoch 6 of 6" in errors
-    assert_same_run(workdir, tmp_path / "run", config)
+    assert_same_run(workdir, tmp_path / "run")
 
 
 @pytest.mark.slow
 def test_a_damaged_newest_checkpoint_costs_only_its_epochs(straight, tmp_path):
-    workdir, config, _ = straight
+    workdir, _, _ = straight
     flags = [*TINY_FLAGS, f"--workdir={tmp_path / 'run'}"]
     assert start(*flags).returncode == 0
     (tmp_path / "run" / "summary.json").unlink()
@@ -226,7 +235,7 @@ def test_a_damaged_newest_checkpoint_costs_only_its_epochs(straight, tmp_path):
     lost, damaged = finished.stderr.splitlines()
     assert "summary.json is missing; it is made again" in lost
     assert re.search("checkpoint 6 in .* is damaged", damaged)
-    assert_same_run(workdir, tmp_path / "run", config)
+    assert_same_run(workdir, tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -237,7 +246,7 @@ def test_a_damaged_newest_checkpoint_costs_only_its_epochs(straight, tmp_path):
         {"model": "dbm", "coupling": "joint", "max_weight": 0.5, "schedule": "cosine"},
         {"model": "intra_dbm", "coupling": "joint", "batch_size": 37, "gibbs_steps": 1, "top_gibbs_steps": 5},
         {"model": "rbm", "hidden": (10,), "rule": "pl", "flips_per_step": 50},
-        {"model": "dbm", "expectation": "exact", "hidden_flips": "off", "flips_per_step": 8},
+        {"model": "dbm", "expectation": "exact", "hidden_flips": False, "flips_per_step": 8},
         {"model": "rbm", "hidden": (10,), "rule": "cd", "rule_steps": 2},
         {"model": "intra_dbm", "refine": "pcd", "refine_epochs": 2},
         {"model": "intra_dbm", "weights": "directed", "backward_start": "drawn"},
@@ -266,11 +275,11 @@ def test_overflow_ends_in_one_line_and_keeps_the_last_good_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model=gan"], "--model=gan.*rbm.dbm.intra_dbm"),
-        (["--learning_rate=-1"], "--learning_rate=-1.0; it takes a positive finite number"),
+        (["--model=gan"], "--model=gan; it takes one of rbm, dbm, intra_dbm"),
+        (["--learning_rate=-1"], "--learning_rate=-1; it takes a positive finite number"),
         (["--epochs=many"], "--epochs=many.*at least 1"),
         (["--hidden=12,x"], "--hidden=12,x; it takes positive integers"),
-        (["--batch_size=4001"], "--batch_size=4001; mnist_5k has 4000 training images"),
+        (["--batch_size=4001"], "--batch_size=4001; it takes up to 4000, as mnist_5k has 4000 training images"),
         (["--dataset=mnist", "--data_dir=EMPTY"], "no folder mnist"),
         (["--nonsense=1"], "nonsense.*--help"),
         (["stray"], "'stray'; only flags are allowed"),
@@ -308,45 +317,57 @@ def test_help_explains_every_flag_and_its_range():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": "vae"}, "--model=vae"),
-        ({"dataset": "cifar"}, "--dataset=cifar; it takes one of mnist_5k, mnist, fashion_mnist"),
-        ({"coupling": "loose"}, "--coupling=loose"),
-        ({"estep": "never"}, "--estep=never"),
-        ({"schedule": "steps"}, "--schedule=steps"),
-        ({"hidden": (4, 0)}, "--hidden=4,0; it takes positive integers"),
-        ({"hidden": (4,)}, "--hidden=4; it takes two or more hidden layers"),
-        ({"model": "rbm", "hidden": (4, 3)}, "--hidden=4,3; it takes one hidden layer for rbm"),
-        ({"epochs": 0}, "--epochs=0"),
-        ({"weights": "loose"}, "--weights=loose; it takes one of symmetric, directed"),
-        ({"backward_start": "tied"}, "--backward_start=tied; it takes one of equal, drawn"),
-        ({"rule": "nce"}, "--rule=nce"),
-        ({"rule_steps": 0}, "--rule_steps=0"),
-        ({"hidden_flips": "maybe"}, "--hidden_flips=maybe; it takes one of on, off"),
-        ({"expectation": "mean"}, "--expectation=mean"),
-        ({"flips_per_step": 0}, "--flips_per_step=0"),
-        ({"refine": "vpf"}, "--refine=vpf; it takes one of none, pcd, cd"),
-        ({"refine": "pcd", "weights": "directed"}, "--refine=pcd; it takes none for directed weights"),
-        ({"refine": "pcd", "refine_epochs": 0}, "--refine_epochs=0"),
-        ({"batch_size": 0}, "--batch_size=0"),
-        ({"weight_decay": -1.0}, "--weight_decay=-1.0"),
-        ({"max_weight": -1.0}, "--max_weight=-1.0"),
-        ({"gibbs_steps": -1}, "--gibbs_steps=-1"),
-        ({"top_gibbs_steps": -1}, "--top_gibbs_steps=-1"),
-        ({"num_samples": 0}, "--num_samples=0"),
-        ({"evaluate_every": -1}, "--evaluate_every=-1"),
-        ({"checkpoint_every": 0}, "--checkpoint_every=0"),
-        ({"seed": -1}, "--seed=-1"),
+        ({"model": "vae"}, "got model=vae"),
+        ({"dataset": "cifar"}, "got dataset=cifar; it takes one of mnist_5k, mnist, fashion_mnist"),
+        ({"coupling": "loose"}, "got coupling=loose"),
+        ({"estep": "never"}, "got estep=never"),
+        ({"schedule": "steps"}, "got schedule=steps"),
+        ({"hidden": (4, 0)}, r"got hidden=\(4, 0\); it takes positive integers"),
+        ({"hidden": (4,)}, r"got hidden=\(4,\); it takes two or more hidden layers"),
+        ({"model": "rbm", "hidden": (4, 3)}, r"got hidden=\(4, 3\); it takes one hidden layer for rbm"),
+        ({"epochs": 0}, "got epochs=0"),
+        ({"weights": "loose"}, "got weights=loose; it takes one of symmetric, directed"),
+        ({"backward_start": "tied"}, "got backward_start=tied; it takes one of equal, drawn"),
+        ({"rule": "nce"}, "got rule=nce"),
+        ({"rule_steps": 3}, "got rule_steps=3; it takes nothing, as rule vpf has no such option"),
+        ({"rule": "cd", "estep": "epoch"}, "got estep=epoch; it takes nothing, as rule cd has no such option"),
+        ({"refine": "cd", "expectation": "sample", "rule": "pcd"}, "rule pcd and rule cd have no such option"),
+        ({"flips_per_step": 3}, "got flips_per_step=3; it takes nothing where hidden states are sampled"),
+        ({"backward_start": "drawn"}, "got backward_start=drawn; it takes nothing, as symmetric weights"),
+        ({"refine_epochs": 2}, "got refine_epochs=2; it takes nothing, as nothing is refined"),
+        ({"seed": 2**32}, "got seed=4294967296; it takes an integer from 0 to 4294967295"),
+        ({"rule_steps": 0}, "got rule_steps=0"),
+        ({"hidden_flips": "maybe"}, "got hidden_flips=maybe; it takes True or False"),
+        ({"expectation": "mean"}, "got expectation=mean"),
+        ({"flips_per_step": 0}, "got flips_per_step=0"),
+        ({"refine": "vpf"}, "got refine=vpf; it takes one of none, pcd, cd"),
+        ({"refine": "pcd", "weights": "directed"}, "got refine=pcd; it takes none for directed weights"),
+        ({"refine": "pcd", "refine_epochs": 0}, "got refine_epochs=0"),
+        ({"batch_size": 0}, "got batch_size=0"),
+        ({"weight_decay": -1.0}, "got weight_decay=-1.0"),
+        ({"max_weight": -1.0}, "got max_weight=-1.0"),
+        ({"gibbs_steps": -1}, "got gibbs_steps=-1"),
+        ({"top_gibbs_steps": -1}, "got top_gibbs_steps=-1"),
+        ({"num_samples": 0}, "got num_samples=0"),
+        ({"evaluate_every": -1}, "got evaluate_every=-1"),
+        ({"checkpoint_every": 0}, "got checkpoint_every=0"),
+        ({"seed": -1}, "got seed=-1"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(SettingError, match=message):
         mnist_dbm.Config(**settings)
 
 
 def test_defaults_depend_on_the_model():
-    assert mnist_dbm.Config(model="rbm").hidden == (196,)
-    assert mnist_dbm.Config(model="dbm").hidden == (196, 196, 64)
-    assert mnist_dbm.Config(model="dbm", seed=3).workdir == os.path.join("runs", "mnist_5k-dbm-seed3")
+    assert mnist_dbm.Config(model="rbm").recipe().hidden == (196,)
+    assert mnist_dbm.Config(model="dbm").recipe().hidden == (196, 196, 64)
+    assert mnist_dbm.Config(model="dbm", seed=3).folder == Path("runs", "mnist_5k-dbm-seed3")
+    assert mnist_dbm.Config(weights="directed").recipe().backward_start == "equal"
+    # Sweeps belong to the refinement where the rule has none.
+    first, second = mnist_dbm.Config(refine="pcd", rule_steps=4, estep="minibatch").recipe().phases
+    assert (first.rule.estep, second.rule.steps, second.epochs) == ("minibatch", 4, 40)
+    assert (second.optimizer.learning_rate, second.weight_decay) == (2e-3, 2e-3)
 
 
 @pytest.mark.slow
