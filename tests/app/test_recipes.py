@@ -12,6 +12,7 @@ from vpf_jax import datasets, rules
 from vpf_jax.app import loop, recipes
 from vpf_jax.app.folder import Stopped, UsageError, locked
 from vpf_jax.app.recipes import Recipe, Workshop
+from vpf_jax.app.runs import Images
 from vpf_jax.checks import SettingError
 from vpf_jax.settings import described
 from vpf_jax.train import TrainConfig

@@ -22,6 +22,7 @@ from vpf_jax import datasets
 from vpf_jax.app.folder import UsageError
 from vpf_jax.checks import SettingError
 from vpf_jax.evaluate import generation, parzen
+from vpf_jax.settings import options
 
 ROOT = Path(__file__).parents[2]
 TINY = {"hidden": (12, 8), "epochs": 6, "num_samples": 60, "checkpoint_every": 2, "evaluate_every": 3}
@@ -309,7 +310,7 @@ def test_a_workdir_of_another_configuration_gives_one_line_and_status_2(straight
 def test_help_explains_every_flag_and_its_range():
     ended = start("--help")
     assert ended.returncode == 0
-    for name in mnist_dbm.Config.__dataclass_fields__:
+    for name in options(mnist_dbm.Config):
         assert f"--{name}:" in ended.stdout
     assert "Traceback" not in ended.stdout + ended.stderr
 

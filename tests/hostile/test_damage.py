@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 
 import vpf_jax
-from experiments import generation, mnist_dbm
+from experiments import mnist_dbm
 from vpf_jax import datasets, figures, train
 from vpf_jax.app import command as cli
 from vpf_jax.app.folder import MetricsFile
+from vpf_jax.app.recipes import Recipe
+from vpf_jax.evaluate import generation
 
 SETTINGS = {
     "model": "rbm",
@@ -74,7 +76,7 @@ def draw_digest(path, *arrays, **options):
     path.write_text(hashlib.sha256(repr(shown).encode()).hexdigest())
 
 
-def score(centres, data):
+def score(centres, validation, test):
     """Stands for a Parzen score: it depends on every centre."""
     value = float(np.asarray(centres, np.float64).sum())
     return {"sigma": 0.1, "validation_mean": value, "mean": 2 * value, "sem": 1.0}
@@ -97,14 +99,14 @@ def reduced():
         patched.setattr(generation, "parzen_scores", score)
         for name in ("save_tiles", "save_curves", "save_histograms"):
             patched.setattr(figures, name, draw_digest)
-        initial = mnist_dbm.initial_state(config_of("run"), 784)
+        initial = config_of("run").recipe().initial_state(0, 784)
         held = jax.tree.map(np.asarray, dataclasses.replace(initial, key=jax.random.key_data(initial.key)))
 
-        def initial_state(config, num_visible):
+        def initial_state(recipe, seed, num_visible):
             state = jax.tree.map(jnp.asarray, held)
             return dataclasses.replace(state, key=jax.random.wrap_key_data(state.key))
 
-        patched.setattr(mnist_dbm, "initial_state", initial_state)
+        patched.setattr(Recipe, "initial_state", initial_state)
         yield
 
 
