@@ -46,10 +46,10 @@ def test_a_full_batch_epoch_is_one_adam_step_on_the_decayed_objective():
     masses = np.full(12, 1 / 12)
     exact = oracles.expected_gradient(case.flat, states, masses)
     gradient = {
-        "coupling": jnp.asarray(config.epsilon * exact.coupling + 2 * config.weight_decay * case.flat.coupling),
-        "bias": jnp.asarray(config.epsilon * exact.bias),
+        "coupling": jnp.asarray(config.rule.epsilon * exact.coupling + 2 * config.weight_decay * case.flat.coupling),
+        "bias": jnp.asarray(config.rule.epsilon * exact.bias),
     }
-    adam = optax.adam(config.learning_rate)
+    adam = optax.adam(config.optimizer.learning_rate)
     parameters = {"coupling": jnp.asarray(case.flat.coupling), "bias": jnp.asarray(case.flat.bias)}
     updates, _ = adam.update(gradient, adam.init(parameters))
     expected = optax.apply_updates(parameters, updates)
