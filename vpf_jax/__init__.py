@@ -3,8 +3,8 @@
 The public functions stand here; the modules they come from hold one concept each and say so in their first lines:
 `machine`, `energy`, `flow`, `local_rule`, `visible_flips`, `gibbs`, `stack`, `baselines`, `train`, `parzen`,
 `tempering`, `ais`, `likelihood`, `reconstruction`, `monitor`, `spiking`, `event_learning`, `stdp`,
-`datasets`, `checkpoint`, `figures`, `checks`. Neighbouring learning systems lie in `vpf_jax.related` and are imported
-by name. `train`, `datasets`, `checkpoint` and `figures` are loaded when they are first used: they need more than the
+`data`, `checkpoint`, `figures`, `checks`. Neighbouring learning systems lie in `vpf_jax.related` and are imported
+by name. `train`, `data`, `checkpoint` and `figures` are loaded when they are first used: they need more than the
 pure functions do.
 """
 
@@ -40,14 +40,14 @@ from vpf_jax.stack import Stack, complete, confabulate, init_stack, mean_activat
 
 if TYPE_CHECKING:
     from vpf_jax import checkpoint as checkpoint
-    from vpf_jax import datasets as datasets
+    from vpf_jax import data as data
     from vpf_jax import figures as figures
     from vpf_jax import train as train
     from vpf_jax.checkpoint import load_stack as load_stack
 
 __version__ = "0.5.1"
 
-_LAZY_MODULES = ("checkpoint", "datasets", "figures", "train")
+_LAZY_MODULES = ("checkpoint", "data", "figures", "train")
 
 
 def __getattr__(name: str) -> Any:

@@ -19,9 +19,10 @@ import pytest
 
 import vpf_jax
 from experiments import generation, mnist_dbm
-from vpf_jax import datasets, figures, train
+from vpf_jax import figures, train
 from vpf_jax.app import command as cli
 from vpf_jax.app.folder import MetricsFile
+from vpf_jax.data import Part, load_dataset
 
 SETTINGS = {
     "model": "rbm",
@@ -60,9 +61,9 @@ DAMAGES = {
 
 
 def small_data():
-    data = datasets.load_dataset("mnist_5k")
+    data = load_dataset("mnist_5k")
     parts = {
-        name: datasets.Split(getattr(data, name).images[:size], getattr(data, name).labels[:size])
+        name: Part(getattr(data, name).images[:size], getattr(data, name).labels[:size])
         for name, size in (("train", 200), ("validation", 20), ("test", 20))
     }
     return dataclasses.replace(data, **parts)
@@ -91,7 +92,7 @@ def reduced():
         return compiled[config]
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(datasets, "load_dataset", lambda *_: data)
+        patched.setattr(mnist_dbm, "load_dataset", lambda *_: data)
         patched.setattr(train, "compile_epoch", compile_once)
         patched.setattr(generation, "compared_samplers", lambda sampler: [sampler, generation.Sampler("prior", 1, 1)])
         patched.setattr(generation, "parzen_scores", score)
