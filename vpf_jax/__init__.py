@@ -3,9 +3,9 @@
 The public functions stand here; the modules they come from hold one concept each and say so in their first lines:
 `machine`, `energy`, `flow`, `local_rule`, `visible_flips`, `gibbs`, `stack`, `baselines`, `train`, `parzen`,
 `tempering`, `ais`, `likelihood`, `reconstruction`, `monitor`, `spiking`, `event_learning`, `stdp`,
-`data`, `checkpoint`, `figures`, `checks`. Neighbouring learning systems lie in `vpf_jax.related` and are imported
-by name. `train`, `data`, `checkpoint` and `figures` are loaded when they are first used: they need more than the
-pure functions do.
+`data`, `checkpoint`, `loading`, `figures`, `checks`. Neighbouring learning systems lie in `vpf_jax.related` and are
+imported by name. `train`, `data`, `checkpoint` and `figures` are loaded when they are first used: they need more than
+the pure functions do.
 """
 
 import importlib
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from vpf_jax import data as data
     from vpf_jax import figures as figures
     from vpf_jax import train as train
-    from vpf_jax.checkpoint import load_stack as load_stack
+    from vpf_jax.loading import load_stack as load_stack
 
 __version__ = "0.5.1"
 
@@ -54,7 +54,7 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
         return importlib.import_module(f"vpf_jax.{name}")
     if name == "load_stack":
-        return importlib.import_module("vpf_jax.checkpoint").load_stack
+        return importlib.import_module("vpf_jax.loading").load_stack
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

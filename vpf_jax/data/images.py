@@ -48,7 +48,7 @@ _PROBE_TIMEOUT_S = 10.0
 _CHUNK = 2**22
 
 # Pixel bytes [n, 784] and labels [n].
-_Half = tuple[UInt8[np.ndarray, "n num_visible"], UInt8[np.ndarray, " n"]]
+_Half = tuple[UInt8[np.ndarray, "_ _"], UInt8[np.ndarray, " _"]]
 
 
 @register_source("mnist_5k")
