@@ -13,7 +13,7 @@ import pytest
 from flax import struct
 
 import vpf_jax
-from vpf_jax import checkpoint, train
+from vpf_jax import checkpoint, rules, train, units
 from vpf_jax.checkpoint import (
     KEPT,
     CheckpointError,
@@ -99,8 +99,11 @@ def test_a_write_that_was_cut_short_is_passed_over(tmp_path):
             lambda: state(0, (6, 3)),
             r"stack/0/biases/1 of shape \(5,\) and float32, where .* of shape \(3,\) and float32",
         ),
-        (lambda: state(0, schedule="cosine"), r"no optimizer/1/count, where optimizer/1/count of shape \(\) and int32"),
-        (lambda: state(0, rule="pcd"), "no chains/0/0, where chains/0/0 of shape"),
+        (
+            lambda: state(0, optimizer=train.Adam(schedule="cosine")),
+            r"no optimizer/1/count, where optimizer/1/count of shape \(\) and int32",
+        ),
+        (lambda: state(0, rule=rules.make("pcd")), "no carry/0/0, where carry/0/0 of shape"),
         (lambda: dataclasses.replace(state(0), optimizer=()), "optimizer/0/count .*, where no optimizer/0/count is"),
         (lambda: dataclasses.replace(state(0), epoch=jnp.zeros((), jnp.uint8)), r"epoch of .* int32, where .* uint8"),
         (lambda: dataclasses.replace(state(0), key=jax.random.key(0, impl="rbg")), "key .* threefry2x32, where .* rbg"),
@@ -328,9 +331,30 @@ def test_a_stack_of_one_seed_of_several_is_loaded(tmp_path):
             load_stack(tmp_path, seed_index=index)
 
 
+@pytest.mark.parametrize("kinds", [units.SPIN, (units.BINARY, units.SPIN)])
+def test_the_units_of_a_stack_are_saved_with_it(tmp_path, kinds):
+    binary = state(1).stack
+    stack = tuple(dataclasses.replace(machine, units=kinds) for machine in binary)
+    save_checkpoint(tmp_path, 3, {"stack": stack})
+    assert_same(load_stack(tmp_path), stack)
+    assert load_stack(tmp_path)[1].units == kinds
+    assert_same(restore_checkpoint(tmp_path, {"stack": stack})[1]["stack"], stack)
+    with pytest.raises(
+        CheckpointMismatchError, match=r"holds stack/0/units .*spin, where no stack/0/units is asked for"
+    ):
+        restore_checkpoint(tmp_path, {"stack": binary})
+
+
+def test_a_stack_of_other_couplings_than_matrices_is_refused(tmp_path):
+    machine = {"biases": (jnp.ones(2), jnp.ones(1)), "weights": ({"edges": jnp.ones(2)},)}
+    save_checkpoint(tmp_path, 3, {"stack": (machine,)})
+    with pytest.raises(ValueError, match="holds a stack with couplings that are no matrices; it takes"):
+        load_stack(tmp_path)
+
+
 def test_what_is_no_stack_is_refused(tmp_path):
     save_checkpoint(tmp_path / "checkpoints", 3, {"means": jnp.ones(3)})
-    with pytest.raises(ValueError, match="checkpoints hold no stack"):
+    with pytest.raises(ValueError, match="holds checkpoints without a stack; it takes the run"):
         load_stack(tmp_path)
 
 

@@ -1,28 +1,26 @@
 """Variational probability flow for binary Boltzmann machines, in JAX (Liu, Quek and Lin, arXiv 1711.07732).
 
 The public functions stand here; the modules they come from hold one concept each and say so in their first lines:
-`machine`, `energy`, `flow`, `local_rule`, `visible_flips`, `gibbs`, `stack`, `baselines`, `train`, `parzen`,
-`tempering`, `ais`, `likelihood`, `reconstruction`, `monitor`, `spiking`, `event_learning`, `stdp`,
-`data`, `checkpoint`, `loading`, `figures`, `checks`. Neighbouring learning systems lie in `vpf_jax.related` and are
-imported by name. `train`, `data`, `checkpoint` and `figures` are loaded when they are first used: they need more than
-the pure functions do.
+`units`, `couplings`, `machine`, `energy`, `sample`, `stack`, `rules`, `train`, `evaluate`, `spikes`, `data`,
+`checkpoint`, `loading`, `figures`, `settings`, `checks`. Neighbouring learning systems lie in `vpf_jax.related`, what
+turns functions into programs in `vpf_jax.app`; both are imported by name. `train`, `data`, `checkpoint` and `figures`
+are loaded when they are first used: they need more than the pure functions do.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from vpf_jax.checks import checked
+from vpf_jax.checks import SettingError, checked
 from vpf_jax.energy import energy, free_energy, local_fields, log_partition_exact, marginal_energy
 from vpf_jax.evaluate.ais import LogPartition, ais_log_partition, ais_log_partition_reverse
 from vpf_jax.evaluate.likelihood import rbm_log_likelihood, stack_bound, variational_bound
 from vpf_jax.evaluate.monitor import alignment, linear_probe, pseudo_log_likelihood, squared_weight, weight_sparsity
 from vpf_jax.evaluate.parzen import choose_sigma, parzen_log_likelihood
 from vpf_jax.evaluate.reconstruction import band_mask, corrupt, inpaint, random_mask, reconstruct, reconstruction_error
-from vpf_jax.machine import BoltzmannMachine, State, init_machine, tie_intra, untie
-from vpf_jax.rules.baselines import contrastive_divergence, flip_estimate, persistent_contrastive_divergence
-from vpf_jax.rules.flow import flip_rates, vpf_objective
-from vpf_jax.rules.local_rule import DirectedGradient, directed_gradient, local_gradient
-from vpf_jax.rules.visible_flips import averaged_flow
+from vpf_jax.machine import BoltzmannMachine, State, init_machine, tie_intra, untie, with_units
+from vpf_jax.rules.chains import contrastive_divergence, persistent_contrastive_divergence
+from vpf_jax.rules.flips import averaged_flow, flip_estimate
+from vpf_jax.rules.vpf import DirectedGradient, directed_gradient, flip_rates, local_gradient, vpf_objective
 from vpf_jax.sample.gibbs import gibbs_sweep, run_chain
 from vpf_jax.sample.tempering import independent_machine, run_tempered
 from vpf_jax.spikes.event_learning import OnlineResult, event_gradient, learn_from_events
@@ -68,6 +66,7 @@ __all__ = [
     "LogPartition",
     "OnlineResult",
     "Pairings",
+    "SettingError",
     "SpikeTrain",
     "SpikingRun",
     "Stack",
@@ -127,4 +126,5 @@ __all__ = [
     "variational_bound",
     "vpf_objective",
     "weight_sparsity",
+    "with_units",
 ]

@@ -189,9 +189,26 @@ def binary(name: str, value: Any) -> Any:
     Raises:
       ValueError: anything else; the sentence says what was found and how to convert it.
     """
-    array(name, value, "an array of zeros and ones")
-    if value.dtype != bool:
-        values(name, value, "binary", _is_binary, _found_other_than_bits)
+    return two_valued(name, value, 0, 1)
+
+
+def two_valued(name: str, value: Any, low: int, high: int) -> Any:
+    """`binary` for an array of two other numbers."""
+    bits = (low, high) == (0, 1)
+    told = "zeros and ones" if bits else f"{low:+d} and {high:+d}"
+    array(name, value, f"an array of {told}")
+    if value.dtype == bool and bits:
+        return value
+
+    def holds(given: Any, xp: Any) -> Any:
+        if bits and jnp.issubdtype(given.dtype, jnp.unsignedinteger):
+            return given.size == 0 or given.max() <= 1
+        return xp.all((given == low) | (given == high))
+
+    def found(given: np.ndarray) -> str:
+        return _found_other_than_bits(given) if bits else f"{_range(given)}; they are {told}"
+
+    values(name, value, "binary" if bits else f"of values {told}", holds, found)
     return value
 
 
@@ -307,12 +324,6 @@ def _checks_inside() -> Iterator[None]:
     finally:
         _inside_checked.reset(token)
         jax.clear_caches()
-
-
-def _is_binary(values: Any, xp: Any) -> Any:
-    if jnp.issubdtype(values.dtype, jnp.unsignedinteger):
-        return values.size == 0 or values.max() <= 1
-    return xp.all((values == 0) | (values == 1))
 
 
 def _found_other_than_bits(values: np.ndarray) -> str:

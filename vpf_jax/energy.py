@@ -2,12 +2,12 @@
 
     E(x)   = - sum_{i<j} w_ij x_i x_j - sum_j b_j x_j          p(x) = exp(-E(x)) / Z
     z_j(x) = sum_i w_ij x_i + b_j                               the local field of unit j
-    E(x) - E(x with bit j flipped) = (1 - 2 x_j) z_j
+    E(x) - E(x with x_j' for x_j) = (x_j' - x_j) z_j
 
-(Liu, Quek and Lin, arXiv 1711.07732, equation 1.) Everything a machine does follows from its local fields: Gibbs
-conditionals are sigmoid(z) (`gibbs`), flip rates exp(alpha z) (`flow`). Layers that do not see each other and have no
-intra-layer weights are summed out in closed form, each of their units giving a factor 1 + exp(z_j). Not here:
-estimates of log Z for machines too large to enumerate (`ais`).
+(Liu, Quek and Lin, arXiv 1711.07732, equation 1.) Everything a machine does follows from its local fields and its
+units: conditionals (`sample.gibbs`), flip rates (`rules.vpf`). Layers that do not see each other and have no
+intra-layer weights are summed out in closed form, each of their units giving a factor exp(A(z_j)), which is
+1 + exp(z_j) for binary ones. Not here: estimates of log Z for machines too large to enumerate (`evaluate.ais`).
 """
 
 import math
@@ -15,11 +15,11 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
-from vpf_jax import checks
+from vpf_jax import checks, couplings
 from vpf_jax.machine import BoltzmannMachine, State, check_layers, check_machine, check_state, check_symmetric
+from vpf_jax.units import two_valued
 
 MAX_EXACT_UNITS = 24
 # Entries of the states that the enumeration sums at once: 2^19 in single precision are 2 MB.
@@ -31,22 +31,26 @@ def energy(machine: BoltzmannMachine, state: State) -> Float[Array, ""]:
 
     Args:
       machine: the machine.
-      state: one array [n_l] of zeros and ones per layer.
+      state: one array [n_l] of values of its units per layer.
 
     Raises:
       ValueError: a state whose layers do not fit the machine, or a directed machine, which has no energy.
     """
     check_state(machine, state, batched=False)
     check_symmetric(machine, "an energy")
-    x = _as_parameters(machine, state)
+    return _energy(machine, _as_parameters(machine, state))
+
+
+def _energy(machine: BoltzmannMachine, x: State) -> Float[Array, ""]:
+    """Of any numbers, a layer without a part in it being 0."""
     total = jnp.zeros((), machine.biases[0].dtype)
     for b, x_l in zip(machine.biases, x, strict=True):
         total -= jnp.vdot(b, x_l)
     for i, w in enumerate(machine.weights):
-        total -= jnp.vdot(x[i] @ w, x[i + 1])
+        total -= jnp.vdot(couplings.up(w, x[i], total.dtype), x[i + 1])
     for i, l in enumerate(machine.intra):
         if l is not None:
-            total -= 0.5 * jnp.vdot(x[i] @ l, x[i])
+            total -= 0.5 * jnp.vdot(couplings.up(l, x[i], total.dtype), x[i])
     return total
 
 
@@ -61,51 +65,49 @@ def local_fields(machine: BoltzmannMachine, state: State) -> tuple[Float[Array, 
     return tuple(layer_field(machine, x, i) for i in range(len(x)))
 
 
-def layer_field(machine: BoltzmannMachine, state: State, layer: int) -> Float[Array, " n_l"]:
-    """Local fields of one layer: its bias and the inputs from below, from above and from inside."""
+def layer_field(machine: BoltzmannMachine, state: State, layer: int, *, inside: bool = True) -> Float[Array, " n_l"]:
+    """Local fields of one layer: its bias and the inputs from below, from above and, where asked for, from inside."""
     z = machine.biases[layer]
     if layer > 0:
-        z = z + weighted_input(state[layer - 1], machine.weights[layer - 1], z.dtype)
+        z = z + couplings.up(machine.weights[layer - 1], state[layer - 1], z.dtype)
     if layer < len(machine.weights):
-        z = z + weighted_input(state[layer + 1], machine.downward[layer].T, z.dtype)
+        z = z + couplings.down(machine.downward[layer], state[layer + 1], z.dtype)
     intra = machine.intra[layer]
-    if intra is not None:
-        z = z + weighted_input(state[layer], intra, z.dtype)
+    if intra is not None and inside:
+        z = z + couplings.up(intra, state[layer], z.dtype)
     return z
 
 
-def weighted_input(
-    x: Num[Array, "*batch n"], weights: Float[Array, "n m"], dtype: DTypeLike
-) -> Float[Array, "*batch m"]:
-    """The product x W: operands in the precision of the weights, sums and result in `dtype`."""
-    return narrow_product(x.astype(weights.dtype), weights, dtype)
+def upward_field(
+    machine: BoltzmannMachine, layer: int, below: Num[Array, "*batch n_below"]
+) -> Float[Array, "*batch n_l"]:
+    """Bias plus the input from the layer below: inputs from above and from inside are zeroed."""
+    b = machine.biases[layer]
+    return couplings.up(machine.weights[layer - 1], below, b.dtype) + _for_each(below, b)
 
 
-def narrow_product(a: Num[Array, "*batch n"], b: Num[Array, "n m"], dtype: DTypeLike) -> Float[Array, "*batch m"]:
-    """The product of two matrices of one precision, sums and result in another.
+def downward_field(
+    machine: BoltzmannMachine, layer: int, above: Num[Array, "*batch n_above"]
+) -> Float[Array, "*batch n_l"]:
+    """Bias plus the input from the layer above: inputs from below and from inside are zeroed."""
+    b = machine.biases[layer]
+    return couplings.down(machine.downward[layer], above, b.dtype) + _for_each(above, b)
 
-    On a CPU XLA has no such product for every shape and place in a program; the entries widened first are the same
-    numbers, and so are their products.
-    """
-    if a.dtype == dtype:
-        return jnp.matmul(a, b)
-    return jax.lax.platform_dependent(
-        a,
-        b,
-        cpu=lambda a, b: jnp.matmul(a.astype(dtype), b.astype(dtype)),
-        default=lambda a, b: jnp.matmul(a, b, preferred_element_type=dtype),
-    )
+
+def _for_each(x: Num[Array, "*batch n"], b: Float[Array, " m"]) -> Float[Array, "..."]:
+    """The biases, to be added to fields of a batch like that of x."""
+    return jnp.expand_dims(b, tuple(range(jnp.ndim(x) - 1)))
 
 
 def marginal_energy(machine: BoltzmannMachine, state: State, summed: Sequence[int]) -> Float[Array, ""]:
     """Energy of one configuration with some layers summed out: -log sum_{x_summed} exp(-E(x)).
 
-    Closed form, E(x with the summed layers at 0) - sum_j log(1 + exp(z_j)) over their units j, which are independent
-    given the other layers.
+    Closed form, E(x without the summed layers) - sum_j A(z_j) over their units j, which are independent given the other
+    layers, A being the log-normaliser of the unit, log(1 + exp(z)) for binary ones.
 
     Args:
       machine: the machine.
-      state: one array [n_l] of zeros and ones per layer; the values of the summed layers are ignored.
+      state: one array [n_l] of values of its units per layer; the values of the summed layers are ignored.
       summed: indices of layers without intra-layer weights, no two of them neighbours.
 
     Raises:
@@ -117,8 +119,8 @@ def marginal_energy(machine: BoltzmannMachine, state: State, summed: Sequence[in
     if any(machine.intra[i] is not None or i + 1 in summed for i in summed):
         raise ValueError(f"got summed={summed}; it takes layers without intra-layer weights, no two of them neighbours")
     x = tuple(jnp.zeros_like(x_l) if i in summed else x_l for i, x_l in enumerate(_as_parameters(machine, state)))
-    fields = (layer_field(machine, x, i) for i in summed)
-    return energy(machine, x) - sum(jnp.sum(jax.nn.softplus(z)) for z in fields)
+    logs = (jnp.sum(machine.layer_units[i].log_normaliser(layer_field(machine, x, i))) for i in summed)
+    return _energy(machine, x) - sum(logs)
 
 
 def summable_layers(machine: BoltzmannMachine) -> tuple[int, ...]:
@@ -139,7 +141,7 @@ def free_energy(machine: BoltzmannMachine, visible: Num[Array, " n_0"]) -> Float
       ValueError: a machine of another shape, or a visible vector that does not fit it.
     """
     check_machine(machine)
-    if len(machine.sizes) != 2 or machine.intra[1] is not None:
+    if len(machine.sizes) != 2 or not machine.has_independent_hidden:
         raise ValueError(
             f"got a machine of layer sizes {machine.sizes}"
             f"{' with hidden intra-layer weights' if any(l is not None for l in machine.intra[1:]) else ''}; "
@@ -177,14 +179,15 @@ def log_partition_exact(machine: BoltzmannMachine) -> Float[Array, ""]:
 
 
 def _unpack(machine: BoltzmannMachine, number: Array, summed: tuple[int, ...]) -> State:
-    """The state whose units are the binary digits of `number`, first unit lowest; zeros in the summed layers."""
+    """The state whose units are the binary digits of `number`, first unit lowest; lower values in the summed layers."""
     state, start = [], 0
     for i, n in enumerate(machine.sizes):
-        if i in summed:
-            state.append(jnp.zeros(n, jnp.uint32))
-        else:
-            state.append(jnp.right_shift(number[None], jnp.arange(start, start + n, dtype=jnp.uint32)) & 1)
+        unit = two_valued(machine.layer_units[i], "enumeration")
+        bits = jnp.zeros(n, jnp.uint32)
+        if i not in summed:
+            bits = jnp.right_shift(number[None], jnp.arange(start, start + n, dtype=jnp.uint32)) & 1
             start += n
+        state.append(unit.at(bits == 1))
     return tuple(state)
 
 

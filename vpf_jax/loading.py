@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vpf_jax import checks
+from vpf_jax import checks, units
 from vpf_jax.checkpoint import as_jax, read_newest
 from vpf_jax.machine import BoltzmannMachine
 from vpf_jax.stack import Stack
@@ -33,21 +33,25 @@ def load_stack(folder: str | Path, seed_index: int | None = None) -> Stack:
     later = sorted(phases, key=lambda path: int(path.name.split("-")[1]), reverse=True)
     for directory in (*later, folder / "checkpoints", folder):
         found = found or read_newest(directory)
+    told = f"got folder={str(folder)!r}, which holds"
     if found is None:
-        raise ValueError(f"got folder={str(folder)!r}, which holds no checkpoints; it takes the folder of a run")
+        raise ValueError(f"{told} no checkpoints; it takes the folder of a run")
     leaves = {path.split("/", 1)[1]: leaf for path, leaf in found.leaves.items() if path.startswith("stack/")}
     if "0/biases/0" not in leaves:
-        raise ValueError(f"got folder={str(folder)!r}, whose checkpoints hold no stack; it takes the run of a stack")
+        raise ValueError(f"{told} checkpoints without a stack; it takes the run of a stack")
+    if any(path.count("/") > 2 for path in leaves):
+        raise ValueError(f"{told} a stack with couplings that are no matrices; it takes one with matrices")
     if leaves["0/biases/0"].ndim == 1:
         checks.require(seed_index is None, "seed_index", seed_index, "None, as the run is of one seed")
     else:
         index = checks.integer("seed_index", seed_index, 0, len(leaves["0/biases/0"]) - 1)
         leaves = {path: leaf[index] for path, leaf in leaves.items()}
-    return tuple(_machine(leaves, f"{number}/") for number in range(_count(leaves, "")))
+    kinds = [found.structure.get(f"stack/{number}/units", {"static": "binary"}) for number in range(_count(leaves, ""))]
+    return tuple(_machine(leaves, f"{number}/", kind["static"]) for number, kind in enumerate(kinds))
 
 
-def _machine(leaves: Mapping[str, np.ndarray], prefix: str) -> BoltzmannMachine:
-    """The machine whose leaves stand under a prefix."""
+def _machine(leaves: Mapping[str, np.ndarray], prefix: str, kinds: str) -> BoltzmannMachine:
+    """The machine whose leaves stand under a prefix, of units of these kinds."""
 
     def layers(name: str, count: int) -> tuple[Any, ...]:
         found = [leaves.get(f"{prefix}{name}/{number}") for number in range(count)]
@@ -60,6 +64,7 @@ def _machine(leaves: Mapping[str, np.ndarray], prefix: str) -> BoltzmannMachine:
         weights=layers("weights", num_layers - 1),
         intra=layers("intra", num_layers),
         backward=layers("backward", num_layers - 1) if directed else None,
+        units=tuple(units.get(kind) for kind in kinds.split(", ")),
     )
 
 

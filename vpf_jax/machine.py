@@ -1,8 +1,8 @@
 """The layered Boltzmann machine: parameters, initialisation and shape checks.
 
-Every model of the library is one representation (Liu, Quek and Lin, arXiv 1711.07732, section 2): layers of
-binary units {0, 1}, visible layer first, full weights between consecutive layers, and optional symmetric weights
-inside any layer.
+Every model of the library is one representation (Liu, Quek and Lin, arXiv 1711.07732, section 2): layers of units,
+binary ones {0, 1} in the paper, visible layer first, full weights between consecutive layers, and optional symmetric
+weights inside any layer.
 
     fully visible Boltzmann machine   one layer with intra-layer weights
     RBM                               two layers
@@ -14,8 +14,9 @@ A machine may also be directed: the synapses from a layer up to the next and tho
 (`untie`), and an intra-layer matrix need not be symmetric. Local fields, flip rates and the Markov kernels are then
 what they always are; an energy, and all that rests on it, a directed machine has none.
 
-Temperature is 1: a temperature T only divides all parameters by T. Not here: energies (`energy`), learning
-(`flow`, `train`), tuples of machines that are trained pairwise (`stack`).
+Temperature is 1: a temperature T only divides all parameters by T. Not here: what the units are (`units`), other forms
+of weights (`couplings`), energies (`energy`), learning (`rules`, `train`), tuples of machines that are trained pairwise
+(`stack`).
 """
 
 import dataclasses
@@ -28,8 +29,10 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
-from vpf_jax import checks
+from vpf_jax import checks, couplings
+from vpf_jax.couplings import Weights
 from vpf_jax.exporting import exported
+from vpf_jax.units import BINARY, Unit, two_valued
 
 # One array per layer, visible first: [n_l] for one configuration, [batch, n_l] for a batch.
 State = tuple[Num[Array, "*batch n_layer"], ...]
@@ -42,14 +45,21 @@ class BoltzmannMachine:
 
     biases: tuple[Float[Array, " n_l"], ...]
     """One vector per layer, visible first."""
-    weights: tuple[Float[Array, "n_l n_next"], ...]
-    """One matrix per pair of consecutive layers."""
+    weights: tuple[Weights, ...]
+    """One matrix [n_l, n_next] per pair of consecutive layers, or a `couplings.Coupling`."""
     intra: tuple[Float[Array, "n_l n_l"] | None, ...]
     """One entry per layer: a symmetric matrix with zero diagonal, or None for a layer without. Entry (i, j) is the
     synapse from i to j, which matters in a directed machine alone."""
-    backward: tuple[Float[Array, "n_l n_next"], ...] | None = None
+    backward: tuple[Weights, ...] | None = None
     """Of a directed machine, one matrix per pair of consecutive layers: the synapses from the next layer back down,
     `weights` then being those up. None: the weights are symmetric."""
+    units: Unit | tuple[Unit, ...] = struct.field(pytree_node=False, default=BINARY)
+    """What all neurons are, or those of each layer."""
+
+    def __post_init__(self) -> None:
+        """Layers of one kind are the same machine as a single kind for all."""
+        if isinstance(self.units, tuple) and len(set(self.units)) == 1:
+            object.__setattr__(self, "units", self.units[0])
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -61,12 +71,26 @@ class BoltzmannMachine:
         return sum(self.sizes)
 
     @property
-    def downward(self) -> tuple[Float[Array, "n_l n_next"], ...]:
+    def downward(self) -> tuple[Weights, ...]:
         """The weights through which each layer sees the next one: `backward`, or the symmetric ones."""
         return self.weights if self.backward is None else self.backward
 
+    @property
+    def layer_units(self) -> tuple[Unit, ...]:
+        """What the neurons of each layer are."""
+        return self.units if isinstance(self.units, tuple) else (self.units,) * len(self.biases)
 
-def init_machine(key: PRNGKeyArray, sizes: Sequence[int], intra: Sequence[int] = ()) -> BoltzmannMachine:
+    @property
+    def has_independent_hidden(self) -> bool:
+        """Whether the hidden units are independent of one another given the visible ones: at most one hidden layer,
+        without weights inside it.
+        """
+        return len(self.biases) <= 2 and all(intra is None for intra in self.intra[1:])
+
+
+def init_machine(
+    key: PRNGKeyArray, sizes: Sequence[int], intra: Sequence[int] = (), units: Unit | Sequence[Unit] = BINARY
+) -> BoltzmannMachine:
     """Draws a machine as the paper does.
 
     Weights are normal with standard deviation 1 / sqrt(n_a n_b), n_a and n_b the sizes of the two layers they join;
@@ -76,13 +100,18 @@ def init_machine(key: PRNGKeyArray, sizes: Sequence[int], intra: Sequence[int] =
       key: a random key.
       sizes: units per layer, visible first, each at least 1.
       intra: indices of the layers that have intra-layer weights.
+      units: what all neurons are, or those of each layer.
 
     Raises:
-      ValueError: sizes that are no positive integers, intra indices that name no layer or one layer twice, or no key.
+      ValueError: sizes that are no positive integers, intra indices that name no layer or one layer twice, units that
+        are not one for all layers or one per layer, or no key.
     """
     checks.random_key(key)
     sizes = checks.positive_integers("sizes", sizes, "at least one layer, each with a positive integer number of units")
     intra = check_layers("intra", intra, len(sizes))
+    units = units if isinstance(units, Unit) else tuple(units)
+    fits = isinstance(units, Unit) or (len(units) == len(sizes) and all(isinstance(unit, Unit) for unit in units))
+    checks.require(fits, "units", units, "a kind of unit, or one per layer")
     pair_key, intra_key = jax.random.split(key)
     pair_keys = jax.random.split(pair_key, len(sizes))
     intra_keys = jax.random.split(intra_key, len(sizes))
@@ -93,6 +122,7 @@ def init_machine(key: PRNGKeyArray, sizes: Sequence[int], intra: Sequence[int] =
             for i, (n, m) in enumerate(itertools.pairwise(sizes))
         ),
         intra=tuple(_symmetric_normal(intra_keys[i], n) / n if i in intra else None for i, n in enumerate(sizes)),
+        units=units,
     )
 
 
@@ -114,6 +144,43 @@ def untie(machine: BoltzmannMachine, key: PRNGKeyArray | None = None) -> Boltzma
     return dataclasses.replace(machine, backward=init_machine(key, machine.sizes).weights)
 
 
+def with_units(machine: BoltzmannMachine, unit: Unit) -> BoltzmannMachine:
+    """The same distribution in the parameters of other two-valued units, such as `units.SPIN`; inputs are not copied.
+
+    A value x of the old units is a y + c, y being the new ones', so that energies differ by a constant.
+
+    Raises:
+      ValueError: units of other than two values.
+    """
+    check_machine(machine)
+    new = two_valued(unit, "another parametrisation")
+    old = [two_valued(layer, "another parametrisation") for layer in machine.layer_units]
+    scales = [layer.step / new.step for layer in old]
+    origins = [layer.low - scale * new.low for layer, scale in zip(old, scales, strict=True)]
+    biases = []
+    for i, b in enumerate(machine.biases):
+        at = [jnp.full_like(bias, origin) for bias, origin in zip(machine.biases, origins, strict=True)]
+        if i > 0:
+            b = b + couplings.up(machine.weights[i - 1], at[i - 1], b.dtype)
+        if i < len(machine.weights):
+            b = b + couplings.down(machine.downward[i], at[i + 1], b.dtype)
+        if (intra := machine.intra[i]) is not None:
+            b = b + couplings.up(intra, at[i], b.dtype)
+        biases.append(scales[i] * b)
+    factors = [a * b for a, b in itertools.pairwise(scales)]
+
+    def scaled(blocks: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(jax.tree.map(lambda w, f=f: f * w, block) for block, f in zip(blocks, factors, strict=True))
+
+    return BoltzmannMachine(
+        biases=tuple(biases),
+        weights=scaled(machine.weights),
+        intra=tuple(None if l is None else scale**2 * l for l, scale in zip(machine.intra, scales, strict=True)),
+        backward=None if machine.backward is None else scaled(machine.backward),
+        units=new,
+    )
+
+
 def check_symmetric(machine: BoltzmannMachine, what: str) -> None:
     """Raises ValueError if the machine is directed; `what` takes symmetric weights alone."""
     if machine.backward is not None:
@@ -131,9 +198,7 @@ def tie_intra(gradient: BoltzmannMachine) -> BoltzmannMachine:
       ValueError: anything but a gradient in the shape of a machine.
     """
     _check_type(gradient, "the gradient")
-    return dataclasses.replace(
-        gradient, intra=tuple(None if g is None else off_diagonal(g + g.T) for g in gradient.intra)
-    )
+    return dataclasses.replace(gradient, intra=tuple(None if g is None else couplings.tied(g) for g in gradient.intra))
 
 
 def check_machine(machine: BoltzmannMachine, name: str = "the machine") -> None:
@@ -158,7 +223,7 @@ def check_machine(machine: BoltzmannMachine, name: str = "the machine") -> None:
     if machine.backward is not None:
         fields["backward"], wanted["backward"] = machine.backward, pairs
     for field, blocks in fields.items():
-        shapes = tuple(None if block is None else jnp.shape(block) for block in blocks)
+        shapes = tuple(None if block is None else _shape(block) for block in blocks)
         if shapes != wanted[field] or not sizes or 0 in sizes or len(machine.intra) != len(sizes):
             raise ValueError(
                 f"got {field} of shapes {shapes} in {name}; with biases of shapes "
@@ -168,17 +233,23 @@ def check_machine(machine: BoltzmannMachine, name: str = "the machine") -> None:
         for i, block in enumerate(blocks):
             if block is None:
                 continue
-            checks.finite(f"{field}[{i}] of {name}", block)
+            for leaf in jax.tree.leaves(block):
+                checks.finite(f"{field}[{i}] of {name}", leaf)
             if not jnp.issubdtype(block.dtype, jnp.floating):
                 raise ValueError(f"got {field}[{i}] of dtype {block.dtype} in {name}; parameters are floating-point")
             if field == "intra":
                 _check_intra(f"intra[{i}] of {name}", block, tied=machine.backward is None)
+    if len(machine.layer_units) != len(sizes):
+        raise ValueError(
+            f"got units for {len(machine.layer_units)} layers in {name}; it has {len(sizes)}, and takes one kind for "
+            "all or one per layer"
+        )
 
 
 def check_state(
     machine: BoltzmannMachine, state: State, *, batched: bool, ignored: Sequence[int] = (), name: str = "the state"
 ) -> None:
-    """Raises ValueError unless `state` has zeros and ones of the right shape for each layer of a sound `machine`.
+    """Raises ValueError unless `state` has values of the units in the right shape for each layer of a sound `machine`.
 
     The values of the layers in `ignored` may be any; those of traced states pass unseen.
     """
@@ -187,7 +258,7 @@ def check_state(
     if not isinstance(state, tuple | list):
         raise ValueError(f"a state is a tuple of arrays, one per layer, visible first; got {type(state).__name__}")
     for i, x in enumerate(state):
-        checks.array(f"layer {i} of {name}", x, f"one {wanted} array of zeros and ones per layer")
+        checks.array(f"layer {i} of {name}", x, f"one {wanted} array of values of its units per layer")
     shapes = tuple(jnp.shape(x) for x in state)
     rank = 2 if batched else 1
     fits = (
@@ -202,9 +273,9 @@ def check_state(
         )
     if batched and shapes[0][0] == 0:
         raise ValueError("got an empty batch; a mean over states takes at least one state")
-    for i, x in enumerate(state):
+    for i, (x, unit) in enumerate(zip(state, machine.layer_units, strict=True)):
         if i not in ignored:
-            checks.binary(f"layer {i} of {name}", x)
+            unit.check(f"layer {i} of {name}", x)
 
 
 def check_layers(name: str, layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
@@ -239,6 +310,5 @@ def _symmetric_normal(key: PRNGKeyArray, n: int) -> Float[Array, "n n"]:
     return upper + upper.T
 
 
-def off_diagonal(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The matrix with its diagonal set to 0."""
-    return jnp.where(jnp.eye(matrix.shape[0], dtype=bool), 0, matrix)
+def _shape(block: Any) -> tuple[int, ...]:
+    return block.shape if isinstance(block, couplings.Coupling) else jnp.shape(block)

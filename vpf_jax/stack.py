@@ -10,6 +10,7 @@ An RBM is a stack of one two-layer machine, and there the two couplings are the 
 Liu, Quek and Lin, arXiv 1711.07732. Not here: the M-step (`train`); Gibbs kernels of one machine (`gibbs`).
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
@@ -19,11 +20,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from vpf_jax import checks
-from vpf_jax.energy import layer_field, weighted_input
+from vpf_jax.energy import downward_field, layer_field, upward_field
 from vpf_jax.exporting import exported
 from vpf_jax.machine import BoltzmannMachine, State, check_machine, init_machine, untie
-from vpf_jax.sample.gibbs import asynchronous_sweep, draw_uniforms, fires, sweep_layers
+from vpf_jax.sample.gibbs import asynchronous_sweep, draw_uniforms, sweep_layers
 from vpf_jax.sample.streams import Stream, stream_of, substream, substreams, uniform
+from vpf_jax.units import BINARY, Unit, two_valued
 
 Stack = tuple[BoltzmannMachine, ...]
 Tree = TypeVar("Tree")
@@ -31,7 +33,7 @@ Tree = TypeVar("Tree")
 
 @exported("vpf_jax.Hidden")
 class Hidden(NamedTuple):
-    """What the E-step samples in one machine, bottom layer first: uint8 [batch, n_l] each."""
+    """What the E-step samples in one machine, bottom layer first: [batch, n_l] each, uint8 for binary units."""
 
     forward: tuple[Array, ...]
     """States of the feed-forward pass; the next machine takes the last one."""
@@ -43,13 +45,14 @@ class Hidden(NamedTuple):
 CHUNK = 1000
 
 
-def init_stack(key: PRNGKeyArray, sizes: Sequence[int], intra: bool = False) -> Stack:
+def init_stack(key: PRNGKeyArray, sizes: Sequence[int], intra: bool = False, units: Unit = BINARY) -> Stack:
     """Draws a pairwise stack: one two-layer machine per pair of consecutive layers.
 
     Args:
       key: a random key.
       sizes: units per layer, visible first; at least two layers.
       intra: whether every hidden layer has intra-layer weights.
+      units: what all neurons are.
 
     Raises:
       ValueError: fewer than two layers, or sizes that are no positive integers.
@@ -59,7 +62,7 @@ def init_stack(key: PRNGKeyArray, sizes: Sequence[int], intra: bool = False) -> 
     checks.boolean("intra", intra)
     checks.random_key(key)
     keys = jax.random.split(key, len(sizes) - 1)
-    return tuple(init_machine(keys[i], sizes[i : i + 2], intra=(1,) if intra else ()) for i in range(len(sizes) - 1))
+    return tuple(init_machine(keys[i], sizes[i : i + 2], (1,) if intra else (), units) for i in range(len(sizes) - 1))
 
 
 def untie_stack(stack: Stack, key: PRNGKeyArray | None = None) -> Stack:
@@ -119,15 +122,16 @@ def climb(stream: Stream, stack: Stack, visible: Num[Array, "batch n_0"]) -> tup
         forward: list[Array] = []
         swept: list[Array | None] = []
         for i in range(1, len(machine.sizes)):
-            field = _upward_field(machine, i, visible)
-            visible = _bernoulli(substream(machine_stream, 2 * i), field)
+            unit, field = machine.layer_units[i], upward_field(machine, i, visible)
+            visible = _sample(substream(machine_stream, 2 * i), unit, field)
             forward.append(visible)
             intra = machine.intra[i]
             if intra is None:
                 swept.append(None)
             else:
                 uniforms = uniform(substream(machine_stream, 2 * i + 1), visible.shape)
-                swept.append(jax.vmap(asynchronous_sweep, in_axes=(None, 0, 0, 0))(intra, field, visible, uniforms))
+                sweep = functools.partial(asynchronous_sweep, unit=unit)
+                swept.append(jax.vmap(sweep, in_axes=(None, 0, 0, 0))(intra, field, visible, uniforms))
         found.append(Hidden(tuple(forward), tuple(swept)))
     return tuple(found)
 
@@ -144,10 +148,10 @@ def join_states(visible: Num[Array, "batch n_0"], hidden: tuple[Hidden, ...]) ->
 def mean_activations(
     key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_0"]
 ) -> tuple[Float[Array, " n_l"], ...]:
-    """Mean feed-forward activation of each hidden unit, in [0, 1]: one [n_l] per hidden layer, bottom first.
+    """Mean feed-forward activation of each hidden unit, in [0, 1] of binary ones: one [n_l] per hidden layer.
 
-    The mean over `visible` of sigmoid(field), the layer below sampled; the last entry is the prior from which
-    `confabulate` starts its "-P" variant (Algorithm 3).
+    Bottom first: the mean over `visible` of the units' mean given their field, the layer below sampled; the last entry
+    is the prior from which `confabulate` starts its "-P" variant (Algorithm 3).
     """
     check_visible(stack, visible)
 
@@ -155,9 +159,9 @@ def mean_activations(
         found: list[Array] = []
         for machine in stack:
             for i in range(1, len(machine.sizes)):
-                field = _upward_field(machine, i, rows)
-                rows = _bernoulli(substream(stream, len(found)), field)
-                found.append(jax.nn.sigmoid(field))
+                unit, field = machine.layer_units[i], upward_field(machine, i, rows)
+                rows = _sample(substream(stream, len(found)), unit, field)
+                found.append(unit.mean(field))
         return found
 
     means = tuple(jnp.mean(a, axis=0) for a in in_chunks(stream_of(key), activations, jnp.asarray(visible)))
@@ -174,9 +178,9 @@ def confabulate(
 ) -> Float[Array, "num_samples n_0"]:
     """Generates visible means from the top down (Algorithm 3).
 
-    The top layer starts from bits drawn from `prior`. In each machine, top first, k Gibbs steps (down, up) run; the
-    lower state of the last step becomes the upper state of the next machine. The result is the visible Bernoulli mean
-    of the last step. Where the upper layer has intra-layer weights its step up is one asynchronous sweep from its
+    The top layer starts from values drawn from `prior`. In each machine, top first, k Gibbs steps (down, up) run; the
+    lower state of the last step becomes the upper state of the next machine. The result is the visible mean of the last
+    step. Where the upper layer has intra-layer weights its step up is one asynchronous sweep from its
     present values, so that a chain leaves the machine's own distribution invariant.
 
     A step's second half, up, changes nothing below it, so k = 0 and k = 1 are the same single pass down. A long chain
@@ -189,7 +193,7 @@ def confabulate(
       num_samples: number of independent samples, at least 1.
       steps: k in the machines below the top one, at least 0; may be traced.
       top_steps: k in the top machine, at least 0, may be traced; None: `steps`.
-      prior: probabilities in [0, 1] of the units of the top layer; None: 1/2, uniform bits.
+      prior: probabilities in [0, 1] of the upper values of the top layer's units; None: all values alike, uniform bits.
 
     Raises:
       ValueError: numbers out of range, or a prior that does not fit the top layer.
@@ -203,17 +207,22 @@ def confabulate(
         checks.probabilities("a prior", prior)
         if jnp.shape(prior) != (num_top,):
             raise ValueError(f"got a prior of shape {jnp.shape(prior)}; the top layer takes one of shape ({num_top},)")
-    probabilities = jnp.full(num_top, 0.5) if prior is None else jnp.asarray(prior)
+    unit = stack[-1].layer_units[-1]
+    probabilities = None if prior is None else jnp.asarray(prior)
 
     def sample(stream: Stream, rows: Array) -> Float[Array, "rows n_0"]:
         start = uniform(substream(stream, len(stack)), (rows.shape[0], num_top))
-        x = (start < probabilities[None]).astype(jnp.uint8)
+        if probabilities is None:
+            x = unit.sample(jnp.zeros_like(start), start)
+        else:
+            x = two_valued(unit, "a prior").at(start < probabilities[None])
+        x = x.astype(unit.dtype)
         for i in reversed(range(len(stack))):
             num_steps = top_steps if i == len(stack) - 1 else steps
             x, means = _descend(substream(stream, i), stack[i], x, num_steps)
         return means
 
-    return checks.spoilt(in_chunks(stream_of(key), sample, jnp.arange(num_samples)), stack, probabilities)
+    return checks.spoilt(in_chunks(stream_of(key), sample, jnp.arange(num_samples)), stack, prior)
 
 
 def in_chunks(stream: Stream, function: Callable[[Stream, Array], Tree], rows: Array) -> Tree:
@@ -241,23 +250,23 @@ def check_stack(stack: Stack) -> None:
     for i, machine in enumerate(stack):
         check_machine(machine, f"stack[{i}]")
     for i, (below, above) in enumerate(itertools.pairwise(stack)):
-        if below.sizes[-1] != above.sizes[0]:
+        if below.sizes[-1] != above.sizes[0] or below.layer_units[-1] != above.layer_units[0]:
             raise ValueError(
                 f"got a stack whose machine {i} has layer sizes {below.sizes} and whose machine {i + 1} "
-                f"{above.sizes}; the top layer of each is the visible layer of the next"
+                f"{above.sizes}; the top layer of each is the visible layer of the next, of the same units"
             )
 
 
 def check_visible(stack: Stack, visible: Num[Array, "batch n_0"]) -> None:
-    """Raises ValueError unless `visible` is a non-empty batch of zeros and ones for a sound stack's visible layer."""
+    """Raises ValueError unless `visible` is a non-empty batch of values of a sound stack's visible units."""
     check_stack(stack)
     check_visible_shape(stack, visible)
-    checks.binary("visible states", visible)
+    stack[0].layer_units[0].check("visible states", visible)
 
 
 def check_visible_shape(stack: Stack, visible: Num[Array, "batch n_0"]) -> None:
     """Raises ValueError unless `visible` is a non-empty batch for the stack's visible layer; of shapes alone."""
-    checks.array("visible states", visible, f"an array [batch, {stack[0].sizes[0]}] of zeros and ones")
+    checks.array("visible states", visible, f"an array [batch, {stack[0].sizes[0]}] of its units' values")
     shape = jnp.shape(visible)
     if len(shape) != 2 or shape[1] != stack[0].sizes[0] or shape[0] == 0:
         raise ValueError(
@@ -277,25 +286,17 @@ def _descend(
     # The pass down is the first step; a loop of a traced length serves all lengths with one compilation.
     state = jax.lax.fori_loop(1, num_steps, step, _pass_down(substream(stream, 0), machine, x))
     fields = jax.vmap(lambda s: layer_field(machine, s, 0))(state)
-    return state[0], jax.nn.sigmoid(fields)
+    return state[0], machine.layer_units[0].mean(fields)
 
 
 def _pass_down(stream: Stream, machine: BoltzmannMachine, x: Num[Array, "batch n_top"]) -> State:
     """Top-down state of one machine given its top layer, inputs from below zeroed."""
     states = [x]
     for i in reversed(range(len(machine.weights))):
-        bias = machine.biases[i]
-        field = weighted_input(x, machine.downward[i].T, bias.dtype) + bias[None]
-        x = _bernoulli(substream(stream, i), field)
+        x = _sample(substream(stream, i), machine.layer_units[i], downward_field(machine, i, x))
         states.insert(0, x)
     return tuple(states)
 
 
-def _upward_field(machine: BoltzmannMachine, layer: int, below: Num[Array, "batch n"]) -> Array:
-    """Bias plus the input from the layer below."""
-    bias = machine.biases[layer]
-    return weighted_input(below, machine.weights[layer - 1], bias.dtype) + bias[None]
-
-
-def _bernoulli(stream: Stream, fields: Float[Array, "batch n"]) -> Num[Array, "batch n"]:
-    return fires(fields, uniform(stream, fields.shape)).astype(jnp.uint8)
+def _sample(stream: Stream, unit: Unit, fields: Float[Array, "batch n"]) -> Num[Array, "batch n"]:
+    return unit.sample(fields, uniform(stream, fields.shape)).astype(unit.dtype)

@@ -1,25 +1,25 @@
-"""Training of stacks by variational probability flow, or another rule: E-step, gradient, Optax update, metrics.
+"""Training of stacks: E-step, a rule's gradient, any Optax transformation, metrics.
 
 Variational EM (Liu, Quek and Lin, arXiv 1711.07732, Algorithms 1 and 2): the E-step samples the hidden states given
-the data, once per epoch over the whole data set (the paper's) or freshly for every minibatch; the M-step takes one
-step per minibatch along the local gradient of
+the data, once per epoch over the whole data set (the paper's) or freshly for every minibatch, as the rule says
+(`rules`); the M-step takes one step per minibatch along the gradient of
 
-    epsilon * J(theta) + weight_decay / 2 * (sum of the squares of all entries of the weight matrices)
+    scale * J(theta) + weight_decay / 2 * (sum of the squares of all entries of the weight matrices)
 
-in all machines of the stack at the same time. A stack of a one-layer machine is minimum probability flow. The rules of
-`baselines` pass through the same loop, J being what they minimise and epsilon 1 but for probability flow; a machine of
-the stack learns from the lower states of a fresh E-step. In directed machines (`machine.untie`) forward and backward
-weights learn by their own halves of the local rule. A run may go on under other settings with `start_phase`, as
-when weights learnt by probability flow are refined by contrastive divergence.
+in all machines of the stack at the same time, J being what the rule minimises and scale its weight, the paper's epsilon
+for probability flow. A stack of a one-layer machine is minimum probability flow. In directed machines
+(`machine.untie`) forward and backward weights learn by their own halves of the local rule. A run may go on under other
+settings with `start_phase`, as when weights learnt by probability flow are refined by contrastive divergence.
 
 An epoch is one compiled call (`train_epoch`, or `compile_epoch` ahead of time): nothing returns to the host inside it,
 and its input state is donated. Runs from several seeds go through it together where the state's arrays carry a leading
-axis of seeds (`jax.vmap` of `init_state`, then `train_seeds_epoch`). Not here: files, flags, figures, the loop over
-epochs (`experiments`).
+axis of seeds (`jax.vmap` of `init_state`, then `train_seeds_epoch`). Not here: the rules, and files, flags, figures,
+the loop over epochs (`app`).
 """
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -31,32 +31,20 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from vpf_jax import checks
-from vpf_jax.energy import layer_field
 from vpf_jax.exporting import exported
-from vpf_jax.machine import BoltzmannMachine, State, check_symmetric
-from vpf_jax.rules.baselines import FLIP_FUNCTIONS, chain_estimate, flip_estimate
-from vpf_jax.rules.local_rule import objective_and_gradient
-from vpf_jax.rules.visible_flips import averaged_flow, check_closed_form, draw_units
+from vpf_jax.machine import BoltzmannMachine, State
+from vpf_jax.rules import VPF, Rule
 from vpf_jax.sample.streams import Stream, permutation, stream_of, substream, substreams, uniform
+from vpf_jax.settings import Settings, setting
 from vpf_jax.stack import Stack, check_stack, check_visible_shape, climb, in_chunks, join_states
 
-RULES = ("vpf", "mpf", "cd", "pcd", "pl", "ratio")
-EXPECTATIONS = ("sample", "exact")
-ESTEPS = ("epoch", "minibatch")
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("float32", "bfloat16")
-_CHOICES = {
-    "rule": RULES,
-    "expectation": EXPECTATIONS,
-    "schedule": SCHEDULES,
-    "estep": ESTEPS,
-    "precision": PRECISIONS,
-}
 # Of a machine: what decays and is bounded, biases not among it.
 WEIGHT_FIELDS = ("weights", "intra", "backward")
 
 # Apart from the numbers of epochs, with which the key is folded too.
-_CHAINS = 2**31 - 1
+_START = 2**31 - 1
 
 
 class NonFiniteObjectiveError(FloatingPointError):
@@ -64,67 +52,51 @@ class NonFiniteObjectiveError(FloatingPointError):
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class Adam(Settings):
+    """The paper's optimizer, with the decay rates 0.9 and 0.999."""
+
+    learning_rate: float = setting(1e-3, "Of Adam", above=0)
+    schedule: str = setting(
+        "constant", "Of the learning rate, the same throughout or falling from it to 0 over the run", choices=SCHEDULES
+    )
+
+    def transformation(self, num_steps: int) -> optax.GradientTransformation:
+        """The Optax transformation of a run of so many steps."""
+        if self.schedule == "constant":
+            return optax.adam(self.learning_rate)
+        return optax.adam(optax.cosine_decay_schedule(self.learning_rate, num_steps))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(Settings):
     """Settings of a training run; the defaults are the paper's, where it states them.
 
     Raises:
       ValueError: a value of another type, or outside its range.
     """
 
-    rule: str = "vpf"
-    """'vpf', or one of `baselines`: 'mpf', 'cd', 'pcd', 'pl', 'ratio'."""
-    rule_steps: int = 1
-    """Gibbs sweeps of the chains per step, of 'cd' and 'pcd'; at least 1."""
-    hidden_flips: bool = True
-    """Whether the flips of hidden units count, of 'vpf'."""
-    expectation: str = "sample"
-    """Over the hidden states, of 'vpf': 'sample', one of them per example, or 'exact', in closed form given the layer
-    below (two-layer machines without weights inside the hidden layer)."""
-    flips_per_step: int | None = None
-    """Visible units, drawn at random, whose flips a step counts: of the rules that sum over them in closed form
-    ('mpf', 'pl', 'ratio', and 'vpf' with the exact expectation); at least 1. None: all."""
-    epochs: int = 200
-    """Passes over the data, at least 1; the length of the cosine schedule."""
-    batch_size: int = 40
-    """Examples per step, at least 1 and at most the number of examples."""
-    learning_rate: float = 1e-3
-    """Of Adam, positive."""
-    schedule: str = "constant"
-    """Of the learning rate: 'constant', or 'cosine' from learning_rate to 0 over the run."""
-    weight_decay: float = 1e-4
-    """Of weights, not of biases; at least 0. The gradient of the loss gains weight_decay * w, and twice that for an
-    intra-layer weight, which is one parameter at two places of its symmetric matrix (the paper leaves this open); in a
-    directed machine it is two parameters."""
-    epsilon: float = 0.01
-    """The small time of probability flow, which scales the objective against the decay; positive."""
-    estep: str = "epoch"
-    """When hidden states are sampled: 'epoch' (all, at its start) or 'minibatch' (just before each step). Of 'vpf'; the
-    other rules sample what they need before each step."""
-    max_weight: float | None = None
-    """Bound on |w| of every weight, positive; None: no bound."""
-    precision: str = "float32"
-    """Of the factors of matrix products: 'float32' leaves them as the parameters are, 'bfloat16' narrows them; sums,
-    parameters and the optimizer keep their precision."""
+    rule: Rule = dataclasses.field(default=VPF())
+    """How the machines learn, with the options of the rule."""
+    optimizer: Adam | optax.GradientTransformation = dataclasses.field(default=Adam())
+    """Settings of Adam, or any transformation of Optax; a program is compiled for each one that is made."""
+    epochs: int = setting(200, "Passes over the data; the length of the cosine schedule", least=1)
+    batch_size: int = setting(40, "Examples per step, up to the number of examples", least=1)
+    weight_decay: float = setting(1e-4, "Of weights, not of biases", least=0)
+    """The gradient of the loss gains weight_decay * w, and twice that for an intra-layer weight, which is one parameter
+    at two places of its symmetric matrix (the paper leaves this open); in a directed machine it is two parameters."""
+    max_weight: float | None = setting(None, "Bound on |w| of every weight; left out: none", above=0)
+    precision: str = setting(
+        "float32",
+        "Of the factors of matrix products, as the parameters are or narrowed; sums, parameters and the optimizer keep "
+        "theirs",
+        choices=PRECISIONS,
+    )
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            checks.one_of(name, getattr(self, name), choices)
-        checks.boolean("hidden_flips", self.hidden_flips)
-        for name in ("learning_rate", "epsilon"):
-            checks.positive(name, getattr(self, name))
-        checks.non_negative("weight_decay", self.weight_decay)
-        if self.max_weight is not None:
-            checks.positive("max_weight", self.max_weight)
-        for name in ("rule_steps", "epochs", "batch_size"):
-            # Settings are static, and a key of compiled programs: a NumPy integer becomes a Python one.
-            object.__setattr__(self, name, checks.integer(name, getattr(self, name), 1))
-        if self.flips_per_step is not None:
-            object.__setattr__(self, "flips_per_step", checks.integer("flips_per_step", self.flips_per_step, 1))
-
-    @property
-    def sums_flips(self) -> bool:
-        """Whether the rule sums over flips of visible units in closed form."""
-        return self.rule in FLIP_FUNCTIONS or (self.rule == "vpf" and self.expectation == "exact")
+        super().__post_init__()
+        checks.require(isinstance(self.rule, Rule), "rule", self.rule, "a Rule, such as rules.VPF()")
+        fits = isinstance(self.optimizer, Adam | optax.GradientTransformation)
+        checks.require(fits, "optimizer", self.optimizer, "settings of Adam or an optax.GradientTransformation")
 
 
 @exported("vpf_jax.TrainState")
@@ -138,8 +110,8 @@ class TrainState:
     """Constant through a run: epoch e draws from fold_in(key, e)."""
     epoch: Int[Array, ""]
     """Number of finished epochs."""
-    chains: tuple[State, ...] = ()
-    """Of 'pcd', one state per machine, as many chains as a minibatch has examples; empty for other rules."""
+    carry: tuple[Any, ...]
+    """What the rule goes on from, one tree per machine, such as the states of persistent chains."""
 
 
 @exported("vpf_jax.Metrics")
@@ -154,7 +126,8 @@ class Metrics:
 
 
 def init_state(key: PRNGKeyArray, stack: Stack, config: TrainConfig) -> TrainState:
-    """The state before the first epoch; chains of 'pcd' start from uniform bits.
+    """The state before the first epoch; what the rule goes on from starts at values drawn without fields, as chains
+    of uniform bits.
 
     Raises:
       ValueError: a stack that the rule does not take, no key, or no settings.
@@ -164,18 +137,20 @@ def init_state(key: PRNGKeyArray, stack: Stack, config: TrainConfig) -> TrainSta
     check_stack(stack)
     _check_rule(stack, config)
     # Copies of its own: training donates its input, and what the caller holds should survive.
-    stack, key = jax.tree.map(jnp.copy, (tuple(stack), key))
-    chains: tuple[State, ...] = ()
-    if config.rule == "pcd":
-        stream = stream_of(jax.random.fold_in(key, _CHAINS))
-        chains = tuple(
-            tuple(
-                (uniform(substream(substream(stream, i), l), (config.batch_size, n)) < 0.5).astype(jnp.uint8)
-                for l, n in enumerate(machine.sizes)
-            )
-            for i, machine in enumerate(stack)
-        )
-    return TrainState(stack, _optimizer(config, 1).init(stack), key, jnp.zeros((), jnp.int32), chains)
+    key, stack = jax.tree.map(jnp.copy, (key, tuple(stack)))
+    return _first(key, stack, config)
+
+
+def _first(key: PRNGKeyArray, stack: Stack, config: TrainConfig) -> TrainState:
+    stream = stream_of(jax.random.fold_in(key, _START))
+
+    def drawn(stream: Stream, machine: BoltzmannMachine) -> State:
+        numbers = [uniform(substream(stream, l), (config.batch_size, size)) for l, size in enumerate(machine.sizes)]
+        layers = zip(machine.layer_units, numbers, strict=True)
+        return tuple(unit.sample(jnp.zeros_like(u), u).astype(unit.dtype) for unit, u in layers)
+
+    states = tuple(drawn(substream(stream, i), machine) for i, machine in enumerate(stack))
+    return _started(stream, stack, key, jnp.zeros((), jnp.int32), states, config)
 
 
 def start_phase(state: TrainState, visible: Num[Array, "num_examples n_0"], config: TrainConfig) -> TrainState:
@@ -188,15 +163,29 @@ def start_phase(state: TrainState, visible: Num[Array, "num_examples n_0"], conf
     _check_call(state, visible, config)
     check_visible_shape(state.stack, visible)
     _check_batch_size(config, visible)
-    fresh = init_state(state.key, state.stack, config)
-    chains: tuple[State, ...] = ()
-    if config.rule == "pcd":
-        order_stream, stream = substreams(stream_of(jax.random.fold_in(state.key, _CHAINS)), 2)
-        order = permutation(order_stream, visible.shape[0])
-        some = jnp.asarray(visible)[order[: config.batch_size]].astype(jnp.uint8)
-        # A copy: a machine's upper and the next one's lower state may be one array, and training donates both.
-        chains = jax.tree.map(jnp.copy, join_states(some, climb(stream, state.stack, some)))
-    return dataclasses.replace(fresh, epoch=jnp.copy(state.epoch), chains=chains)
+    _check_rule(state.stack, config)
+    # Copies: see `init_state`.
+    stack, key, epoch = jax.tree.map(jnp.copy, (state.stack, state.key, state.epoch))
+    order_stream, stream = substreams(stream_of(jax.random.fold_in(key, _START)), 2)
+    order = permutation(order_stream, visible.shape[0])
+    some = jnp.asarray(visible)[order[: config.batch_size]].astype(stack[0].layer_units[0].dtype)
+    return _started(stream, stack, key, epoch, join_states(some, climb(stream, stack, some)), config)
+
+
+def _started(
+    stream: Stream,
+    stack: Stack,
+    key: PRNGKeyArray,
+    epoch: Int[Array, ""],
+    states: tuple[State, ...],
+    config: TrainConfig,
+) -> TrainState:
+    """A state whose rule starts from one minibatch of states for each machine."""
+    rule_stream = substream(stream, len(stack))
+    pairs = enumerate(zip(stack, states, strict=True))
+    carry = tuple(config.rule.start(substream(rule_stream, i), machine, some) for i, (machine, some) in pairs)
+    # A copy: a machine's upper and the next one's lower state may be one array, and training donates both.
+    return TrainState(stack, _optimizer(config, 1).init(stack), key, epoch, jax.tree.map(jnp.copy, carry))
 
 
 def train_epoch(
@@ -208,12 +197,12 @@ def train_epoch(
 
     Args:
       state: the state so far; donated, use the returned one.
-      visible: zeros and ones, uint8 saves memory.
+      visible: values of the visible units, such as zeros and ones; uint8 saves memory.
       config: the settings, static.
 
     Raises:
-      ValueError: visible states that are no zeros and ones, do not fit the stack or are fewer than a minibatch, or a
-        state that was made for other settings.
+      ValueError: visible states that are no values of the units, do not fit the stack or are fewer than a minibatch,
+        or a state that was made for other settings.
     """
     _check_call(state, visible, config)
     return _run_epoch(state, visible, config=config)
@@ -226,7 +215,7 @@ def train_seeds_epoch(
 
     Args:
       states: states whose arrays have a leading axis of seeds; donated.
-      visible: zeros and ones, shared.
+      visible: values of the visible units, shared.
       config: the settings, static, shared.
       at_once: runs in one batched computation (`jax.vmap`), at least 1; the others follow. None: all. The numbers are
         those of single runs up to rounding.
@@ -328,7 +317,7 @@ def _epoch(
     order_stream, estep_stream = substreams(stream_of(jax.random.fold_in(state.key, state.epoch)), 2)
     visible = visible[permutation(order_stream, num_examples)]
     # The stack that the hidden states of the whole epoch are sampled with; None: each step's own.
-    inference = _narrowed(state.stack, config) if config.rule == "vpf" and config.estep == "epoch" else None
+    inference = _narrowed(state.stack, config) if config.rule.estep_per_epoch else None
     hidden = None
     if inference is not None:
         hidden = in_chunks(estep_stream, lambda stream, rows: climb(stream, inference, rows), visible)
@@ -340,15 +329,15 @@ def _epoch(
         return _minibatch_step(optimizer, config, inference, carry, substream(estep_stream, number), batch)
 
     batches, last = _cut((visible, hidden), num_full, config.batch_size)
-    start = state.stack, state.optimizer, state.chains
+    start = state.stack, state.optimizer, state.carry
     carry, objectives = jax.lax.scan(step, start, (jnp.arange(num_full), batches))
     total = jnp.sum(objectives) * config.batch_size
     if rest:
         carry, objective = step(carry, (num_full, last))
         total += objective * rest
-    stack, optimizer_state, chains = carry
+    stack, optimizer_state, rule_carry = carry
     metrics = Metrics(objective=total / num_examples, max_abs_weight=largest_weight(stack))
-    return TrainState(stack, optimizer_state, state.key, state.epoch + 1, chains), metrics
+    return TrainState(stack, optimizer_state, state.key, state.epoch + 1, rule_carry), metrics
 
 
 def _cut(data, num_full, batch_size):
@@ -360,7 +349,7 @@ def _cut(data, num_full, batch_size):
 
 def _minibatch_step(optimizer, config, inference, carry, stream, batch):
     """One M-step on one minibatch, hidden states sampled first where the epoch's E-step has not done so."""
-    stack, optimizer_state, chains = carry
+    stack, optimizer_state, rule_carry = carry
     visible, hidden = batch
     narrow = _narrowed(stack, config)
     if inference is None:
@@ -368,47 +357,21 @@ def _minibatch_step(optimizer, config, inference, carry, stream, batch):
     states = join_states(visible, hidden)
     # Streams 0, 1, ... are the E-step's.
     rule_stream = substream(stream, len(stack))
-    objectives, gradients, chains = zip(
+    objectives, gradients, rule_carry = zip(
         *(
-            _estimate(config, substream(rule_stream, i), machine, inference[i], states[i], chains[i : i + 1])
+            config.rule.estimate(substream(rule_stream, i), machine, inference[i], states[i], rule_carry[i])
             for i, machine in enumerate(narrow)
         ),
         strict=True,
     )
-    chains = sum(chains, ())
-    scale = visible.shape[0] / config.batch_size
-    epsilon = config.epsilon if config.rule in ("vpf", "mpf") else 1
-    loss_gradient = jax.tree.map(lambda g, decay: scale * (epsilon * g + decay), gradients, _decay(stack, config))
-    updates, optimizer_state = optimizer.update(loss_gradient, optimizer_state)
+    share, scale = visible.shape[0] / config.batch_size, config.rule.scale
+    loss_gradient = jax.tree.map(lambda g, decay: share * (scale * g + decay), gradients, _decay(stack, config))
+    updates, optimizer_state = optimizer.update(loss_gradient, optimizer_state, stack)
     stack = optax.apply_updates(stack, updates)
     if config.max_weight is not None:
         bound = config.max_weight
         stack = _map_weights(lambda w: jnp.clip(w, -bound, bound), stack)
-    return (stack, optimizer_state, chains), sum(objectives)
-
-
-def _estimate(
-    config: TrainConfig,
-    stream: Stream,
-    machine: BoltzmannMachine,
-    inference: BoltzmannMachine,
-    state: State,
-    chains: tuple[State, ...],
-) -> tuple[Float[Array, ""], BoltzmannMachine, tuple[State, ...]]:
-    """Objective and gradient of one machine under the rule, and where its chains have gone (none, or one state)."""
-    if config.rule in ("cd", "pcd"):
-        start = chains[0] if chains else state
-        objective, gradient, arrived = chain_estimate(stream, machine, state, start, config.rule_steps)
-        return objective, gradient, (arrived,) if chains else ()
-    units = draw_units(stream, machine, config.flips_per_step) if config.sums_flips else None
-    if config.rule in FLIP_FUNCTIONS:
-        objective, gradient, _ = flip_estimate(config.rule, machine, state[0], units)
-    elif config.expectation == "exact":
-        field = jax.vmap(lambda s: layer_field(inference, s, 1))(state)
-        objective, gradient = averaged_flow(machine, state[0], jax.nn.sigmoid(field), config.hidden_flips, units)
-    else:
-        objective, gradient = objective_and_gradient(machine, state, config.hidden_flips)
-    return objective, gradient, ()
+    return (stack, optimizer_state, rule_carry), sum(objectives)
 
 
 _run_epoch = jax.jit(_epoch, static_argnames="config", donate_argnames="state")
@@ -426,7 +389,8 @@ def _check_call(state: TrainState, visible: Num[Array, "num_examples n_0"], conf
     if not isinstance(state, TrainState):
         raise ValueError(f"got a {type(state).__name__} for the state; it takes a TrainState, as init_state gives")
     checks.array("a state", state.epoch)
-    checks.binary("visible states", visible)
+    if state.stack:
+        state.stack[0].layer_units[0].check("visible states", visible)
 
 
 def _check_training(state: TrainState, visible: Num[Array, "num_examples n_0"], config: TrainConfig) -> None:
@@ -435,7 +399,7 @@ def _check_training(state: TrainState, visible: Num[Array, "num_examples n_0"], 
     _check_batch_size(config, visible)
     _check_belongs(state, config)
     # Seen here under `checks.checked` alone.
-    checks.binary("visible states", visible)
+    state.stack[0].layer_units[0].check("visible states", visible)
 
 
 def _check_at_once(at_once: int | None) -> int | None:
@@ -445,18 +409,16 @@ def _check_at_once(at_once: int | None) -> int | None:
 def _check_belongs(state: TrainState, config: TrainConfig) -> None:
     """Raises ValueError unless the state has the optimizer and the chains of these settings."""
     made = "start_phase goes on from a trained stack under other settings"
-    wanted = jax.eval_shape(_optimizer(config, 1).init, state.stack)
-    if _shapes(state.optimizer) != _shapes(wanted):
+    wanted = jax.eval_shape(functools.partial(_first, config=config), state.key, state.stack)
+    if _shapes(state.optimizer) != _shapes(wanted.optimizer):
         raise ValueError(
-            f"got a state whose optimizer is not the one for its stack and schedule={config.schedule!r}; {made}"
+            f"got a state whose optimizer is not the one for its stack and optimizer={config.optimizer!r}; {made}"
         )
-    sizes = [machine.sizes for machine in state.stack] if config.rule == "pcd" else []
-    chains = [tuple((config.batch_size, n) for n in machine) for machine in sizes]
-    found = [tuple(jnp.shape(layer) for layer in chain) for chain in state.chains]
-    if found != chains:
+    if _shapes(state.carry) != _shapes(wanted.carry):
+        found, takes = (jax.tree.map(jnp.shape, carry) for carry in (state.carry, wanted.carry))
         raise ValueError(
-            f"got a state with chains of shapes {found}; rule={config.rule!r} with batch_size={config.batch_size} "
-            f"takes {chains or 'a state without chains'}; {made}"
+            f"got a state with chains of shapes {found}; rule={config.rule.name!r} with batch_size={config.batch_size} "
+            f"takes {takes if jax.tree.leaves(takes) else 'a state without chains'}; {made}"
         )
 
 
@@ -465,17 +427,8 @@ def _shapes(tree: Any) -> Any:
 
 
 def _check_rule(stack: Stack, config: TrainConfig) -> None:
-    if config.rule != "vpf" or config.sums_flips:
-        for machine in stack:
-            check_symmetric(machine, f"rule {config.rule!r} with expectation {config.expectation!r}")
-    if config.sums_flips:
-        what = f"rule {config.rule!r}" if config.rule != "vpf" else "the exact expectation"
-        for machine in stack:
-            check_closed_form(machine, what, layers=(2,) if config.rule == "vpf" else (1, 2))
-            if config.flips_per_step is not None:
-                allowed = f"up to the {machine.sizes[0]} units of the layer whose flips it counts"
-                fits = config.flips_per_step <= machine.sizes[0]
-                checks.require(fits, "flips_per_step", config.flips_per_step, allowed)
+    for machine in stack:
+        config.rule.accepts(machine)
 
 
 def _check_batch_size(config: TrainConfig, visible: Num[Array, "num_examples n_0"]) -> None:
@@ -515,7 +468,6 @@ def _map_weights(function, stack: Stack) -> Stack:
 
 
 def _optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    if config.schedule == "constant":
-        return optax.adam(config.learning_rate)
-    steps = config.epochs * steps_per_epoch
-    return optax.adam(optax.cosine_decay_schedule(config.learning_rate, steps))
+    if isinstance(config.optimizer, Adam):
+        return config.optimizer.transformation(config.epochs * steps_per_epoch)
+    return config.optimizer

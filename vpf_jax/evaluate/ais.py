@@ -13,7 +13,7 @@ Layers that can be are summed out of f (`summable_layers`), which lowers the var
 sums (`energy`); the path itself (`tempering`).
 """
 
-import dataclasses
+import functools
 import warnings
 from typing import NamedTuple
 
@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vpf_jax import checks
+from vpf_jax import checks, couplings
 from vpf_jax.energy import layer_field, summable_layers
 from vpf_jax.exporting import exported
 from vpf_jax.machine import BoltzmannMachine, State, check_machine, check_state, check_symmetric
-from vpf_jax.sample.gibbs import asynchronous_sweep, draw_uniforms, fires
+from vpf_jax.sample.gibbs import asynchronous_sweep, draw_uniforms
 from vpf_jax.sample.streams import Stream, stream_of, substream
 from vpf_jax.sample.tempering import check_same_structure, independent_machine
 
@@ -109,7 +109,7 @@ def ais_log_partition_reverse(
     Args:
       key: a random key.
       machine: a machine of any family.
-      states: draws of the machine, one array [num_chains, n_l] of zeros and ones per layer, at least 2 chains.
+      states: draws of the machine, one array [num_chains, n_l] of values of its units per layer, at least 2 chains.
       num_temperatures: as `ais_log_partition`.
       base: as `ais_log_partition`.
 
@@ -137,8 +137,8 @@ def anneal(
     """Chains annealed from draws of the base to the machine; arguments as `ais_log_partition`.
 
     Returns:
-      (states, log_weights): one uint8 array [num_chains, n_l] per layer, after one sweep at inverse temperature 1, and
-      log w of each chain. Under the weights the states follow the machine.
+      (states, log_weights): one array [num_chains, n_l] per layer, uint8 for binary units, after one sweep at inverse
+      temperature 1, and log w of each chain. Under the weights the states follow the machine.
 
     Raises:
       ValueError: as `ais_log_partition`.
@@ -151,7 +151,8 @@ def anneal(
     stream = stream_of(key)
     fields = tuple(jnp.broadcast_to(b, (num_chains, b.shape[0])) for b in base.biases)
     # The sweeps count from 1 in the stream.
-    start = jax.tree.map(fires, fields, draw_uniforms(substream(stream, 0), fields))
+    uniforms = draw_uniforms(substream(stream, 0), fields)
+    start = tuple(unit.sample(z, u) for unit, z, u in zip(machine.layer_units, fields, uniforms, strict=True))
     betas = jnp.linspace(0, 1, num_temperatures, dtype=machine.biases[0].dtype)
     return _pass_along(stream, machine, base, start, betas)
 
@@ -174,27 +175,29 @@ def _pass_along(
     first = tuple(range(summed[0] % 2 if summed else 1, len(machine.sizes), 2))
     second = tuple(i for i in range(len(machine.sizes)) if i not in first)
     dtype = machine.biases[0].dtype
-    apart = dataclasses.replace(machine, intra=(None,) * len(machine.sizes))
+    kinds = machine.layer_units
 
     def outside_fields(x: State, layers: tuple[int, ...]) -> dict[int, Float[Array, "num_chains n_l"]]:
         """Fields in the machine at beta = 1, without the inputs from inside the layer."""
-        return {i: jax.vmap(lambda one, i=i: layer_field(apart, one, i))(x) for i in layers}
+        return {i: jax.vmap(lambda one, i=i: layer_field(machine, one, i, inside=False))(x) for i in layers}
 
     def at(beta: Array, layer: int, fields: Float[Array, "num_chains n_l"]) -> Float[Array, "num_chains n_l"]:
         return (1 - beta) * base.biases[layer][None] + beta * fields
 
     def log_ratio(x: State, fields: dict[int, Array], old: Array, new: Array) -> Float[Array, " num_chains"]:
-        """Log f_new(x) - log f_old(x): softplus differences of summed layers, the rest linear in beta."""
+        """Log f_new(x) - log f_old(x): differences of log-normalisers of summed layers, the rest linear in beta."""
         slope = jnp.zeros(x[0].shape[0], dtype)
         total = jnp.zeros_like(slope)
         for i, intra in enumerate(machine.intra):
             if i in summed:
-                total += jnp.sum(_softplus_difference(at(new, i, fields[i]), at(old, i, fields[i])), axis=1)
+                total += jnp.sum(
+                    kinds[i].log_normaliser_difference(at(new, i, fields[i]), at(old, i, fields[i])), axis=1
+                )
                 continue
             # Weights between two layers that stay are counted in the fields of the first.
             tilt = (fields[i] if i in first else machine.biases[i][None]) - base.biases[i][None]
             if intra is not None:
-                tilt = tilt + 0.5 * x[i] @ intra
+                tilt = tilt + 0.5 * couplings.up(intra, x[i], dtype)
             slope += jnp.sum(x[i] * tilt, axis=1)
         return total + (new - old) * slope
 
@@ -203,8 +206,8 @@ def _pass_along(
     ) -> Float[Array, "num_chains n_l"]:
         intra = machine.intra[i]
         if intra is None:
-            return fires(at(beta, i, fields), uniforms).astype(dtype)
-        sweep = jax.vmap(asynchronous_sweep, in_axes=(None, 0, 0, 0))
+            return kinds[i].sample(at(beta, i, fields), uniforms).astype(dtype)
+        sweep = jax.vmap(functools.partial(asynchronous_sweep, unit=kinds[i]), in_axes=(None, 0, 0, 0))
         return sweep(beta * intra, at(beta, i, fields), x[i], uniforms)
 
     def step(carry: tuple[State, Array], inputs: tuple[Array, Array, Array]) -> tuple[tuple[State, Array], None]:
@@ -222,13 +225,8 @@ def _pass_along(
     steps = jnp.arange(1, betas.shape[0]), betas[:-1], betas[1:]
     (x, log_weights), _ = jax.lax.scan(step, (start, jnp.zeros(start[0].shape[0], dtype)), steps)
     # A unit whose field is nan does not fire, and so the weights could hide it.
-    return tuple(x_l.astype(jnp.uint8) for x_l in x), checks.spoilt(log_weights, machine, base)
-
-
-def _softplus_difference(z: Float[Array, "*n"], y: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Log (1 + exp(z)) - log (1 + exp(y)) with one logarithm, of a ratio between 1/2 and 2; a third of the time."""
-    ratio = (1 + jnp.exp(-jnp.abs(z))) / (1 + jnp.exp(-jnp.abs(y)))
-    return jnp.maximum(z, 0) - jnp.maximum(y, 0) + jnp.log(ratio)
+    drawn = tuple(layer.astype(unit.dtype) for layer, unit in zip(x, kinds, strict=True))
+    return drawn, checks.spoilt(log_weights, machine, base)
 
 
 def _estimate(log_weights: Float[Array, " num_chains"], log_z_base: Float[Array, ""], sign: int) -> LogPartition:
@@ -257,7 +255,8 @@ def _warned(estimate: LogPartition, num_chains: int) -> LogPartition:
 
 
 def _log_partition_independent(base: BoltzmannMachine) -> Float[Array, ""]:
-    return sum((jnp.sum(jax.nn.softplus(b)) for b in base.biases), jnp.zeros((), base.biases[0].dtype))
+    layers = zip(base.layer_units, base.biases, strict=True)
+    return sum((jnp.sum(unit.log_normaliser(b)) for unit, b in layers), jnp.zeros((), base.biases[0].dtype))
 
 
 def _check_machines(base: BoltzmannMachine, machine: BoltzmannMachine) -> None:

@@ -10,18 +10,16 @@ All take log Z as given: `log_partition_exact`, `ais_log_partition`. An estimate
 them, bounds too. Not here: Parzen windows (`parzen`).
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
-from vpf_jax import checks
-from vpf_jax.energy import energy, free_energy, layer_field, weighted_input
+from vpf_jax import checks, couplings
+from vpf_jax.energy import downward_field, energy, free_energy, layer_field, upward_field
 from vpf_jax.machine import BoltzmannMachine, State, check_machine, check_symmetric
-from vpf_jax.sample.gibbs import fires
 from vpf_jax.sample.streams import Stream, stream_of, substream, substreams, uniform
 from vpf_jax.stack import CHUNK, Stack, check_visible, in_chunks
+from vpf_jax.units import Unit, two_valued
 
 # Rounds of mean field; machines with weak weights settle within a few, strong intra-layer weights take the most.
 NUM_UPDATES = 20
@@ -52,9 +50,10 @@ def mean_field(
 ) -> tuple[Float[Array, "batch n_l"], ...]:
     """Means of a factorial approximation q(h) of p(h | v), one [batch, n_l] per hidden layer, bottom first.
 
-    Coordinate ascent on the variational bound, which therefore never falls: each mean becomes the sigmoid of its field
-    at the means of the others. Odd layers go first, then even ones; a layer without intra-layer weights as one block,
-    the units of a layer with them one after another. The start is the bottom-up pass, inputs from above zeroed.
+    Coordinate ascent on the variational bound, which therefore never falls: each mean becomes that of its unit
+    at its field, which the means of the others give. Odd layers go first, then even ones; a layer without intra-layer
+    weights as one block, the units of a layer with them one after another. The start is the bottom-up pass, inputs from
+    above zeroed.
 
     Args:
       machine: a machine of any family.
@@ -96,10 +95,11 @@ def variational_bound(
     check_symmetric(machine, "the variational bound")
     check_visible((machine,), visible)
     _check_log_z("log_z", log_z)
+    kinds = [two_valued(unit, "the variational bound") for unit in machine.layer_units[1:]]
 
     def bound(v: Num[Array, " n_0"]) -> Float[Array, ""]:
         means = _mean_field(machine, v, num_updates)
-        entropies = (jnp.sum(jax.scipy.special.entr(m) + jax.scipy.special.entr(1 - m)) for m in means[1:])
+        entropies = (jnp.sum(unit.entropy(m)) for unit, m in zip(kinds, means[1:], strict=True))
         # No unit meets itself in the energy, so its mean under q is its value at the means.
         return sum(entropies, -energy(machine, means)) - log_z
 
@@ -116,7 +116,7 @@ def stack_bound(
 ) -> Float[Array, " batch"]:
     """A lower bound, in the mean over `key`, on log p(v) of each visible vector under the stack as a belief network.
 
-    The top machine is undirected; each machine below it draws its lower layer from Bernoulli(sigmoid(b + W upper)). The
+    The top machine is undirected; each machine below it draws its lower layer given its upper one. The
     hidden states come from the feed-forward distributions q of the E-step, without the asynchronous sweep, whose
     density is not tractable. The bound log mean_s p(v, h_s) / q(h_s | v) grows with the number of samples towards log
     p(v) (Burda, Grosse and Salakhutdinov, "Importance weighted autoencoders", 2016). In the top machine the hidden
@@ -147,13 +147,14 @@ def stack_bound(
     def log_weights(stream: Stream, rows: Num[Array, "rows n_0"]) -> Float[Array, " rows"]:
         total = jnp.zeros(rows.shape[0], stack[0].biases[0].dtype)
         for i, machine in enumerate(stack[:-1]):
-            up = weighted_input(rows, machine.weights[0], total.dtype) + machine.biases[1][None]
-            upper = fires(up, uniform(substream(stream, i), up.shape)).astype(total.dtype)
-            down = weighted_input(upper, machine.downward[0].T, total.dtype) + machine.biases[0][None]
-            total += _log_bernoulli(rows, down) - _log_bernoulli(upper, up)
+            below, above = machine.layer_units
+            up = upward_field(machine, 1, rows)
+            upper = above.sample(up, uniform(substream(stream, i), up.shape)).astype(total.dtype)
+            down = downward_field(machine, 0, upper)
+            total += _log_probability(below, rows, down) - _log_probability(above, upper, up)
             rows = upper
         top = stack[-1]
-        if len(top.sizes) == 2 and top.intra[1] is None:
+        if len(top.sizes) == 2 and top.has_independent_hidden:
             return total + rbm_log_likelihood(top, rows, log_z_top)
         return total + variational_bound(top, rows, log_z_top)
 
@@ -167,15 +168,15 @@ def stack_bound(
 
 def _mean_field(machine: BoltzmannMachine, visible: Num[Array, " n_0"], num_updates: int) -> State:
     """The visible vector and the means of the hidden layers."""
-    apart = dataclasses.replace(machine, intra=(None,) * len(machine.sizes))
+    kinds = machine.layer_units
     start: tuple[Array, ...] = (visible.astype(machine.biases[0].dtype),)
-    for b, w in zip(machine.biases[1:], machine.weights, strict=True):
-        start = (*start, jax.nn.sigmoid(b + weighted_input(start[-1], w, b.dtype)))
+    for i in range(1, len(machine.sizes)):
+        start = (*start, kinds[i].mean(upward_field(machine, i, start[-1])))
     layers = (*range(1, len(start), 2), *range(2, len(start), 2))
 
     def update(means: State, _: None) -> tuple[State, None]:
         for i in layers:
-            updated = _update_layer(machine.intra[i], layer_field(apart, means, i), means[i])
+            updated = _update_layer(kinds[i], machine.intra[i], layer_field(machine, means, i, inside=False), means[i])
             means = (*means[:i], updated, *means[i + 1 :])
         return means, None
 
@@ -183,21 +184,21 @@ def _mean_field(machine: BoltzmannMachine, visible: Num[Array, " n_0"], num_upda
 
 
 def _update_layer(
-    intra: Float[Array, "n n"] | None, fields: Float[Array, " n"], means: Float[Array, " n"]
+    unit: Unit, intra: Float[Array, "n n"] | None, fields: Float[Array, " n"], means: Float[Array, " n"]
 ) -> Float[Array, " n"]:
     """New means of a layer given its fields from outside."""
     if intra is None:
-        return jax.nn.sigmoid(fields)
+        return unit.mean(fields)
 
     def update(j: Array, means: Float[Array, " n"]) -> Float[Array, " n"]:
-        return means.at[j].set(jax.nn.sigmoid(fields[j] + jnp.vdot(intra[j], means)))
+        return means.at[j].set(unit.mean(fields[j] + jnp.vdot(couplings.rows(intra, j), means)))
 
     return jax.lax.fori_loop(0, means.shape[0], update, means)
 
 
-def _log_bernoulli(x: Num[Array, "batch n"], fields: Float[Array, "batch n"]) -> Float[Array, " batch"]:
-    """Log probability of each row under independent units with these fields."""
-    return jnp.sum(x * fields - jax.nn.softplus(fields), axis=1)
+def _log_probability(unit: Unit, x: Num[Array, "batch n"], fields: Float[Array, "batch n"]) -> Float[Array, " batch"]:
+    """Of each row under independent units with these fields."""
+    return jnp.sum(x * fields - unit.log_normaliser(fields), axis=1)
 
 
 def _check_log_z(name: str, log_z: Float[Array, ""] | float) -> None:

@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
-from vpf_jax import checks
-from vpf_jax.energy import weighted_input
+from vpf_jax import checks, couplings
+from vpf_jax.couplings import Weights
+from vpf_jax.energy import upward_field
 from vpf_jax.machine import BoltzmannMachine, check_machine, check_symmetric
 from vpf_jax.sample.streams import Stream, stream_of, uniform
 from vpf_jax.stack import Stack, check_visible, in_chunks, mean_activations
+from vpf_jax.units import two_valued
 
 
 class ProbeResult(NamedTuple):
@@ -74,7 +76,8 @@ def alignment(machine: BoltzmannMachine) -> tuple[Float[Array, ""], ...]:
     """
     check_machine(machine)
 
-    def cosine(forward: Array, backward: Array) -> Float[Array, ""]:
+    def cosine(*pair: Weights) -> Float[Array, ""]:
+        forward, backward = (couplings.dense(weights) for weights in pair)
         # Three sums of one kind: `vdot` adds in another order, so that a matrix with itself would not quite give 1.
         return jnp.sum(forward * backward) / jnp.sqrt(jnp.sum(forward**2) * jnp.sum(backward**2))
 
@@ -105,7 +108,7 @@ def pseudo_log_likelihood(
     """
     check_machine(machine)
     check_symmetric(machine, "the pseudo-likelihood")
-    if len(machine.sizes) > 2 or any(l is not None for l in machine.intra[1:]):
+    if not machine.has_independent_hidden:
         raise ValueError(
             f"got a machine of layer sizes {machine.sizes}"
             f"{' with hidden intra-layer weights' if any(l is not None for l in machine.intra[1:]) else ''}; the "
@@ -113,16 +116,18 @@ def pseudo_log_likelihood(
         )
     check_visible((machine,), visible)
     num_visible = machine.sizes[0]
+    unit = two_valued(machine.layer_units[0], "the pseudo-likelihood")
 
     def log_odds_of_flip(v: Array, i: Array) -> Float[Array, ""]:
-        sign = 1 - 2 * v[i].astype(machine.biases[0].dtype)
+        change = 2 * unit.half_way(v[i], machine.biases[0].dtype)
         field = machine.biases[0][i]
         if machine.intra[0] is not None:
-            field += weighted_input(v, machine.intra[0][i], field.dtype)
-        log_odds = sign * field
-        for weights, bias in zip(machine.weights, machine.biases[1:], strict=True):
-            z = weighted_input(v, weights, bias.dtype) + bias
-            log_odds += jnp.sum(jax.nn.softplus(z + sign * weights[i]) - jax.nn.softplus(z))
+            field += couplings.up(machine.intra[0][i], v, field.dtype)
+        log_odds = change * field
+        for weights, hidden in zip(machine.weights, machine.layer_units[1:], strict=True):
+            z = upward_field(machine, 1, v)
+            flipped = z + change * couplings.rows(weights, i)
+            log_odds += jnp.sum(hidden.log_normaliser(flipped) - hidden.log_normaliser(z))
         return log_odds
 
     def of_rows(stream: Stream, rows: Array) -> Float[Array, " rows"]:
@@ -156,12 +161,12 @@ def watch(key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_0"]) -> 
     found = {}
     if bottom.weights:
         activity_key, key = jax.random.split(key)
-        found["weight_sparsity"] = weight_sparsity(bottom.weights[0])
-        found["squared_weight"] = squared_weight(bottom.weights[0])
+        weights = couplings.dense(bottom.weights[0])
+        found["weight_sparsity"], found["squared_weight"] = weight_sparsity(weights), squared_weight(weights)
         found["mean_activation"] = jnp.mean(mean_activations(activity_key, stack, visible)[0])
     if bottom.backward is not None:
         found["alignment"] = alignment(bottom)[0]
-    elif len(bottom.sizes) <= 2 and all(l is None for l in bottom.intra[1:]):
+    elif bottom.has_independent_hidden:
         found["pseudo_log_likelihood"] = jnp.mean(pseudo_log_likelihood(key, bottom, visible))
     return found
 

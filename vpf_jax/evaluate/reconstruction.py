@@ -26,6 +26,7 @@ from vpf_jax.machine import BoltzmannMachine, State, check_machine
 from vpf_jax.sample.gibbs import draw_uniforms, sweep_layers
 from vpf_jax.sample.streams import Stream, stream_of, substream, uniform
 from vpf_jax.stack import check_visible, climb, in_chunks
+from vpf_jax.units import two_valued
 
 SIDES = ("top", "bottom", "left", "right")
 
@@ -174,6 +175,7 @@ def _repair(
     num_steps = checks.traced_integer("num_steps", num_steps, 1)
     visible = jnp.asarray(visible)
     mask = _fit_mask(mask, visible)
+    unit = two_valued(machine.layer_units[0], "repair")
 
     def of_rows(stream: Stream, rows: Array) -> Float[Array, "rows n_0"]:
         given, inside = visible[rows], mask[rows]
@@ -181,15 +183,16 @@ def _repair(
         def step(i: Array, state: State) -> State:
             lowest, *others = draw_uniforms(substream(stream, i), state)
             if clamp:
-                # A unit fires where its number is below its probability: 0 holds a one, 1 a zero. The asynchronous
-                # sweep shows the held values to later units; a probability that underflows needs the last line.
-                lowest = jnp.where(inside, lowest, 1 - given)
+                # A unit takes its upper value where its number is below that probability: 0 holds the upper, 1 the
+                # lower one. The asynchronous sweep shows the held values to later units; a probability that underflows
+                # needs the last line.
+                lowest = jnp.where(inside, lowest, 1 - unit.share(given))
             state = jax.vmap(sweep_layers, in_axes=(None, 0, 0))(machine, state, (lowest, *others))
             return (jnp.where(inside, state[0], given), *state[1:]) if clamp else state
 
         (hidden,) = climb(substream(stream, 0), (machine,), given)
         state = jax.lax.fori_loop(1, num_steps + 1, step, (given, *hidden.forward))
-        means = jax.nn.sigmoid(jax.vmap(lambda s: layer_field(machine, s, 0))(state))
+        means = unit.mean(jax.vmap(lambda s: layer_field(machine, s, 0))(state))
         return jnp.where(inside, means, given.astype(means.dtype))
 
     return checks.spoilt(in_chunks(stream_of(key), of_rows, jnp.arange(len(visible))), machine, visible)

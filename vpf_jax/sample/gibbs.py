@@ -1,9 +1,9 @@
 """Markov kernels of Gibbs sampling: layer blocks, the asynchronous sweep inside a layer, whole sweeps and chains.
 
-A unit is resampled from p(x_j = 1 | all others) = sigmoid(z_j). Layers of the same parity do not see each other, so a
-layer without intra-layer weights is resampled as one block; the units of a layer with intra-layer weights go one
-after another in index order, each seeing the newest values of the others (the asynchronous sweep of Liu, Quek and
-Lin, arXiv 1711.07732, section 5). Both kernels leave the machine's distribution invariant.
+A unit is resampled from its conditional given all others, which its local field determines. Layers of the same parity
+do not see each other, so a layer without intra-layer weights is resampled as one block; the units of a layer with
+intra-layer weights go one after another in index order, each seeing the newest values of the others (the asynchronous
+sweep of Liu, Quek and Lin, arXiv 1711.07732, section 5). Both kernels leave the machine's distribution invariant.
 
 The kernels are deterministic functions of uniform random numbers; only the functions that take a key or a stream draw
 them. All take one configuration; under `jax.vmap` over configurations the asynchronous sweep runs as a kernel of its
@@ -11,17 +11,17 @@ own for the whole batch, with matrix products between blocks of units. Not here:
 machines of a stack (`stack`), tempering.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
-from vpf_jax import checks
-from vpf_jax.energy import layer_field, weighted_input
+from vpf_jax import checks, couplings
+from vpf_jax.energy import layer_field
 from vpf_jax.machine import BoltzmannMachine, State, check_layers, check_state
 from vpf_jax.sample.streams import Stream, stream_of, substream, uniform
+from vpf_jax.units import BINARY, TwoValued, Unit
 
 # Units of a layer that the asynchronous sweep resamples between two matrix products: more of them cost more in the
 # recurrence between units, fewer cost more products.
@@ -34,7 +34,7 @@ def gibbs_sweep(key: PRNGKeyArray, machine: BoltzmannMachine, state: State, clam
     Args:
       key: a random key.
       machine: the machine.
-      state: one array [n_l] of zeros and ones per layer.
+      state: one array [n_l] of values of its units per layer.
       clamped: indices of the layers held fixed.
 
     Returns:
@@ -97,11 +97,11 @@ def resample_layer(
     machine: BoltzmannMachine, state: State, layer: int, uniforms: Float[Array, " n_l"]
 ) -> Num[Array, " n_l"]:
     """New values of one layer given the rest of the state, driven by one uniform number in [0, 1) per unit."""
+    outside, x, unit = layer_field(machine, state, layer, inside=False), state[layer], machine.layer_units[layer]
     intra = machine.intra[layer]
     if intra is None:
-        return fires(layer_field(machine, state, layer), uniforms).astype(state[layer].dtype)
-    outside = layer_field(dataclasses.replace(machine, intra=(None,) * len(machine.intra)), state, layer)
-    return asynchronous_sweep(intra, outside, state[layer], uniforms)
+        return unit.sample(outside, uniforms).astype(x.dtype)
+    return asynchronous_sweep(intra, outside, x, uniforms, unit)
 
 
 def asynchronous_sweep(
@@ -109,30 +109,38 @@ def asynchronous_sweep(
     fields: Float[Array, " n"],
     x: Num[Array, " n"],
     uniforms: Float[Array, " n"],
+    unit: Unit = BINARY,
 ) -> Num[Array, " n"]:
     """Resamples the units of one layer in index order, each seeing the newest values of the others.
 
-    A unit fires where its field passes the logit of its uniform number. The samples carry no gradient.
+    A two-valued unit takes its upper value where its field passes the threshold that its uniform number sets. The
+    samples carry no gradient.
 
     Args:
       intra: intra-layer weights with zero diagonal, entry (i, j) from unit i to j; symmetric but for directed machines.
       fields: bias plus the inputs from other layers.
-      x: values before the sweep, zeros and ones.
+      x: values before the sweep.
       uniforms: one number in [0, 1) per unit.
+      unit: what the neurons of the layer are.
     """
-    thresholds = jnp.log(uniforms / (1 - uniforms))
-    inputs = jax.lax.stop_gradient((intra, fields - thresholds, x.astype(fields.dtype)))
-    return _sweep(*inputs).astype(x.dtype)
+    intra, fields, before = jax.lax.stop_gradient((intra, fields, x.astype(fields.dtype)))
+    if not isinstance(unit, TwoValued):
 
+        def resample(j: Array, now: Float[Array, " n"]) -> Float[Array, " n"]:
+            z = fields[j] + jnp.vdot(couplings.columns(intra, j, 1)[:, 0], now)
+            return now.at[j].set(unit.sample(z, uniforms[j]).astype(now.dtype))
 
-def fires(field: Float[Array, "..."], uniform: Float[Array, "..."]) -> Array:
-    """Bernoulli(sigmoid(field)) as booleans, driven by uniform numbers in [0, 1)."""
-    return uniform < jax.nn.sigmoid(field)
+        return jax.lax.fori_loop(0, len(x), resample, before).astype(x.dtype)
+    # In shares of the way from the lower to the upper value, which for binary units are the values.
+    origin = 0 if unit.low == 0 else couplings.up(intra, jnp.full_like(before, unit.low), fields.dtype)
+    margins = fields + origin - unit.threshold(uniforms)
+    steps = intra if unit.step == 1 else unit.step * intra
+    return unit.at(_sweep(steps, margins, unit.share(before))).astype(x.dtype)
 
 
 @jax.custom_batching.custom_vmap
 def _sweep(intra: Float[Array, "n n"], margins: Float[Array, " n"], x: Float[Array, " n"]) -> Float[Array, " n"]:
-    """The sweep of one configuration; margin: field outside the layer minus threshold."""
+    """The sweep of one configuration of zeros and ones; margin: field outside the layer minus threshold."""
     return _sweep_columns(intra, margins[:, None], x[:, None])[:, 0]
 
 
@@ -159,12 +167,12 @@ def _sweep_columns(
     """
 
     def resample_block(start: Array, size: int, x: Array) -> Array:
-        incoming = jax.lax.dynamic_slice_in_dim(intra, start, size, axis=1)
+        incoming = couplings.columns(intra, start, size)
         # Entry (j, i): what unit j of the block adds to unit i after it.
         later = jnp.triu(jax.lax.dynamic_slice_in_dim(incoming, start, size), 1).astype(margins.dtype)
         before = jax.lax.dynamic_slice_in_dim(x, start, size)
         margin = jax.lax.dynamic_slice_in_dim(margins, start, size)
-        margin = margin + weighted_input(x.T, incoming, margins.dtype).T
+        margin = margin + couplings.up(incoming, x.T, margins.dtype).T
 
         def resample(j: Array, margin: Array) -> Array:
             change = (_row(margin, j) > 0).astype(x.dtype) - _row(before, j)

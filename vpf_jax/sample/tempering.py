@@ -22,6 +22,7 @@ from vpf_jax.exporting import exported
 from vpf_jax.machine import BoltzmannMachine, State, check_machine, check_state, check_symmetric
 from vpf_jax.sample.gibbs import draw_uniforms, sweep_layers
 from vpf_jax.sample.streams import stream_of, substream, uniform
+from vpf_jax.units import two_valued
 
 # Means of base units stay this far from 0 and 1, as if each value had been seen once in a hundred images: a base must
 # cover what the machine draws, and a pixel that is always dark in the data is not quite so in the machine.
@@ -45,8 +46,8 @@ def independent_machine(
 
     Args:
       machine: gives sizes, connectivity and precision.
-      visible_means: probabilities in [0, 1] of the visible units, for example the mean training image, moved into
-        [`MIN_BASE_MEAN`, 1 - `MIN_BASE_MEAN`]; None: 1/2.
+      visible_means: probabilities in [0, 1] of the upper values of two-valued visible units, for example the mean
+        training image, moved into [`MIN_BASE_MEAN`, 1 - `MIN_BASE_MEAN`]; None: fields of 0.
 
     Raises:
       ValueError: means of another shape, or concrete ones outside [0, 1].
@@ -61,7 +62,8 @@ def independent_machine(
             f"got visible_means of shape {jnp.shape(visible_means)}; the visible layer takes ({machine.sizes[0]},)"
         )
     means = jnp.asarray(visible_means, machine.biases[0].dtype)
-    odds = jax.scipy.special.logit(jnp.clip(means, MIN_BASE_MEAN, 1 - MIN_BASE_MEAN))
+    unit = two_valued(machine.layer_units[0], "a base with means")
+    odds = unit.threshold(jnp.clip(means, MIN_BASE_MEAN, 1 - MIN_BASE_MEAN))
     return dataclasses.replace(base, biases=(odds, *base.biases[1:]))
 
 
@@ -95,7 +97,7 @@ def run_tempered(
     Args:
       key: a random key.
       machine: the machine.
-      states: one array [num_replicas, n_l] of zeros and ones per layer.
+      states: one array [num_replicas, n_l] of values of its units per layer.
       inverse_temperatures: increasing numbers in [0, 1], the last one 1.
       num_sweeps: number of rounds, at least 1.
       base: the machine at inverse temperature 0; None: `independent_machine(machine)`, uniform bits.

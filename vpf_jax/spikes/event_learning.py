@@ -27,10 +27,10 @@ from vpf_jax import checks
 from vpf_jax.energy import local_fields
 from vpf_jax.exporting import exported
 from vpf_jax.machine import BoltzmannMachine, State, check_state
-from vpf_jax.rules.flow import alpha, flip_rates, rates
-from vpf_jax.rules.local_rule import DirectedGradient, directed_products
+from vpf_jax.rules.vpf import DirectedGradient, directed_products, flip_rates
 from vpf_jax.sample.streams import Stream, stream_of, substream, substreams
-from vpf_jax.spikes.spiking import coupling_matrix, layered_machine, next_event
+from vpf_jax.spikes.spiking import coupling_matrix, layered_machine, middles, next_event
+from vpf_jax.units import two_valued
 
 
 @exported("vpf_jax.OnlineResult")
@@ -64,8 +64,9 @@ def event_gradient(
     check_state(machine, states, batched=True, name="the states")
     checks.positive("duration", duration)
     fields = jax.vmap(local_fields, in_axes=(None, 0))(machine, tuple(states))
-    alphas = tuple(alpha(x, z) for x, z in zip(states, fields, strict=True))
-    deltas = jnp.concatenate([rates(a, z) for a, z in zip(alphas, fields, strict=True)], axis=1)
+    kinds = [two_valued(unit, "learning at events") for unit in machine.layer_units]
+    alphas = tuple(unit.half_way(x, z.dtype) for unit, x, z in zip(kinds, states, fields, strict=True))
+    deltas = jnp.concatenate([jnp.exp(a * z) for a, z in zip(alphas, fields, strict=True)], axis=1)
     _check_finite(deltas)
 
     def count(stream: Stream, deltas: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -85,7 +86,7 @@ def event_gradient(
     bounds = list(itertools.accumulate(machine.sizes))[:-1]
     seen = jnp.split(counts / duration, bounds, axis=1)
     slopes = tuple(a * rate for a, rate in zip(alphas, seen, strict=True))
-    return directed_products(machine, tuple(0.5 - a for a in alphas), slopes)
+    return directed_products(machine, tuple(x.astype(a.dtype) for x, a in zip(states, alphas, strict=True)), slopes)
 
 
 def learn_from_events(
@@ -127,6 +128,7 @@ def learn_from_events(
 def _learn(stream, machine, x, duration, learning_rate):
     """`learn_from_events` on flat states [batch, n]."""
     n = machine.num_units
+    middle = middles(machine)
     joined = coupling_matrix(jax.tree.map(jnp.ones_like, machine)) * (1 - jnp.eye(n, dtype=x.dtype))
 
     def clamp(carry, inputs):
@@ -135,7 +137,7 @@ def _learn(stream, machine, x, duration, learning_rate):
 
         def attempt(carry):
             coupling, bias, fields, unit, time, number = carry
-            a = alpha(x[unit], fields)
+            a = middle[unit] - x[unit]
             # Of the synapses onto the unit; entry i of a row or column belongs to unit i.
             change = -learning_rate * a * x * joined[:, unit]
             coupling = coupling.at[:, unit].add(change)
@@ -144,12 +146,12 @@ def _learn(stream, machine, x, duration, learning_rate):
             if machine.backward is None:
                 coupling = coupling.at[unit].add(change)
                 fields = fields + x[unit] * change
-            unit, wait = next_event(rates(alpha(x, fields), fields), substream(stream_here, number))
+            unit, wait = next_event(jnp.exp((middle - x) * fields), substream(stream_here, number))
             return coupling, bias, fields, unit, time + wait, number + 1
 
         coupling, bias, events = carry
         fields = bias + jnp.matmul(x, coupling, precision="highest")
-        unit, wait = next_event(rates(alpha(x, fields), fields), substream(stream_here, 0))
+        unit, wait = next_event(jnp.exp((middle - x) * fields), substream(stream_here, 0))
         start = coupling, bias, fields, unit, wait, jnp.int32(1)
         coupling, bias, *_, number = jax.lax.while_loop(lambda carry: carry[4] < duration, attempt, start)
         return (coupling, bias, events + number - 1), None

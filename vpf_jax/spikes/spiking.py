@@ -16,6 +16,7 @@ Time is counted in units in which a neuron without input (z = 0) flips once on a
 the events (`event_learning`), spike-timing windows of one synapse (`stdp`), Gibbs sampling (`gibbs`).
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -25,11 +26,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, UInt8
 
-from vpf_jax import checks
+from vpf_jax import checks, couplings
 from vpf_jax.exporting import exported
 from vpf_jax.machine import BoltzmannMachine, State, check_layers, check_machine, check_state
-from vpf_jax.rules.flow import alpha, flip_rates, rates
+from vpf_jax.rules.vpf import flip_rates
 from vpf_jax.sample.streams import Stream, stream_of, substream, uniform
+from vpf_jax.units import two_valued
 
 # Events after which the fields are summed afresh, so that rounding does not pile up in them.
 REFRESH = 1024
@@ -76,7 +78,7 @@ def run_spiking(
     Args:
       key: a random key.
       machine: the machine, of any connectivity.
-      state: one array [n_l] of zeros and ones per layer.
+      state: one array [n_l] of values of its units, which have two each, per layer.
       num_events: number of flips, at least 1.
       clamped: indices of the layers held fixed.
       held: visible units held fixed besides, True for held; None: none.
@@ -90,7 +92,7 @@ def run_spiking(
     free = _free_units(machine, check_layers("clamped", clamped, len(machine.sizes)), held)
     _check_rates(jnp.sum(jnp.where(free, jnp.concatenate(flip_rates(machine, state)), 0)), "at the start")
     stream = stream_of(key)
-    coupling, bias = coupling_matrix(machine), jnp.concatenate(machine.biases)
+    coupling, bias, middle = coupling_matrix(machine), jnp.concatenate(machine.biases), middles(machine)
     start = jnp.concatenate([jnp.asarray(x).astype(bias.dtype) for x in state])
 
     def play(x: Array, first: Int[Array, ""] | int, count: int) -> tuple[Array, tuple[Array, ...]]:
@@ -98,10 +100,10 @@ def run_spiking(
 
         def step(carry, number):
             x, fields, occupied, time = carry
-            a = alpha(x, fields)
-            unit, wait = next_event(jnp.where(free, rates(a, fields), 0), substream(stream, number))
+            a = middle - x
+            unit, wait = next_event(jnp.where(free, jnp.exp(a * fields), 0), substream(stream, number))
             time = time + wait
-            # 2 alpha is +1 for a unit that turns on and -1 for one that turns off.
+            # 2 alpha is what a unit changes by: of bits +1 for one that turns on and -1 for one that turns off.
             flipped = x + jnp.where(jnp.arange(x.shape[0]) == unit, 2 * a, 0)
             fields = fields + 2 * a[unit] * coupling[unit]
             event = unit, time, (a[unit] > 0).astype(jnp.uint8)
@@ -122,6 +124,13 @@ def run_spiking(
     return _joined(machine, state, x, parts)
 
 
+def middles(machine: BoltzmannMachine) -> Float[Array, " n"]:
+    """Half way between the two values of each unit, visible first: alpha is this minus the value."""
+    layers = zip(machine.layer_units, machine.biases, strict=True)
+    kinds = [(two_valued(unit, "a simulation of single flips"), bias) for unit, bias in layers]
+    return jnp.concatenate([jnp.full_like(bias, (unit.low + unit.high) / 2) for unit, bias in kinds])
+
+
 def coupling_matrix(machine: BoltzmannMachine) -> Float[Array, "n n"]:
     """All weights of a machine as one matrix over its units, visible first: entry (i, j) is the synapse from i to j."""
     check_machine(machine)
@@ -129,7 +138,8 @@ def coupling_matrix(machine: BoltzmannMachine) -> Float[Array, "n n"]:
     coupling = jnp.zeros((n, n), machine.biases[0].dtype)
     pairs = zip(itertools.pairwise(layers), machine.weights, machine.downward, strict=True)
     for (lower, upper), forward, backward in pairs:
-        coupling = coupling.at[lower, upper].set(forward).at[upper, lower].set(backward.T)
+        coupling = coupling.at[lower, upper].set(couplings.dense(forward))
+        coupling = coupling.at[upper, lower].set(couplings.dense(backward).T)
     for layer, intra in zip(layers, machine.intra, strict=True):
         if intra is not None:
             coupling = coupling.at[layer, layer].set(intra)
@@ -142,7 +152,8 @@ def layered_machine(
     """The inverse of `coupling_matrix`: a machine of the connectivity of another, from couplings and biases."""
     layers = _slices(like)
     pairs = list(itertools.pairwise(layers))
-    return BoltzmannMachine(
+    return dataclasses.replace(
+        like,
         biases=tuple(bias[layer] for layer in layers),
         weights=tuple(coupling[lower, upper] for lower, upper in pairs),
         intra=tuple(None if l is None else coupling[s, s] for s, l in zip(layers, like.intra, strict=True)),

@@ -1,35 +1,118 @@
-"""Flips of visible units with the hidden layer averaged or summed out in closed form: objectives and gradients.
+"""Flips of visible units with the hidden layer averaged or summed out in closed form, and the rules that sum over them.
+
+    mpf     minimum probability flow on the marginal: sum_i exp((F(x) - F(x with bit i flipped)) / 2), F the free energy
+            (Sohl-Dickstein et al., arXiv 0906.4779; Im, Buchman and Taylor, arXiv 1412.6617)
+    pl      pseudo-likelihood: - sum_i log p(x_i | the other visible bits) (Besag 1975)
+    ratio   ratio matching: sum_i p(bit i flipped | the other visible bits)^2 (Hyvarinen 2007)
 
 For a two-layer machine whose hidden units are independent given the visible ones, and for a fully visible machine, two
-quantities belong to the flip of each visible bit i. With s_i = 1 - 2 x_i, the field z_i of bit i without the hidden
-layer (bias and visible intra-layer input), and probabilities p_j of the hidden units,
+quantities belong to the flip of each visible unit i. For bits, with s_i = 1 - 2 x_i, the field z_i of bit i without the
+hidden layer (bias and visible intra-layer input), and probabilities p_j of the hidden units,
 
     averaged   log E_h[delta_i]            = (1/2) s_i z_i + sum_j log(1 + p_j (exp(s_i w_ij / 2) - 1))
     summed     log p(x with i flipped)/p(x) =      s_i z_i + sum_j log(1 + p_j (exp(s_i w_ij) - 1))
 
 The first, h drawn from p, is the flip rate of variational probability flow (Liu, Quek and Lin, arXiv 1711.07732)
 without the noise of sampled hidden states. The second, p_j = p(h_j = 1 | x), belongs to the free energy; minimum
-probability flow on the marginal, pseudo-likelihood and ratio matching are sums of functions of it (`baselines`).
+probability flow on the marginal, pseudo-likelihood and ratio matching are sums of functions of it. Units of two other
+values a step apart have s_i times the step, and exponents times both steps.
 
 Both are sums over all pairs (i, j) for every example: batch * n_0 * n_1 terms, formed for some visible units at a time
-so that they take at most `CHUNK_BYTES`. Not here: what is done with sampled hidden states (`local_rule`).
+so that they take at most `CHUNK_BYTES`. Not here: what is done with sampled hidden states (`vpf`).
 """
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from vpf_jax import checks
-from vpf_jax.energy import weighted_input
-from vpf_jax.machine import BoltzmannMachine, check_machine, check_symmetric, off_diagonal
-from vpf_jax.rules.local_rule import mean_products
+from vpf_jax import checks, couplings
+from vpf_jax.energy import upward_field
+from vpf_jax.machine import BoltzmannMachine, State, check_machine, check_symmetric
+from vpf_jax.rules.base import Estimate, Rule, register
 from vpf_jax.sample.streams import Stream, permutation
+from vpf_jax.settings import setting
+from vpf_jax.units import TwoValued, two_valued
 
 # Bytes of the terms formed at once (one array of [batch, units, n_1]): what stays in the cache of a core.
 CHUNK_BYTES = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class FlipRule(Rule):
+    """A sum over the flips of visible units of a function of log p(x with the unit flipped) / p(x)."""
+
+    of_log_ratio: ClassVar[staticmethod]
+
+    flips_per_step: int | None = setting(
+        None, "Visible units, drawn at random, whose flips a step counts; left out: all", least=1
+    )
+
+    def accepts(self, machine: BoltzmannMachine) -> None:
+        check_closed_form(machine, f"rule {self.name!r}", layers=(1, 2))
+        check_flips_per_step(self.flips_per_step, machine)
+
+    def estimate(
+        self, stream: Stream, machine: BoltzmannMachine, inference: BoltzmannMachine, states: State, carry: Any
+    ) -> Estimate:
+        units = draw_units(stream, machine, self.flips_per_step)
+        return Estimate(*summed_flow(machine, states[0], type(self).of_log_ratio, units), carry)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class MPF(FlipRule):
+    """Minimum probability flow on the marginal of the visible units."""
+
+    name = "mpf"
+    of_log_ratio = staticmethod(lambda log_ratio: jnp.exp(log_ratio / 2))
+
+    epsilon: float = setting(0.01, "The small time of probability flow, which scales it against the decay", above=0)
+
+    @property
+    def scale(self) -> float:
+        return self.epsilon
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class PL(FlipRule):
+    """Pseudo-likelihood."""
+
+    name = "pl"
+    of_log_ratio = staticmethod(jax.nn.softplus)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class RatioMatching(FlipRule):
+    """Ratio matching."""
+
+    name = "ratio"
+    of_log_ratio = staticmethod(lambda log_ratio: jax.nn.sigmoid(log_ratio) ** 2)
+
+
+def flip_estimate(
+    rule: str, machine: BoltzmannMachine, visible: Num[Array, "batch n_0"], units: Array | None = None
+) -> Estimate:
+    """Pseudo-likelihood, ratio matching or marginal MPF: 'pl', 'ratio' or 'mpf'.
+
+    Args:
+      rule: its name.
+      machine: one layer, or two without weights inside the hidden one.
+      visible: values of the visible units.
+      units: visible units whose flips count, scaled up to all (an unbiased estimate); None: all.
+
+    Raises:
+      ValueError: another rule, a machine of another shape, states or units that do not fit it, or an empty batch.
+    """
+    known = {kind.name: kind for kind in (MPF, PL, RatioMatching)}
+    kind = known[checks.one_of("rule", rule, tuple(known))]
+    return Estimate(*summed_flow(machine, visible, kind.of_log_ratio, units), carry=())
 
 
 def averaged_flow(
@@ -46,8 +129,8 @@ def averaged_flow(
 
     Args:
       machine: two layers, without weights inside the hidden one.
-      visible: zeros and ones.
-      probabilities: of the hidden units, in [0, 1].
+      visible: values of the visible units.
+      probabilities: of the hidden units' upper values, in [0, 1].
       hidden_flips: whether flips of hidden units count.
       units: distinct indices of the visible units whose flips count, scaled up to all; None: all.
 
@@ -66,15 +149,16 @@ def averaged_flow(
     )
     if not hidden_flips:
         return objective, gradient
-    # E[delta_j] = p_j exp(-z_j / 2) + (1 - p_j) exp(z_j / 2); a hidden unit's field has no other hidden unit in it.
+    # Of bits E[delta_j] = p_j exp(-z_j / 2) + (1 - p_j) exp(z_j / 2); a hidden unit's field has no other one in it.
     x = visible.astype(machine.biases[1].dtype)
-    z = weighted_input(x, machine.weights[0], x.dtype) + machine.biases[1][None]
-    down, up = probabilities * jnp.exp(-z / 2), (1 - probabilities) * jnp.exp(z / 2)
-    slopes = (up - down) / 2
-    return objective + jnp.sum(up + down) / len(x), BoltzmannMachine(
+    step = _kinds(machine)[1].step
+    z = upward_field(machine, 1, x)
+    down, up = probabilities * jnp.exp(-z * (step / 2)), (1 - probabilities) * jnp.exp(z * (step / 2))
+    slopes = (up - down) * (step / 2)
+    return objective + jnp.sum(up + down) / len(x), dataclasses.replace(
+        gradient,
         biases=(gradient.biases[0], gradient.biases[1] + jnp.mean(slopes, axis=0)),
-        weights=(gradient.weights[0] + mean_products(x, slopes, machine.weights[0]),),
-        intra=gradient.intra,
+        weights=(jax.tree.map(jnp.add, gradient.weights[0], couplings.products(machine.weights[0], x, slopes)),),
     )
 
 
@@ -84,11 +168,11 @@ def summed_flow(
     function: Callable[[Array], Array],
     units: Int[Array, " num_units"] | None = None,
 ) -> tuple[Float[Array, ""], BoltzmannMachine]:
-    """Batch mean of sum_i function(log p(x with bit i flipped) / p(x)) and its gradient by the parameters.
+    """Batch mean of sum_i function(log p(x with unit i flipped) / p(x)) and its gradient by the parameters.
 
     Args:
       machine: one layer, or two without weights inside the hidden one.
-      visible: zeros and ones.
+      visible: values of the visible units.
       function: elementwise and differentiable.
       units: distinct indices of the visible units whose flips count, scaled up to all; None: all.
 
@@ -99,8 +183,7 @@ def summed_flow(
     visible, units = _check_flips(machine, visible, units)
     if len(machine.sizes) == 1:
         return _fully_visible(machine, visible, function, units)
-    fields = weighted_input(visible, machine.weights[0], machine.biases[1].dtype) + machine.biases[1][None]
-    probabilities = jax.nn.sigmoid(fields)
+    probabilities = _kinds(machine)[1].probability(upward_field(machine, 1, visible))
     return _visible_flips(machine, visible, probabilities, function, scale=1.0, through_hidden=True, units=units)
 
 
@@ -113,7 +196,9 @@ def check_closed_form(machine: BoltzmannMachine, what: str, layers: tuple[int, .
     """Raises ValueError unless the machine has symmetric weights, layers as allowed, and independent hidden units."""
     check_machine(machine)
     check_symmetric(machine, what)
-    if len(machine.sizes) not in layers or any(l is not None for l in machine.intra[1:]):
+    for unit in machine.layer_units:
+        two_valued(unit, what)
+    if len(machine.sizes) not in layers or not machine.has_independent_hidden:
         inside = " with weights inside a hidden layer" if any(l is not None for l in machine.intra[1:]) else ""
         raise ValueError(
             f"got a machine of layer sizes {machine.sizes}{inside}; {what} takes machines of "
@@ -121,13 +206,29 @@ def check_closed_form(machine: BoltzmannMachine, what: str, layers: tuple[int, .
         )
 
 
+def check_flips_per_step(flips_per_step: int | None, machine: BoltzmannMachine) -> None:
+    """Raises ValueError for more flips than the machine has visible units."""
+    if flips_per_step is not None:
+        allowed = f"up to the {machine.sizes[0]} units of the layer whose flips it counts"
+        checks.require(flips_per_step <= machine.sizes[0], "flips_per_step", flips_per_step, allowed)
+
+
+def _kinds(machine: BoltzmannMachine) -> tuple[TwoValued, ...]:
+    return tuple(two_valued(unit, "a sum over flips") for unit in machine.layer_units)
+
+
 def _visible_flips(machine, visible, probabilities, function, *, scale, through_hidden, units):
     """The objective and gradient of both quantities; `through_hidden`: p_j depends on the parameters."""
-    b, w = machine.biases[0], machine.weights[0]
+    b, w = machine.biases[0], couplings.dense(machine.weights[0])
+    lower, upper = _kinds(machine)
     batch, (n_0, n_1) = visible.shape[0], w.shape
     x = visible.astype(b.dtype)
     fields = _fields_inside(machine, x)
-    signs = 1 - 2 * x
+    if upper.low:
+        fields = fields + couplings.down(w, jnp.full_like(probabilities, upper.low), b.dtype)
+    # What a unit changes by when it flips.
+    signs = 2 * lower.half_way(x, b.dtype)
+    steps = scale * lower.step * upper.step
     p = probabilities
     chosen = jnp.arange(n_0) if units is None else units
     # The mean over chosen units, as many times as there are units: unbiased for the sum over all.
@@ -137,7 +238,7 @@ def _visible_flips(machine, visible, probabilities, function, *, scale, through_
         """Adds the flips of some units; what depends on the unit is returned, the rest carried."""
         total, by_hidden = carry
         s, rows = signs[:, some], w[some].astype(b.dtype)
-        up, down = jnp.exp(scale * rows), jnp.exp(-scale * rows)
+        up, down = jnp.exp(steps * rows), jnp.exp(-steps * rows)
         factor = jnp.where(s[:, :, None] > 0, up[None], down[None])
         mixed = 1 + p[:, None] * (factor - 1)
         log_ratio = scale * s * fields[:, some] + jnp.sum(jnp.log(mixed), axis=2)
@@ -149,7 +250,7 @@ def _visible_flips(machine, visible, probabilities, function, *, scale, through_
             by_hidden += jnp.einsum("bi,bij->bj", slope, after) - jnp.sum(slope, axis=1)[:, None] * p
         return (total + weight * jnp.sum(value), by_hidden), (
             scale * slope * s,
-            scale * jnp.einsum("bi,bij->ij", slope * s, after),
+            scale * upper.step * jnp.einsum("bi,bij->ij", slope * s, after),
         )
 
     carry = jnp.zeros((), b.dtype), jnp.zeros_like(p)
@@ -166,28 +267,29 @@ def _visible_flips(machine, visible, probabilities, function, *, scale, through_
     if units is not None:
         slopes = jnp.zeros_like(x).at[:, units].set(slopes)
         rows = jnp.zeros((n_0, n_1), b.dtype).at[units].set(rows)
+    if upper.low:
+        rows += upper.low * jnp.sum(slopes, axis=0)[:, None]
     if through_hidden:
-        rows += batch * mean_products(x, by_hidden, w)
-    inside = machine.intra[0]
-    return objective, BoltzmannMachine(
+        by_hidden = by_hidden * upper.step
+        rows += batch * couplings.products(w, x, by_hidden)
+    return objective, dataclasses.replace(
+        machine,
         biases=(jnp.sum(slopes, axis=0), jnp.sum(by_hidden, axis=0)),
         weights=(rows,),
-        intra=(None if inside is None else _tied(batch * mean_products(x, slopes, inside)), None),
+        intra=(_inside_gradient(machine, x, slopes), None),
     )
 
 
 def _fully_visible(machine, visible, function, units):
     """As `_visible_flips` for a machine without hidden units."""
-    (b,), (inside,) = machine.biases, machine.intra
+    (b,), (unit,) = machine.biases, _kinds(machine)
     x = visible.astype(b.dtype)
-    signs = 1 - 2 * x
+    signs = 2 * unit.half_way(x, b.dtype)
     counted = jnp.ones_like(b) if units is None else jnp.zeros_like(b).at[units].set(len(b) / len(units))
     value, pull = jax.vjp(function, signs * _fields_inside(machine, x))
     slopes = pull(jnp.broadcast_to(counted[None] / len(x), x.shape))[0] * signs
-    return jnp.sum(value * counted[None]) / len(x), BoltzmannMachine(
-        biases=(jnp.sum(slopes, axis=0),),
-        weights=(),
-        intra=(None if inside is None else _tied(len(x) * mean_products(x, slopes, inside)),),
+    return jnp.sum(value * counted[None]) / len(x), dataclasses.replace(
+        machine, biases=(jnp.sum(slopes, axis=0),), intra=(_inside_gradient(machine, x, slopes),)
     )
 
 
@@ -195,11 +297,15 @@ def _fields_inside(machine: BoltzmannMachine, x: Float[Array, "batch n_0"]) -> F
     """Fields of the visible units without the input of the hidden ones."""
     inside = machine.intra[0]
     fields = jnp.broadcast_to(machine.biases[0][None], x.shape)
-    return fields if inside is None else fields + weighted_input(x, inside, x.dtype)
+    return fields if inside is None else fields + couplings.up(inside, x, x.dtype)
 
 
-def _tied(products: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    return off_diagonal(products + products.T)
+def _inside_gradient(
+    machine: BoltzmannMachine, x: Float[Array, "batch n_0"], slopes: Float[Array, "batch n_0"]
+) -> Float[Array, "n_0 n_0"] | None:
+    """By the weights inside the visible layer, from the derivatives by its fields."""
+    inside = machine.intra[0]
+    return None if inside is None else couplings.tied(len(x) * couplings.products(inside, x, slopes))
 
 
 def _check_flips(
@@ -212,7 +318,7 @@ def _check_flips(
         raise ValueError(f"got visible states of shape {jnp.shape(visible)}; the machine takes [batch, {n_0}]")
     if jnp.shape(visible)[0] == 0:
         raise ValueError("got an empty batch; a mean over states takes at least one state")
-    checks.binary("visible states", visible)
+    machine.layer_units[0].check("visible states", visible)
     if units is not None:
         allowed = f"distinct indices of visible units, from 0 to {n_0 - 1}, at least one"
         if not checks.is_traced(units):

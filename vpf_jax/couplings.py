@@ -1,0 +1,116 @@
+"""How two layers are joined: the one place where weights meet states.
+
+A coupling joins a lower layer of n units to an upper one of m, and says what is linear in its weights
+
+    up(x)             sum_i w_ij x_i          what the upper layer's fields gain
+    down(y)           sum_j w_ij y_j          what the lower layer's fields gain
+    products(a, b)    mean over a batch of a_i b_j at every weight, in the structure of the coupling: its gradient
+
+The couplings of `init_machine` are plain arrays [n, m], "dense". Another kind is a subclass of `Coupling` that is a
+pytree whose leaves are its weights, so that optimizers, decay and bounds reach them; the functions of this module take
+either. Weights inside a layer are dense: symmetric with zero diagonal (`tied`), or with zero diagonal alone (`hollow`).
+Not here: which layers are joined (`machine`), fields (`energy`).
+"""
+
+import abc
+from typing import TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Num
+
+
+class Coupling(abc.ABC):
+    """Weights between two layers in another form than a matrix; a pytree of weights."""
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """Units of the lower and of the upper layer."""
+
+    @property
+    @abc.abstractmethod
+    def dtype(self) -> DTypeLike:
+        """Of the weights."""
+
+    @abc.abstractmethod
+    def up(self, x: Num[Array, "*batch n"], dtype: DTypeLike) -> Float[Array, "*batch m"]:
+        """Sums over the lower units, factors in the precision of the weights, sums and result in `dtype`."""
+
+    @abc.abstractmethod
+    def down(self, y: Num[Array, "*batch m"], dtype: DTypeLike) -> Float[Array, "*batch n"]:
+        """Sums over the upper units."""
+
+    @abc.abstractmethod
+    def products(self, a: Float[Array, "batch n"], b: Float[Array, "batch m"]) -> "Coupling":
+        """Mean over the batch of a_i b_j at the place of every weight."""
+
+
+Weights = Float[Array, "n m"] | Coupling
+AnyWeights = TypeVar("AnyWeights", bound=Array | Coupling)
+
+
+def up(weights: Weights, x: Num[Array, "*batch n"], dtype: DTypeLike) -> Float[Array, "*batch m"]:
+    """What the upper layer receives: operands in the precision of the weights, sums and result in `dtype`."""
+    if isinstance(weights, Coupling):
+        return weights.up(x, dtype)
+    return _product(x.astype(weights.dtype), weights, dtype)
+
+
+def down(weights: Weights, y: Num[Array, "*batch m"], dtype: DTypeLike) -> Float[Array, "*batch n"]:
+    """What the lower layer receives."""
+    if isinstance(weights, Coupling):
+        return weights.down(y, dtype)
+    return _product(y.astype(weights.dtype), weights.T, dtype)
+
+
+def products(weights: AnyWeights, a: Float[Array, "batch n"], b: Float[Array, "batch m"]) -> AnyWeights:
+    """Mean over the batch of a_i b_j, the factors in the precision of the weights, the sums in their own."""
+    if isinstance(weights, Coupling):
+        return cast(AnyWeights, weights.products(a, b))
+    narrow = weights.dtype
+    return cast(AnyWeights, _product(a.T.astype(narrow), b.astype(narrow), b.dtype) / a.shape[0])
+
+
+def dense(weights: Weights) -> Float[Array, "n m"]:
+    """The weights as a matrix."""
+    if isinstance(weights, Coupling):
+        return weights.up(jnp.eye(weights.shape[0]), jnp.float32)
+    return weights
+
+
+def rows(weights: Weights, units: Int[Array, " k"] | int) -> Float[Array, "..."]:
+    """The weights of some lower units, [k, m], or of one, [m]."""
+    return dense(weights)[units]
+
+
+def columns(weights: Float[Array, "n m"], start: Int[Array, ""], count: int) -> Float[Array, "n count"]:
+    """The weights of consecutive upper units."""
+    return jax.lax.dynamic_slice_in_dim(weights, start, count, axis=1)
+
+
+def hollow(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The matrix with its diagonal set to 0."""
+    return jnp.where(jnp.eye(matrix.shape[0], dtype=bool), 0, matrix)
+
+
+def tied(products: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """Products inside a layer as the gradient of symmetric weights, one parameter per unordered pair of units."""
+    return hollow(products + products.T)
+
+
+def _product(a: Num[Array, "*batch n"], b: Num[Array, "n m"], dtype: DTypeLike) -> Float[Array, "*batch m"]:
+    """The product of two matrices of one precision, sums and result in another.
+
+    On a CPU XLA has no such product for every shape and place in a program; the entries widened first are the same
+    numbers, and so are their products.
+    """
+    if a.dtype == dtype:
+        return jnp.matmul(a, b)
+    return jax.lax.platform_dependent(
+        a,
+        b,
+        cpu=lambda a, b: jnp.matmul(a.astype(dtype), b.astype(dtype)),
+        default=lambda a, b: jnp.matmul(a, b, preferred_element_type=dtype),
+    )

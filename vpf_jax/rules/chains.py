@@ -1,0 +1,134 @@
+"""Contrastive divergence: the statistics of the data against those of chains.
+
+    cd      k sweeps from the data (Hinton 2002)
+    pcd     k sweeps from where the chains were (Tieleman 2008)
+
+Machines of every family. Both follow differences of sufficient statistics; no gradient passes through sampled states.
+Not here: optimizers and schedules (`train`).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from vpf_jax import checks, couplings
+from vpf_jax.energy import energy, free_energy, layer_field
+from vpf_jax.machine import BoltzmannMachine, State, check_state, check_symmetric
+from vpf_jax.rules.base import Estimate, Rule, register
+from vpf_jax.sample.gibbs import draw_uniforms, sweep_layers
+from vpf_jax.sample.streams import Stream, stream_of, substream
+from vpf_jax.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class ChainRule(Rule):
+    """Statistics of the data against those of chains."""
+
+    steps: int = setting(1, "Gibbs sweeps of the chains per step", least=1, flag="rule_steps")
+
+    def accepts(self, machine: BoltzmannMachine) -> None:
+        check_symmetric(machine, f"rule {self.name!r}")
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class CD(ChainRule):
+    """Contrastive divergence: chains start at the data at every step."""
+
+    name = "cd"
+
+    def estimate(
+        self, stream: Stream, machine: BoltzmannMachine, inference: BoltzmannMachine, states: State, carry: Any
+    ) -> Estimate:
+        found = chain_estimate(stream, machine, states, states, self.steps)
+        return found._replace(carry=carry)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class PCD(ChainRule):
+    """Persistent contrastive divergence: chains, as many as a minibatch has examples, go on from step to step."""
+
+    name = "pcd"
+
+    def start(self, stream: Stream, machine: BoltzmannMachine, states: State) -> State:
+        return states
+
+    def estimate(
+        self, stream: Stream, machine: BoltzmannMachine, inference: BoltzmannMachine, states: State, carry: State
+    ) -> Estimate:
+        return chain_estimate(stream, machine, states, carry, self.steps)
+
+
+def contrastive_divergence(key: PRNGKeyArray, machine: BoltzmannMachine, states: State, num_steps: int = 1) -> Estimate:
+    """CD-k: the data's sufficient statistics against those of chains that start from the data.
+
+    Hidden units without weights inside their layer enter with their conditional means given the layer below, in a
+    two-layer machine, and as sampled otherwise.
+
+    Args:
+      key: a random key.
+      machine: the machine.
+      states: the data, completed: one array [batch, n_l] per layer.
+      num_steps: k, Gibbs sweeps, at least 1. The bias of the gradient vanishes as it grows.
+
+    Raises:
+      ValueError: a directed machine, states that do not fit the machine, an empty batch, or a number of steps below 1.
+    """
+    return chain_estimate(stream_of(key), machine, states, states, num_steps)
+
+
+def persistent_contrastive_divergence(
+    key: PRNGKeyArray, machine: BoltzmannMachine, states: State, chains: State, num_steps: int = 1
+) -> Estimate:
+    """PCD-k: as `contrastive_divergence`, but the chains go on from `chains`, any number of them.
+
+    The chains' new states are in `carry` of the result, for the next call. Same errors.
+    """
+    return chain_estimate(stream_of(key), machine, states, chains, num_steps)
+
+
+def chain_estimate(stream: Stream, machine: BoltzmannMachine, states: State, chains: State, num_steps: int) -> Estimate:
+    """Difference of the statistics of the data and of chains after `num_steps` sweeps, random numbers from a stream."""
+    num_steps = checks.integer("num_steps", num_steps, 1)
+    check_state(machine, states, batched=True, name="the states")
+    check_state(machine, chains, batched=True, name="the chains")
+    check_symmetric(machine, "contrastive divergence")
+
+    def sweep(chains: State, i: Array) -> tuple[State, None]:
+        uniforms = draw_uniforms(substream(stream, i), chains)
+        return jax.vmap(sweep_layers, in_axes=(None, 0, 0))(machine, chains, uniforms), None
+
+    chains = jax.lax.scan(sweep, tuple(jnp.asarray(x) for x in chains), jnp.arange(num_steps))[0]
+    data_energy, data = _statistics(machine, states)
+    chain_energy, model = _statistics(machine, chains)
+    return Estimate(
+        objective=data_energy - chain_energy,
+        # The derivative of the mean energy is minus the statistics.
+        gradient=jax.tree.map(lambda m, d: m - d, model, data),
+        carry=chains,
+    )
+
+
+def _statistics(machine: BoltzmannMachine, states: State) -> tuple[Float[Array, ""], BoltzmannMachine]:
+    """Mean (free) energy of a batch, and the means of x_i x_j and x_j, in the shape of the machine."""
+    summed = len(machine.sizes) == 2 and machine.has_independent_hidden
+    x = tuple(layer.astype(b.dtype) for layer, b in zip(states, machine.biases, strict=True))
+    if summed:
+        hidden = machine.layer_units[1].mean(jax.vmap(lambda s: layer_field(machine, s, 1))(x))
+        x = (x[0], hidden)
+        mean_energy = jnp.mean(jax.vmap(free_energy, in_axes=(None, 0))(machine, x[0]))
+    else:
+        mean_energy = jnp.mean(jax.vmap(energy, in_axes=(None, 0))(machine, x))
+    return mean_energy, dataclasses.replace(
+        machine,
+        biases=tuple(jnp.mean(layer, axis=0) for layer in x),
+        weights=tuple(couplings.products(w, x[i], x[i + 1]) for i, w in enumerate(machine.weights)),
+        intra=tuple(
+            None if l is None else couplings.hollow(couplings.products(l, x[i], x[i]))
+            for i, l in enumerate(machine.intra)
+        ),
+    )
