@@ -10,7 +10,7 @@ or 1.
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,16 @@ import oracles
 import pytest
 from hypothesis import strategies as st
 
-from vpf_jax import BoltzmannMachine
+from vpf_jax import BoltzmannMachine, rules, train
+from vpf_jax.settings import options
+
+
+def training(rule: str = "vpf", **given: Any) -> train.TrainConfig:
+    """Settings of training, with options of the rule and of Adam among them."""
+    groups = [
+        {name: given.pop(name) for name in options(group) if name in given} for group in (rules.get(rule), train.Adam)
+    ]
+    return train.TrainConfig(rule=rules.make(rule, **groups[0]), optimizer=train.Adam(**groups[1]), **given)
 
 
 class Case(NamedTuple):

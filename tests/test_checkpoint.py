@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import training
 from flax import struct
 
 import vpf_jax
-from vpf_jax import checkpoint, rules, train, units
+from vpf_jax import checkpoint, train, units
 from vpf_jax.checkpoint import (
     KEPT,
     CheckpointError,
@@ -27,7 +28,7 @@ from vpf_jax.loading import load_stack
 @functools.cache
 def state(seed, sizes=(6, 5, 4), **settings):
     stack = vpf_jax.init_stack(jax.random.key(seed), sizes, intra=True)
-    return train.init_state(jax.random.key(seed + 1), stack, train.TrainConfig(**settings))
+    return train.init_state(jax.random.key(seed + 1), stack, training(**settings))
 
 
 def assert_same(one, other):
@@ -100,10 +101,10 @@ def test_a_write_that_was_cut_short_is_passed_over(tmp_path):
             r"stack/0/biases/1 of shape \(5,\) and float32, where .* of shape \(3,\) and float32",
         ),
         (
-            lambda: state(0, optimizer=train.Adam(schedule="cosine")),
+            lambda: state(0, schedule="cosine"),
             r"no optimizer/1/count, where optimizer/1/count of shape \(\) and int32",
         ),
-        (lambda: state(0, rule=rules.make("pcd")), "no carry/0/0, where carry/0/0 of shape"),
+        (lambda: state(0, rule="pcd"), "no carry/0/0, where carry/0/0 of shape"),
         (lambda: dataclasses.replace(state(0), optimizer=()), "optimizer/0/count .*, where no optimizer/0/count is"),
         (lambda: dataclasses.replace(state(0), epoch=jnp.zeros((), jnp.uint8)), r"epoch of .* int32, where .* uint8"),
         (lambda: dataclasses.replace(state(0), key=jax.random.key(0, impl="rbg")), "key .* threefry2x32, where .* rbg"),

@@ -8,11 +8,11 @@ from families import CASES, each_case
 from jax import export
 
 import vpf_jax
-from vpf_jax import stack, train
+from vpf_jax import rules, stack, train
 from vpf_jax.evaluate import ais
-from vpf_jax.rules import baselines
 from vpf_jax.sample import tempering
 from vpf_jax.spikes import spiking, stdp
+from vpf_jax.units import BINARY, SPIN
 
 
 def stored_and_read(function, *arguments):
@@ -37,8 +37,9 @@ def test_a_directed_machine_is_stored_and_read_back():
 
 RESULTS = {
     "BoltzmannMachine": vpf_jax.BoltzmannMachine((jnp.zeros(2),), (), (None,)),
+    "machine of two kinds of units": vpf_jax.init_machine(jax.random.key(0), (2, 3), units=(BINARY, SPIN)),
     "LogPartition": ais.LogPartition(*(jnp.zeros(()) for _ in range(3))),
-    "Estimate": baselines.Estimate(jnp.zeros(()), jnp.zeros(()), ()),
+    "Estimate": rules.Estimate(jnp.zeros(()), jnp.zeros(()), ()),
     "DirectedGradient": vpf_jax.DirectedGradient((), (), (), ()),
     "Tempered": tempering.Tempered((), jnp.zeros(1)),
     "SpikeTrain": spiking.SpikeTrain(*(jnp.zeros(1) for _ in range(3))),

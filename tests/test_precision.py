@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import training
 
 import vpf_jax
 from vpf_jax import train
@@ -31,7 +32,7 @@ def test_every_model_learns_in_bfloat16(model, estep):
     visible = jnp.asarray(np.random.default_rng(0).integers(0, 2, (60, SIZES[0])), jnp.uint8)
     objectives = {}
     for precision in train.PRECISIONS:
-        config = train.TrainConfig(epochs=2, batch_size=20, estep=estep, precision=precision, learning_rate=0.01)
+        config = training(epochs=2, batch_size=20, estep=estep, precision=precision, learning_rate=0.01)
         state = train.init_state(jax.random.key(1), stacks()[model], config)
         for _ in range(2):
             state, metrics = train.train_epoch(state, visible, config=config)

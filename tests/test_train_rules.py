@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from families import assert_close, assert_same_machine, make_case
+from families import assert_close, assert_same_machine, make_case, training
 from test_train import TINY_STEP, bits, copy_of, run, start
 
 import vpf_jax
-from vpf_jax import train
-from vpf_jax.rules import baselines, visible_flips
+from vpf_jax import rules, train
+from vpf_jax.rules import flips
 
 CASE = make_case("rbm", (6, 4), (), 3.0, seed=5)
 RULES = {
@@ -24,7 +24,7 @@ RULES = {
     "pl": {"rule": "pl"},
     "pl, some flips": {"rule": "pl", "flips_per_step": 2},
     "ratio": {"rule": "ratio"},
-    "cd": {"rule": "cd", "rule_steps": 3},
+    "cd": {"rule": "cd", "steps": 3},
     "pcd": {"rule": "pcd"},
 }
 
@@ -36,27 +36,27 @@ def first_gradient(config, visible, case=CASE):
 
 
 def tiny(visible, **settings):
-    return train.TrainConfig(batch_size=len(visible), learning_rate=TINY_STEP, weight_decay=0.0, epochs=1, **settings)
+    return training(batch_size=len(visible), learning_rate=TINY_STEP, weight_decay=0.0, epochs=1, **settings)
 
 
 @pytest.mark.parametrize("rule", ["mpf", "pl", "ratio"])
 def test_a_step_follows_the_rule_and_only_flow_is_scaled_by_epsilon(rule):
     visible = bits((20, 6))
     gradient, metrics = first_gradient(tiny(visible, rule=rule, epsilon=0.25), visible)
-    estimate = baselines.flip_estimate(rule, CASE.machine, visible)
+    estimate = flips.flip_estimate(rule, CASE.machine, visible)
     scale = 0.25 if rule == "mpf" else 1.0
     assert_close(metrics.objective, estimate.objective, 1e-5)
     assert_same_machine(gradient, jax.tree.map(lambda g: scale * g, estimate.gradient), 2e-5)
 
 
-@pytest.mark.parametrize("estep", train.ESTEPS)
+@pytest.mark.parametrize("estep", ["epoch", "minibatch"])
 @pytest.mark.parametrize("hidden_flips", [True, False])
 def test_the_exact_expectation_is_taken_with_the_parameters_of_the_estep(estep, hidden_flips):
     visible = bits((20, 6))
     settings = {"expectation": "exact", "estep": estep, "hidden_flips": hidden_flips, "epsilon": 1.0}
     gradient, metrics = first_gradient(tiny(visible, **settings), visible)
     p = jax.nn.sigmoid(visible @ CASE.machine.weights[0] + CASE.machine.biases[1][None])
-    objective, expected = visible_flips.averaged_flow(CASE.machine, visible, p, hidden_flips)
+    objective, expected = flips.averaged_flow(CASE.machine, visible, p, hidden_flips)
     assert_close(metrics.objective, objective, 1e-5)
     assert_same_machine(gradient, expected, 2e-5)
 
@@ -64,8 +64,8 @@ def test_the_exact_expectation_is_taken_with_the_parameters_of_the_estep(estep, 
 def test_a_stale_exact_expectation_keeps_the_probabilities_of_the_epochs_start():
     visible = bits((20, 6))
     settings = {"batch_size": 10, "learning_rate": 0.3, "expectation": "exact", "epochs": 1}
-    stale, _ = run(start((CASE.machine,), train.TrainConfig(**settings)), visible, train.TrainConfig(**settings))
-    fresh_config = train.TrainConfig(**settings, estep="minibatch")
+    stale, _ = run(start((CASE.machine,), training(**settings)), visible, training(**settings))
+    fresh_config = training(**settings, estep="minibatch")
     fresh, _ = run(start((CASE.machine,), fresh_config), visible, fresh_config)
     # The first of the two steps is the same, the second is not.
     assert np.abs(np.asarray(stale.stack[0].weights[0] - fresh.stack[0].weights[0])).max() > 1e-3
@@ -84,23 +84,23 @@ def test_flips_of_hidden_units_count_or_not():
 
 def test_chains_persist_through_steps_and_epochs_and_only_for_pcd():
     visible = bits((23, 6))
-    for rule in train.RULES:
-        config = train.TrainConfig(rule=rule, batch_size=5, epochs=2)
+    for rule in rules.names():
+        config = training(rule=rule, batch_size=5, epochs=2)
         state = start((CASE.machine,), config)
-        assert [tuple(layer.shape for layer in chain) for chain in state.chains] == (
+        assert [tuple(layer.shape for layer in chain) for chain in state.carry] == (
             [((5, 6), (5, 4))] if rule == "pcd" else []
         )
         if rule == "pcd":
-            before = np.asarray(state.chains[0][0])
+            before = np.asarray(state.carry[0][0])
             state, _ = run(state, visible, config, epochs=1)
-            assert (np.asarray(state.chains[0][0]) != before).any()
+            assert (np.asarray(state.carry[0][0]) != before).any()
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_learns_two_patterns(rule):
     patterns = np.array([[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]])
     visible = jnp.asarray(np.tile(patterns, (50, 1)), jnp.uint8)
-    config = train.TrainConfig(batch_size=20, learning_rate=0.03, epochs=60, weight_decay=0.0, **RULES[rule])
+    config = training(batch_size=20, learning_rate=0.03, epochs=60, weight_decay=0.0, **RULES[rule])
     case = make_case("rbm", (6, 4), (), 0.1, seed=1)
     state, _ = run(start((case.machine,), config), visible, config)
     (machine,) = state.stack
@@ -112,10 +112,10 @@ def test_every_rule_learns_two_patterns(rule):
 
 def test_pcd_learns_a_stack_with_weights_inside_layers():
     visible = bits((40, 7))
-    config = train.TrainConfig(rule="pcd", batch_size=8, learning_rate=0.01, epochs=5)
+    config = training(rule="pcd", batch_size=8, learning_rate=0.01, epochs=5)
     state, metrics = run(start(vpf_jax.init_stack(jax.random.key(0), (7, 5, 4), intra=True), config), visible, config)
     assert np.isfinite(metrics.objective)
-    assert [tuple(x.shape for x in chain) for chain in state.chains] == [((8, 7), (8, 5)), ((8, 5), (8, 4))]
+    assert [tuple(x.shape for x in chain) for chain in state.carry] == [((8, 7), (8, 5)), ((8, 5), (8, 4))]
     for machine in state.stack:
         matrix = np.asarray(machine.intra[1])
         np.testing.assert_array_equal(matrix, matrix.T)
@@ -124,15 +124,15 @@ def test_pcd_learns_a_stack_with_weights_inside_layers():
 
 def test_a_phase_starts_with_a_fresh_optimizer_and_chains_from_the_data():
     visible = jnp.asarray(np.tile([[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]], (20, 1)), jnp.uint8)
-    flow = train.TrainConfig(batch_size=10, epochs=2)
+    flow = training(batch_size=10, epochs=2)
     state, _ = run(start((CASE.machine,), flow), visible, flow)
     trained = copy_of(state.stack)
-    refinement = train.TrainConfig(rule="pcd", batch_size=10, epochs=3, schedule="cosine")
+    refinement = training(rule="pcd", batch_size=10, epochs=3, schedule="cosine")
     state = train.start_phase(state, visible, refinement)
     assert int(state.epoch) == 2
     assert_same_machine(state.stack[0], trained[0], 0)
     assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(state.optimizer))
-    rows = {tuple(row) for row in np.asarray(state.chains[0][0]).tolist()}
+    rows = {tuple(row) for row in np.asarray(state.carry[0][0]).tolist()}
     assert rows <= {(1, 1, 1, 0, 0, 0), (0, 0, 0, 1, 1, 1)}
     state, metrics = run(state, visible, refinement)
     assert int(state.epoch) == 5
@@ -144,7 +144,7 @@ def test_a_phase_starts_with_a_fresh_optimizer_and_chains_from_the_data():
 @pytest.mark.parametrize("at_once", [None, 1, 2])
 def test_seeds_together_equal_single_runs(rule, at_once):
     visible = bits((33, 6))
-    config = train.TrainConfig(rule=rule, batch_size=8, learning_rate=0.01, epochs=3)
+    config = training(rule=rule, batch_size=8, learning_rate=0.01, epochs=3)
 
     def initial(key):
         init_key, train_key = jax.random.split(key)
@@ -168,14 +168,14 @@ def test_refused_settings_are_told():
     for stack in (deep, inside):
         for settings in ({"rule": "pl"}, {"rule": "mpf"}, {"rule": "ratio"}, {"expectation": "exact"}):
             with pytest.raises(ValueError, match="got a machine of layer sizes"):
-                start(stack, train.TrainConfig(**settings))
+                start(stack, training(**settings))
     plain = vpf_jax.init_stack(jax.random.key(0), (6, 4))
     with pytest.raises(ValueError, match="flips_per_step=7; it takes up to the 6 units"):
-        start(plain, train.TrainConfig(rule="pl", flips_per_step=7))
-    for name, value in {"rule": "nce", "rule_steps": 0, "expectation": "mean", "flips_per_step": 0}.items():
+        start(plain, training(rule="pl", flips_per_step=7))
+    for name, value in {"rule": "nce", "steps": 0, "expectation": "mean", "flips_per_step": 0}.items():
         with pytest.raises(ValueError, match=f"got {name}="):
-            train.TrainConfig(**{name: value})
-    config = train.TrainConfig(rule="pcd", batch_size=40)
+            training(**{name: value})
+    config = training(rule="pcd", batch_size=40)
     state = start(plain, dataclasses.replace(config, batch_size=5))
     with pytest.raises(ValueError, match="batch_size=40 with 9 examples"):
         train.start_phase(state, bits((9, 6)), config)

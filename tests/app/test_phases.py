@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import training
 from flax import struct
 
 import vpf_jax
@@ -13,8 +14,8 @@ from vpf_jax import checkpoint, train
 from vpf_jax.app.phases import PhasedRun
 
 PHASES = (
-    train.TrainConfig(batch_size=5, epochs=3, learning_rate=0.01),
-    train.TrainConfig(rule="pcd", batch_size=4, epochs=2, learning_rate=0.01, schedule="cosine"),
+    training(batch_size=5, epochs=3, learning_rate=0.01),
+    training(rule="pcd", batch_size=4, epochs=2, learning_rate=0.01, schedule="cosine"),
 )
 VISIBLE = jnp.asarray(np.random.default_rng(0).integers(0, 2, (22, 6)), jnp.uint8)
 
@@ -36,14 +37,14 @@ def finish(run):
 
 
 def leaves(run):
-    return [np.asarray(leaf) for leaf in jax.tree.leaves((run.state.stack, run.state.optimizer, run.state.chains))]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves((run.state.stack, run.state.optimizer, run.state.carry))]
 
 
 def test_phases_follow_one_another(tmp_path):
     run = open_run(tmp_path)
     assert run.epoch == 0
     assert [epoch for epoch, _ in finish(run)] == [1, 2, 3, 4, 5]
-    assert len(run.state.chains) == 1
+    assert len(run.state.carry) == 1
     assert {p.name for p in tmp_path.iterdir()} == {"checkpoints", "checkpoints-2"}
     assert run.info["train_seconds"] > 0
     again = open_run(tmp_path)

@@ -12,6 +12,7 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
+from families import training
 
 import vpf_jax
 from experiments import comparison, directed, features, repair
@@ -22,7 +23,6 @@ from experiments import planted_synapses as binary_synapses
 from experiments import repair_table as reconstruction
 from experiments import spike_timing as stdp
 from experiments import systems as compare
-from vpf_jax import train
 from vpf_jax.app import runs
 from vpf_jax.app.folder import Stopped, UsageError, locked, stop_requests
 from vpf_jax.data import Dataset, Part, load_dataset
@@ -155,7 +155,7 @@ def test_trained_machines_are_shared_and_a_lost_table_is_made_again(quick, tmp_p
 RECIPE = comparison.Recipe(
     "two phases",
     (5,),
-    (train.TrainConfig(epochs=3, batch_size=40), train.TrainConfig(rule="pcd", epochs=2, batch_size=40)),
+    (training(epochs=3, batch_size=40), training(rule="pcd", epochs=2, batch_size=40)),
 )
 
 
@@ -227,7 +227,7 @@ def test_seeds_trained_at_once_equal_single_runs(tmp_path):
 
 
 def test_other_settings_go_to_another_folder():
-    other = dataclasses.replace(RECIPE, phases=(train.TrainConfig(epochs=4), RECIPE.phases[1]))
+    other = dataclasses.replace(RECIPE, phases=(training(epochs=4), RECIPE.phases[1]))
     names = {
         RECIPE.folder_name("mnist", (0, 1)),
         RECIPE.folder_name("mnist", (0,)),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from families import CASES, assert_close, assert_same_machine, each_case, in_float64, joined
+from families import CASES, assert_close, assert_same_machine, each_case, in_float64, joined, training
 
 import vpf_jax
 from vpf_jax import (
@@ -34,7 +34,7 @@ from vpf_jax import (
     vpf_objective,
 )
 from vpf_jax.checkpoint import CheckpointMismatchError, restore_checkpoint, save_checkpoint
-from vpf_jax.train import TrainConfig, init_state, largest_weight, train_epoch
+from vpf_jax.train import init_state, largest_weight, train_epoch
 
 
 def unequal(case, seed=0):
@@ -179,7 +179,7 @@ def test_each_matrix_learns_by_its_own_half(intra, estep):
     """The first step of Adam moves every entry by the learning rate against the sign of its gradient."""
     stack = untie_stack(init_stack(jax.random.key(0), (12, 8, 6), intra), jax.random.key(1))
     visible = jnp.asarray(np.random.default_rng(0).integers(0, 2, (40, 12)), jnp.uint8)
-    config = TrainConfig(epochs=1, estep=estep, weight_decay=0.0)
+    config = training(epochs=1, estep=estep, weight_decay=0.0)
     before = jax.tree.map(np.asarray, stack)
     state, metrics = train_epoch(init_state(jax.random.key(2), stack, config), visible, config=config)
     assert np.isfinite(metrics.objective)
@@ -199,7 +199,7 @@ def test_decay_and_bound_reach_the_backward_weights():
     apart = 1 - np.eye(5)
     stack = (dataclasses.replace(machine, intra=(None, machine.intra[1] * apart)),)
     visible = jnp.zeros((40, 6), jnp.uint8)
-    config = TrainConfig(epochs=1, weight_decay=1e3, max_weight=9.5, learning_rate=0.1)
+    config = training(epochs=1, weight_decay=1e3, max_weight=9.5, learning_rate=0.1)
     state, metrics = train_epoch(init_state(jax.random.key(2), stack, config), visible, config=config)
     for block in (state.stack[0].weights[0], state.stack[0].backward[0]):
         np.testing.assert_allclose(block, 9.5)
@@ -211,12 +211,12 @@ def test_decay_and_bound_reach_the_backward_weights():
 
 def test_a_directed_run_is_saved_and_restored(tmp_path):
     stack = untie_stack(init_stack(jax.random.key(0), (6, 5)), jax.random.key(1))
-    save_checkpoint(tmp_path, 3, init_state(jax.random.key(2), stack, TrainConfig()))
+    save_checkpoint(tmp_path, 3, init_state(jax.random.key(2), stack, training()))
     other = untie_stack(init_stack(jax.random.key(3), (6, 5)), jax.random.key(4))
-    found = restore_checkpoint(tmp_path, init_state(jax.random.key(5), other, TrainConfig()))
+    found = restore_checkpoint(tmp_path, init_state(jax.random.key(5), other, training()))
     assert found is not None
     assert_same_machine(found[1].stack[0], stack[0])
-    symmetric = init_state(jax.random.key(5), init_stack(jax.random.key(3), (6, 5)), TrainConfig())
+    symmetric = init_state(jax.random.key(5), init_stack(jax.random.key(3), (6, 5)), training())
     with pytest.raises(CheckpointMismatchError, match=r"holds stack/0/backward/0 .*, where no stack/0/backward/0 is"):
         restore_checkpoint(tmp_path, symmetric)
 
@@ -245,8 +245,8 @@ STATES = CASES["rbm-moderate"].layered(CASES["rbm-moderate"].some_states(4))
         lambda: flip_estimate("pl", RBM, STATES[0]),
         lambda: pseudo_log_likelihood(jax.random.key(0), RBM, STATES[0]),
         lambda: vpf_jax.rbm_log_likelihood(RBM, STATES[0], 0.0),
-        lambda: init_state(jax.random.key(0), (RBM,), TrainConfig(rule="pcd")),
-        lambda: init_state(jax.random.key(0), (RBM,), TrainConfig(expectation="exact")),
+        lambda: init_state(jax.random.key(0), (RBM,), training(rule="pcd")),
+        lambda: init_state(jax.random.key(0), (RBM,), training(expectation="exact")),
         lambda: untie(RBM),
     ],
 )

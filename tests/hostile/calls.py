@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from families import training
 
 import vpf_jax as V
 from vpf_jax import train
@@ -63,7 +64,7 @@ MEANS = jnp.full((5, 3), 0.5)
 MASK = np.array([True, False, True, False])
 GREY = np.linspace(0, 1, 20, dtype=np.float32).reshape(5, 4)
 SPINS = 2.0 * np.asarray(VISIBLE) - 1
-CONFIG = train.TrainConfig(batch_size=2, epochs=3)
+CONFIG = training(batch_size=2, epochs=3)
 EQUILIBRIUM = equilibrium_propagation.EquilibriumConfig(batch_size=2, free_steps=2, nudged_steps=1)
 NETWORK = equilibrium_propagation.init_network(next(_KEYS), (4, 3, 2))
 TARGETS = target_propagation.TrainConfig(batch_size=2)
@@ -318,7 +319,7 @@ def _train_targets(visible: Any = GREY, config: Any = TARGETS, state: Any = "fre
 
 
 def _settings(**changed: Any) -> train.TrainConfig:
-    return train.TrainConfig(**changed)
+    return training(**changed)
 
 
 MACHINE_STATE = {"machine": RBM, "state": STATE}
@@ -520,7 +521,7 @@ CALLS: dict[str, Call] = {
             "schedule": "choice",
             "precision": "choice",
             "epochs": "count",
-            "rule_steps": "count",
+            "steps": "count",
             "batch_size": "count",
             "hidden_flips": "switch",
             "learning_rate": "positive",

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from calls import CALLS, SYMMETRIC, WRONG
+from families import training
 
 import vpf_jax as V
 from vpf_jax import checks, train
@@ -84,8 +85,8 @@ def test_the_sentence_says_what_was_found_and_how_to_convert_it(given, told):
 @pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint32, jnp.int32])
 def test_integers_of_numpy_and_of_jax_are_integers(kind):
     assert_same(CALLS["run_chain"].run(num_sweeps=kind(2)), CALLS["run_chain"].run())
-    assert train.TrainConfig(epochs=kind(3)) == train.TrainConfig(epochs=3)
-    assert type(train.TrainConfig(epochs=kind(3)).epochs) is int
+    assert training(epochs=kind(3)) == training(epochs=3)
+    assert type(training(epochs=kind(3)).epochs) is int
 
 
 def assert_same(one, other):
@@ -98,7 +99,7 @@ def assert_same(one, other):
 def test_the_callers_key_and_stack_survive_training():
     key, stack = jax.random.key(3), V.init_stack(jax.random.key(4), (4, 3))
     for rule in ("vpf", "pcd"):
-        settings = train.TrainConfig(rule=rule, batch_size=2)
+        settings = training(rule=rule, batch_size=2)
         state = train.init_state(key, stack, settings)
         train.train_epoch(state, calls.VISIBLE, config=settings)
         assert V.confabulate(jax.random.clone(key), stack, 3).shape == (3, 4)
@@ -137,7 +138,7 @@ def test_a_state_that_training_has_consumed_is_refused():
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_state_of_other_settings_is_refused(made, used, told, compiled):
     stack = V.init_stack(jax.random.key(4), (4, 3))
-    made, used = (train.TrainConfig(**{"batch_size": 2} | settings) for settings in (made, used))
+    made, used = (training(**{"batch_size": 2} | settings) for settings in (made, used))
     state = train.init_state(jax.random.key(3), stack, made)
     train_by = train.compile_epoch if compiled else train.train_epoch
     with pytest.raises(ValueError, match=told) as refusal:
@@ -252,7 +253,7 @@ def test_errors_of_repair_hide_no_nan():
 
 def test_an_epoch_of_a_machine_that_is_nan_is_not_finite():
     for rule in train.RULES:
-        settings = train.TrainConfig(rule=rule, batch_size=2, max_weight=1.0)
+        settings = training(rule=rule, batch_size=2, max_weight=1.0)
         state = train.init_state(jax.random.key(3), (calls.RBM,), settings)
         # The state has arrays of its own, which the epoch donates.
         broken = poisoned(state.stack[0], "biases", 1)

@@ -23,7 +23,7 @@ from families import (
 from hypothesis import given, settings
 
 from vpf_jax import directed_gradient, flip_rates, gibbs_sweep, local_gradient, tie_intra, vpf_objective
-from vpf_jax.rules import local_rule
+from vpf_jax.rules import vpf
 
 gradient_of = compiled(local_gradient)
 directed_of = compiled(directed_gradient)
@@ -328,7 +328,7 @@ def test_narrow_weights_move_the_objective_and_the_gradient_within_their_roundin
     layered = case.layered(states)
     wide = case.machine
     narrow = dataclasses.replace(wide, weights=to_bfloat16(wide.weights), intra=to_bfloat16(wide.intra))
-    objective, gradient = jax.jit(local_rule.objective_and_gradient)(narrow, layered)
+    objective, gradient = jax.jit(vpf.objective_and_gradient)(narrow, layered)
     exact = oracles.objective(case.flat, states, uniform(states))
     # What rounding can add to the field of a unit, and to the logarithm of its flip rate.
     field_error = 2**-9 * np.max(states @ np.abs(case.flat.coupling))
