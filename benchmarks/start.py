@@ -11,9 +11,10 @@ _FIRST_EPOCH = """
 import sys, time
 import jax, jax.numpy as jnp
 import vpf_jax
-from vpf_jax import datasets, train
-data = datasets.load_dataset(sys.argv[1], sys.argv[2] or None)
-visible = jnp.asarray(datasets.binarise(data.train.images))
+from vpf_jax import train
+from vpf_jax.data import binarise, load_dataset
+data = load_dataset(sys.argv[1], sys.argv[2] or None)
+visible = jnp.asarray(binarise(data.train.images))
 config = train.TrainConfig()
 hidden = tuple(int(n) for n in sys.argv[3].split(","))
 stack = vpf_jax.init_stack(jax.random.key(0), (visible.shape[1], *hidden), intra=True)

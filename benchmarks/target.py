@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 import vpf_jax
 from experiments import generation
-from vpf_jax import datasets, train
+from vpf_jax import train
+from vpf_jax.data import Dataset, binarise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Reached:
 
 
 def time_to_parzen(
-    data: datasets.Dataset,
+    data: Dataset,
     hidden: tuple[int, ...],
     wanted: float,
     every: int,
@@ -44,7 +45,7 @@ def time_to_parzen(
     stack_key, train_key, looking_key = jax.random.split(jax.random.key(0), 3)
     stack = vpf_jax.init_stack(stack_key, (data.train.images.shape[1], *hidden), intra=True)
     state = train.init_state(train_key, stack, config)
-    visible = jnp.asarray(datasets.binarise(data.train.images))
+    visible = jnp.asarray(binarise(data.train.images))
     sampler = generation.Sampler("prior", 3, 3)
     run_epoch = None
     training, evaluating, epoch = 0.0, 0.0, 0

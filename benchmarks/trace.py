@@ -16,9 +16,10 @@ import jax.numpy as jnp
 from absl import flags
 
 from benchmarks.cases import epoch_case
-from vpf_jax import datasets, train
+from vpf_jax import train
 from vpf_jax.app import command as cli
 from vpf_jax.app.folder import UsageError
+from vpf_jax.data import SOURCES, binarise, load_dataset
 
 # Recorded around the operations that they consist of.
 _WRAPPERS = ("Execute", "while", "call", "end:", "$")
@@ -33,8 +34,8 @@ def main(argv: list[str]) -> None:
     try:
         hidden = tuple(int(n) for n in values.hidden)
         settings = {"batch_size": values.batch_size, "estep": values.estep, "precision": values.precision}
-        data = datasets.load_dataset(values.dataset, values.data_dir)
-        visible = jnp.asarray(datasets.binarise(data.train.images))
+        data = load_dataset(values.dataset, values.data_dir)
+        visible = jnp.asarray(binarise(data.train.images))
         epoch = epoch_case("traced", visible, hidden, values.intra, **settings).setup()
         epoch()
     except ValueError as error:
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> None:
 
 def define_flags() -> None:
     """Called where this is the program, as flags of one name may be defined only once in a process."""
-    flags.DEFINE_enum("dataset", "mnist", datasets.DATASETS, "Data to train on.")
+    flags.DEFINE_enum("dataset", "mnist", SOURCES, "Data to train on.")
     flags.DEFINE_string("data_dir", None, "Folder with mnist/ and fashion_mnist/, as in the experiments.")
     flags.DEFINE_list("hidden", ["196"], "Units of the hidden layers.")
     flags.DEFINE_bool("intra", False, "Whether the hidden layers have intra-layer weights.")

@@ -22,12 +22,13 @@ import numpy as np
 
 import vpf_jax
 from experiments import models
-from vpf_jax import datasets, train
+from vpf_jax import train
 from vpf_jax.app import command as cli
 from vpf_jax.app import runs
 from vpf_jax.app.folder import Stopped, UsageError, locked, write_json
 from vpf_jax.app.phases import PhasedRun
 from vpf_jax.app.progress import Progress, told_of_flow
+from vpf_jax.data import Dataset, binarise
 from vpf_jax.evaluate import monitor
 
 # Training images on which the monitors of an epoch are measured.
@@ -210,7 +211,7 @@ def directed_recipes(hidden: tuple[int, ...], epochs: int) -> dict[str, Recipe]:
     }
 
 
-def train_for(config: Config, recipe: Recipe, data: datasets.Dataset, stops: list[int]) -> Trained:
+def train_for(config: Config, recipe: Recipe, data: Dataset, stops: list[int]) -> Trained:
     """`train_recipe` with the folder, seeds and pace that a script's settings say."""
     return train_recipe(
         config.models_folder,
@@ -243,7 +244,7 @@ def initial_state(recipe: Recipe, num_visible: int, seeds: Sequence[int]) -> tra
 def train_recipe(
     folder: Path,
     recipe: Recipe,
-    data: datasets.Dataset,
+    data: Dataset,
     seeds: Sequence[int],
     stops: list[int],
     *,
@@ -276,14 +277,14 @@ def train_recipe(
 def _train_recipe(
     own: Path,
     recipe: Recipe,
-    data: datasets.Dataset,
+    data: Dataset,
     seeds: Sequence[int],
     stops: list[int],
     at_once: int,
     checkpoint_every: int,
 ) -> Trained:
     """`train_recipe` in the recipe's own folder."""
-    visible = jnp.asarray(datasets.binarise(data.train.images))
+    visible = jnp.asarray(binarise(data.train.images))
     start = initial_state(recipe, visible.shape[1], seeds)
     run = PhasedRun(own, start, visible, recipe.phases, checkpoint_every=checkpoint_every, at_once=at_once)
     rows = run.info.setdefault("rows", [])

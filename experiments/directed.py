@@ -23,11 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import comparison, generation, repair
-from vpf_jax import datasets, figures
+from vpf_jax import figures
 from vpf_jax.app import command as cli
 from vpf_jax.app import runs
 from vpf_jax.app.folder import stop_requests
 from vpf_jax.app.tables import cell, markdown_table, mean_and_error
+from vpf_jax.data import Dataset
 from vpf_jax.evaluate.monitor import alignment
 
 # Generated images behind a Parzen score: the paper's three Gibbs steps from the prior.
@@ -62,14 +63,14 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises:
       UsageError: a folder that does not fit.
-      vpf_jax.datasets.DatasetError: data that cannot be read.
+      vpf_jax.data.DatasetError: data that cannot be read.
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       vpf_jax.app.folder.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
     return runs.carry_out(config, _run)
 
 
-def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
+def _run(config: Config, data: Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
     """What is found, and the table."""
     recipes = comparison.directed_recipes((config.hidden,), config.epochs)
     rows, curves = {}, {}
@@ -87,7 +88,7 @@ def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[st
 
 
 def alignment_curve(
-    config: comparison.Config, recipe: comparison.Recipe, data: datasets.Dataset, trained: comparison.Trained
+    config: comparison.Config, recipe: comparison.Recipe, data: Dataset, trained: comparison.Trained
 ) -> np.ndarray:
     """The cosine between forward and backward weights at the start and after each epoch, [epochs + 1, num_seeds]."""
     start = comparison.initial_state(recipe, data.train.images.shape[1], config.seeds)
@@ -105,9 +106,7 @@ def save_alignment(path: Any, curves: dict[str, np.ndarray], title: str) -> None
     figures.save_lines(path, lines, xlabel="epoch", ylabel="cosine of forward and backward weights", title=title)
 
 
-def _measure(
-    config: Config, data: datasets.Dataset, recipe: comparison.Recipe, trained: comparison.Trained
-) -> dict[str, Any]:
+def _measure(config: Config, data: Dataset, recipe: comparison.Recipe, trained: comparison.Trained) -> dict[str, Any]:
     """One number per seed of everything in the table."""
     start = comparison.initial_state(recipe, data.train.images.shape[1], config.seeds)
     found: dict[str, Any] = {

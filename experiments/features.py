@@ -23,11 +23,12 @@ import numpy as np
 
 import vpf_jax
 from experiments import comparison
-from vpf_jax import datasets, figures
+from vpf_jax import figures
 from vpf_jax.app import command as cli
 from vpf_jax.app import runs
 from vpf_jax.app.folder import UsageError, stop_requests
 from vpf_jax.app.tables import cell, markdown_table
+from vpf_jax.data import Dataset, binarise
 from vpf_jax.energy import weighted_input
 from vpf_jax.evaluate import monitor
 
@@ -68,26 +69,26 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises:
       UsageError: a folder that does not fit.
-      vpf_jax.datasets.DatasetError: data that cannot be read.
+      vpf_jax.data.DatasetError: data that cannot be read.
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       vpf_jax.app.folder.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
     return runs.carry_out(config, _run)
 
 
-def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
+def _run(config: Config, data: Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
     """What is found, and the table."""
     models = {}
     with stop_requests() as stops:
         for hidden in config.hidden:
             recipe = comparison.rbm_recipes((hidden,), config.epochs)[config.rule]
             models[hidden] = comparison.train_for(config, recipe, data, stops)
-    visible = jnp.asarray(datasets.binarise(data.train.images))
+    visible = jnp.asarray(binarise(data.train.images))
     rows = {str(hidden): _measure(config, data, trained, visible) for hidden, trained in models.items()}
     pixels = monitor.linear_probe(
-        datasets.binarise(data.train.images[: config.probe_images]),
+        binarise(data.train.images[: config.probe_images]),
         data.train.labels[: config.probe_images],
-        datasets.binarise(data.test.images),
+        binarise(data.test.images),
         data.test.labels,
     )
     _draw(config, data, models, visible, workdir)
@@ -95,11 +96,11 @@ def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[st
     return summary, _table(config, rows, pixels.test_accuracy)
 
 
-def _measure(config: Config, data: datasets.Dataset, trained: comparison.Trained, visible: jax.Array) -> dict[str, Any]:
+def _measure(config: Config, data: Dataset, trained: comparison.Trained, visible: jax.Array) -> dict[str, Any]:
     """Monitors at the end, mean activation, and accuracy of the linear probe: one number per seed each."""
     found: dict[str, Any] = {name: curve[-1].tolist() for name, curve in trained.curves.items()}
     found["mean_activation"], found["probe_accuracy"] = [], []
-    test = jnp.asarray(datasets.binarise(data.test.images))
+    test = jnp.asarray(binarise(data.test.images))
     for index in range(trained.num_seeds):
         machine = trained.stack(index)[0]
         features = _first_layer(machine, visible)
@@ -158,7 +159,7 @@ def _table(config: Config, rows: dict[str, dict[str, Any]], pixels: float) -> st
 
 def _draw(
     config: Config,
-    data: datasets.Dataset,
+    data: Dataset,
     models: dict[int, comparison.Trained],
     visible: jax.Array,
     workdir: Path,

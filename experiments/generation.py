@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import vpf_jax
-from vpf_jax import datasets
+from vpf_jax.data import Dataset, binarise
 from vpf_jax.evaluate import parzen
 
 # Steps per machine among which the validation images choose.
@@ -61,12 +61,12 @@ def choose_by_validation(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return max(candidates, key=lambda row: float(row["validation_mean"]))
 
 
-def activations_of(key: jax.Array, stack: vpf_jax.Stack, data: datasets.Dataset) -> tuple[jax.Array, ...]:
+def activations_of(key: jax.Array, stack: vpf_jax.Stack, data: Dataset) -> tuple[jax.Array, ...]:
     """Mean activations of the hidden units over the training images, one array per layer."""
-    return _activations(key, stack, jnp.asarray(datasets.binarise(data.train.images)))
+    return _activations(key, stack, jnp.asarray(binarise(data.train.images)))
 
 
-def prior_of(key: jax.Array, stack: vpf_jax.Stack, data: datasets.Dataset) -> jax.Array:
+def prior_of(key: jax.Array, stack: vpf_jax.Stack, data: Dataset) -> jax.Array:
     """The "-P" prior: mean activations of the top layer."""
     return activations_of(key, stack, data)[-1]
 
@@ -83,7 +83,7 @@ def generate(key: jax.Array, stack: vpf_jax.Stack, prior: jax.Array, sampler: Sa
     )
 
 
-def parzen_scores(centres: jax.Array | np.ndarray, data: datasets.Dataset) -> dict[str, float]:
+def parzen_scores(centres: jax.Array | np.ndarray, data: Dataset) -> dict[str, float]:
     """Parzen log-likelihood in nats per grey test image: mean, its standard error, and the width behind it."""
     sigma = parzen.choose_sigma(centres, data.validation.images)
     validation = parzen.parzen_log_likelihood(centres, data.validation.images, sigma)
@@ -96,7 +96,7 @@ def parzen_scores(centres: jax.Array | np.ndarray, data: datasets.Dataset) -> di
     }
 
 
-def parzen_real_data(data: datasets.Dataset, num_samples: int, seed: int) -> tuple[dict[str, float], int]:
+def parzen_real_data(data: Dataset, num_samples: int, seed: int) -> tuple[dict[str, float], int]:
     """What real training images score as centres, and how many of them (at most `num_samples`)."""
     images = data.train.images
     chosen = np.random.default_rng(seed).permutation(len(images))[:num_samples]

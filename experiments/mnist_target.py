@@ -33,11 +33,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import generation
-from vpf_jax import datasets, figures
+from vpf_jax import figures
 from vpf_jax.app import command as cli
 from vpf_jax.app import runs
 from vpf_jax.app.folder import Growth, UsageError, stop_requests
 from vpf_jax.app.tables import markdown_table, mean_and_error
+from vpf_jax.data import Dataset
 from vpf_jax.evaluate import parzen, reconstruction
 from vpf_jax.related import target_propagation as tp
 
@@ -107,14 +108,14 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises:
       UsageError: a folder that does not fit.
-      vpf_jax.datasets.DatasetError: data that cannot be read.
+      vpf_jax.data.DatasetError: data that cannot be read.
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       vpf_jax.app.folder.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
     return runs.carry_out(config, _run)
 
 
-def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
+def _run(config: Config, data: Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
     """What is found, and the table."""
     with stop_requests() as stops:
         trained = learn(config, data, workdir, stops)
@@ -139,7 +140,7 @@ def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[st
     return found, _table(config, found)
 
 
-def learn(config: Config, data: datasets.Dataset, folder: Path, stops: list[int]) -> runs.Trained:
+def learn(config: Config, data: Dataset, folder: Path, stops: list[int]) -> runs.Trained:
     """Runs the epochs that are left."""
     visible = jnp.asarray(data.train.images)
     start = tp.init_state(_keys(config)[0], (visible.shape[1], config.hidden[0], config.hidden[1]), config.training)
@@ -159,7 +160,7 @@ def learn(config: Config, data: datasets.Dataset, folder: Path, stops: list[int]
     )
 
 
-def widened_prior(config: Config, data: datasets.Dataset, parameters: tp.Parameters) -> tp.Prior:
+def widened_prior(config: Config, data: Dataset, parameters: tp.Parameters) -> tp.Prior:
     """Of the model that is sampled: fitted to the states inferred from the training images, widened by the preset."""
     fitted = _fit_prior(parameters, jnp.asarray(data.train.images))
     return tp.widen(fitted, tp.PRESETS[config.preset].widening)
@@ -178,7 +179,7 @@ _fill_in = jax.jit(tp.inpaint)
 
 def _score(
     config: Config,
-    data: datasets.Dataset,
+    data: Dataset,
     key: jax.Array,
     parameters: tp.Parameters,
     prior: tp.Prior,
@@ -207,7 +208,7 @@ def _score(
 
 
 def _observe(
-    data: datasets.Dataset, parameters: tp.Parameters, prior: tp.Prior, workdir: Path, told: str
+    data: Dataset, parameters: tp.Parameters, prior: tp.Prior, workdir: Path, told: str
 ) -> dict[str, dict[str, list[float]]]:
     """Log p(x, h) of the test images over the steps of inference, for both widths of the middle layer; drawn too.
 
@@ -234,7 +235,7 @@ def _observe(
 
 
 def _inpaint(
-    data: datasets.Dataset, key: jax.Array, parameters: tp.Parameters, workdir: Path, told: str
+    data: Dataset, key: jax.Array, parameters: tp.Parameters, workdir: Path, told: str
 ) -> dict[str, dict[str, float]]:
     """Mean absolute error per unknown pixel of the test images, beside the mean training image; draws some."""
     mask_key, *noise_keys = jax.random.split(key, 3)

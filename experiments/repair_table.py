@@ -23,11 +23,12 @@ import numpy as np
 import vpf_jax
 from experiments import comparison, repair
 from experiments.repair import GUESSES, PROTOCOLS, SIDES
-from vpf_jax import datasets, figures
+from vpf_jax import figures
 from vpf_jax.app import command as cli
 from vpf_jax.app import runs
 from vpf_jax.app.folder import stop_requests
 from vpf_jax.app.tables import cell, markdown_table
+from vpf_jax.data import Dataset, binarise
 from vpf_jax.evaluate import reconstruction
 
 NUM_DRAWN = 12
@@ -58,14 +59,14 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises:
       UsageError: a folder that does not fit.
-      vpf_jax.datasets.DatasetError: data that cannot be read.
+      vpf_jax.data.DatasetError: data that cannot be read.
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       vpf_jax.app.folder.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
     return runs.carry_out(config, _run)
 
 
-def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
+def _run(config: Config, data: Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
     """What is found, and the table."""
     recipes = comparison.rbm_recipes((config.hidden,), config.epochs)
     rows, machines = {}, {}
@@ -99,10 +100,10 @@ def _table(config: Config, rows: dict[str, dict[str, Any]], guesses: dict[str, d
     return text
 
 
-def _draw(config: Config, data: datasets.Dataset, machines: dict[str, vpf_jax.BoltzmannMachine], workdir: Path) -> None:
+def _draw(config: Config, data: Dataset, machines: dict[str, vpf_jax.BoltzmannMachine], workdir: Path) -> None:
     """The first test images, each corrupted on one side in turn, and what the first seed's machines make of them."""
     shown = min(NUM_DRAWN, len(data.test.images))
-    visible = jnp.asarray(datasets.binarise(data.test.images[:shown]))
+    visible = jnp.asarray(binarise(data.test.images[:shown]))
     masks = np.stack([reconstruction.band_mask(SIDES[i % len(SIDES)], data.image_shape) for i in range(shown)])
 
     def key() -> jax.Array:

@@ -37,11 +37,12 @@ from numpy.typing import ArrayLike
 import vpf_jax
 from experiments import comparison
 from experiments.directed import alignment_curve, save_alignment
-from vpf_jax import datasets, figures
+from vpf_jax import figures
 from vpf_jax.app import command as cli
 from vpf_jax.app import runs
 from vpf_jax.app.folder import UsageError, stop_requests
 from vpf_jax.app.tables import cell, markdown_table
+from vpf_jax.data import SOURCES, Dataset, binarise
 from vpf_jax.spikes import stdp
 
 # The directed recipes whose alignment is drawn.
@@ -59,7 +60,7 @@ class Config(comparison.Config):
 
     experiment = "stdp"
 
-    dataset: str = cli.setting("mnist_5k", "Data of the RBMs; mnist_5k comes with a package.", datasets.DATASETS)
+    dataset: str = cli.setting("mnist_5k", "Data of the RBMs; mnist_5k comes with a package.", SOURCES)
     num_seeds: int = cli.setting(3, "Runs of each directed RBM, at least 1.")
     seeds_at_once: int = cli.setting(1, "Runs trained in one batched computation, the others after them; 0: all.")
     num_trials: int = cli.setting(4_000_000, "Simulated pairs of spikes, at least 2.")
@@ -123,14 +124,14 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises:
       UsageError: a folder that does not fit, or a digit that is not there.
-      vpf_jax.datasets.DatasetError: data that cannot be read.
+      vpf_jax.data.DatasetError: data that cannot be read.
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       vpf_jax.app.folder.Stopped: SIGTERM or SIGINT arrived; what was trained is saved.
     """
     return runs.carry_out(config, _run, functools.partial(_check_digit, config))
 
 
-def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
+def _run(config: Config, data: Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
     """What is found, and the table."""
     found = _window(config, workdir)
     with stop_requests() as stops:
@@ -147,7 +148,7 @@ def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[st
     return found, _table(config, found)
 
 
-def _check_digit(config: Config, data: datasets.Dataset) -> None:
+def _check_digit(config: Config, data: Dataset) -> None:
     if config.digit >= len(data.test.images):
         raise UsageError(f"got --digit={config.digit}; {config.dataset} has {len(data.test.images)} test images")
 
@@ -233,10 +234,10 @@ def _window(config: Config, workdir: Path) -> dict[str, Any]:
     }
 
 
-def _recall(config: Config, data: datasets.Dataset, machine: vpf_jax.BoltzmannMachine, workdir: Path) -> dict[str, Any]:
+def _recall(config: Config, data: Dataset, machine: vpf_jax.BoltzmannMachine, workdir: Path) -> dict[str, Any]:
     """Spikes of an RBM that holds the upper half of an image and starts with everything else at rest."""
     height, width = data.image_shape
-    image = jnp.asarray(datasets.binarise(data.test.images[config.digit]))
+    image = jnp.asarray(binarise(data.test.images[config.digit]))
     held = jnp.arange(height * width) < height // 2 * width
     start = jnp.where(held, image, 0), jnp.zeros(machine.sizes[1], image.dtype)
     first_key, second_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3))

