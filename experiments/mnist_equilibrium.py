@@ -42,7 +42,6 @@ ERRORS = {
     "test_error_persistent": "test images, persistent states",
 }
 COLUMNS = (*ERRORS, "cost", "residual", "largest_residual", "test_residual_from_zeros")
-NUM_CLASSES = 10
 # Flags that replace settings of the preset.
 OVERRIDES = ("batch_size", "free_steps", "nudged_steps", "beta", "estimator")
 
@@ -121,7 +120,7 @@ class Learner(NamedTuple):
     evaluate_every: int
 
     def untrained(self) -> ep.EquilibriumNetwork:
-        sizes = (self.images.num_visible, *self.plan.hidden, NUM_CLASSES)
+        sizes = (self.images.num_visible, *self.plan.hidden, self.images.classes)
         return ep.init_network(key_for(self.seed, "network of equilibrium propagation"), sizes)
 
     def start(self) -> dict[str, Any]:
@@ -191,7 +190,7 @@ def run(config: Config) -> dict[str, Any]:
     def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
         trained = learner.learn(folder, stops, pace)
         network = trained.state["train"].network
-        confusion = np.zeros((NUM_CLASSES, NUM_CLASSES), int)
+        confusion = np.zeros((images.classes, images.classes), int)
         predicted = np.asarray(ep.predict(network, learner.test(network)[0]))
         np.add.at(confusion, (images.test.labels, predicted), 1)
         draw(folder, trained, learner.untrained(), confusion, images.image_shape, title)

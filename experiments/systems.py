@@ -33,10 +33,11 @@ import numpy as np
 
 import vpf_jax
 from experiments import mnist_equilibrium, mnist_target, named_recipes, planted_synapses
-from vpf_jax import datasets, figures
+from vpf_jax import figures
 from vpf_jax.app import command, recipes, runs
 from vpf_jax.app.keys import key_for
 from vpf_jax.app.tables import cell, markdown_table
+from vpf_jax.data import binarise
 from vpf_jax.evaluate import generation, monitor, reconstruction
 from vpf_jax.evaluate.reconstruction import SIDES
 from vpf_jax.related import binary_synapses as synapses
@@ -257,7 +258,7 @@ def of_stack(seed: int, stack: vpf_jax.Stack, seconds: float, images: runs.Image
 
 
 def bits(grey: jax.Array) -> jax.Array:
-    return jnp.asarray(datasets.binarise(grey))
+    return jnp.asarray(binarise(grey))
 
 
 def learn_target_propagation(bench: Bench, stops: list[int]) -> list[Learnt]:

@@ -12,7 +12,8 @@ import pytest
 from families import make_case, training
 
 import vpf_jax
-from vpf_jax import datasets, train
+from vpf_jax import train
+from vpf_jax.data import binarise, load_dataset
 
 TINY_STEP = 1e-12
 
@@ -46,10 +47,10 @@ def test_a_full_batch_epoch_is_one_adam_step_on_the_decayed_objective():
     masses = np.full(12, 1 / 12)
     exact = oracles.expected_gradient(case.flat, states, masses)
     gradient = {
-        "coupling": jnp.asarray(config.epsilon * exact.coupling + 2 * config.weight_decay * case.flat.coupling),
-        "bias": jnp.asarray(config.epsilon * exact.bias),
+        "coupling": jnp.asarray(config.rule.epsilon * exact.coupling + 2 * config.weight_decay * case.flat.coupling),
+        "bias": jnp.asarray(config.rule.epsilon * exact.bias),
     }
-    adam = optax.adam(config.learning_rate)
+    adam = optax.adam(config.optimizer.learning_rate)
     parameters = {"coupling": jnp.asarray(case.flat.coupling), "bias": jnp.asarray(case.flat.bias)}
     updates, _ = adam.update(gradient, adam.init(parameters))
     expected = optax.apply_updates(parameters, updates)
@@ -179,8 +180,8 @@ def test_training_is_determined_by_its_key_and_lowers_the_objective(kind, estep)
 
 @pytest.mark.slow
 def test_narrow_products_leave_the_parzen_score_within_the_spread_of_seeds():
-    data = datasets.load_dataset("mnist_5k")
-    visible = jnp.asarray(datasets.binarise(data.train.images))
+    data = load_dataset("mnist_5k")
+    visible = jnp.asarray(binarise(data.train.images))
 
     def score(seed, precision):
         init_key, train_key, sample_key = jax.random.split(jax.random.key(seed), 3)

@@ -42,9 +42,10 @@ def tiny(visible, **settings):
 @pytest.mark.parametrize("rule", ["mpf", "pl", "ratio"])
 def test_a_step_follows_the_rule_and_only_flow_is_scaled_by_epsilon(rule):
     visible = bits((20, 6))
-    gradient, metrics = first_gradient(tiny(visible, rule=rule, epsilon=0.25), visible)
+    scale = {"epsilon": 0.25} if rule == "mpf" else {}
+    gradient, metrics = first_gradient(tiny(visible, rule=rule, **scale), visible)
     estimate = flips.flip_estimate(rule, CASE.machine, visible)
-    scale = 0.25 if rule == "mpf" else 1.0
+    scale = scale.get("epsilon", 1.0)
     assert_close(metrics.objective, estimate.objective, 1e-5)
     assert_same_machine(gradient, jax.tree.map(lambda g: scale * g, estimate.gradient), 2e-5)
 
@@ -88,7 +89,7 @@ def test_chains_persist_through_steps_and_epochs_and_only_for_pcd():
         config = training(rule=rule, batch_size=5, epochs=2)
         state = start((CASE.machine,), config)
         assert [tuple(layer.shape for layer in chain) for chain in state.carry] == (
-            [((5, 6), (5, 4))] if rule == "pcd" else []
+            [((5, 6), (5, 4))] if rule == "pcd" else [()]
         )
         if rule == "pcd":
             before = np.asarray(state.carry[0][0])
@@ -137,7 +138,7 @@ def test_a_phase_starts_with_a_fresh_optimizer_and_chains_from_the_data():
     state, metrics = run(state, visible, refinement)
     assert int(state.epoch) == 5
     assert np.isfinite(metrics.objective)
-    assert train.start_phase(state, visible, flow).chains == ()
+    assert train.start_phase(state, visible, flow).carry == ((),)
 
 
 @pytest.mark.parametrize("rule", ["vpf", "pcd", "pl"])
@@ -172,9 +173,33 @@ def test_refused_settings_are_told():
     plain = vpf_jax.init_stack(jax.random.key(0), (6, 4))
     with pytest.raises(ValueError, match="flips_per_step=7; it takes up to the 6 units"):
         start(plain, training(rule="pl", flips_per_step=7))
-    for name, value in {"rule": "nce", "steps": 0, "expectation": "mean", "flips_per_step": 0}.items():
-        with pytest.raises(ValueError, match=f"got {name}="):
-            training(**{name: value})
+    for rule, name, value in (("cd", "steps", 0), ("vpf", "expectation", "mean"), ("pl", "flips_per_step", 0)):
+        with pytest.raises(vpf_jax.SettingError, match=f"got {name}="):
+            rules.make(rule, **{name: value})
+    with pytest.raises(vpf_jax.SettingError, match="got rule=nce; it takes one of"):
+        rules.make("nce")
+
+
+def test_an_option_that_does_not_belong_to_a_rule_cannot_be_given():
+    for rule, option in (
+        ("cd", "expectation"),
+        ("pcd", "estep"),
+        ("pl", "epsilon"),
+        ("vpf", "steps"),
+        ("mpf", "steps"),
+    ):
+        with pytest.raises(vpf_jax.SettingError, match=f"got {option}=.*; it takes nothing with rule={rule}"):
+            rules.make(rule, **{option: "exact"})
+    with pytest.raises(
+        vpf_jax.SettingError, match="flips_per_step=3; it takes nothing where hidden states are sampled"
+    ):
+        rules.VPF(flips_per_step=3)
+    with pytest.raises(TypeError):
+        rules.CD(expectation="exact")
+
+
+def test_a_minibatch_larger_than_the_data_is_refused():
+    plain = vpf_jax.init_stack(jax.random.key(0), (6, 4))
     config = training(rule="pcd", batch_size=40)
     state = start(plain, dataclasses.replace(config, batch_size=5))
     with pytest.raises(ValueError, match="batch_size=40 with 9 examples"):

@@ -1,10 +1,10 @@
 """Variational probability flow for binary Boltzmann machines, in JAX (Liu, Quek and Lin, arXiv 1711.07732).
 
 The public functions stand here; the modules they come from hold one concept each and say so in their first lines:
-`units`, `couplings`, `machine`, `energy`, `sample`, `stack`, `rules`, `train`, `evaluate`, `spikes`, `datasets`,
-`checkpoint`, `figures`, `settings`, `checks`. Neighbouring learning systems lie in `vpf_jax.related`, what turns
-functions into programs in `vpf_jax.app`; both are imported by name. `train`, `datasets`, `checkpoint` and `figures` are
-loaded when they are first used: they need more than the pure functions do.
+`units`, `couplings`, `machine`, `energy`, `sample`, `stack`, `rules`, `train`, `evaluate`, `spikes`, `data`,
+`checkpoint`, `loading`, `figures`, `settings`, `checks`. Neighbouring learning systems lie in `vpf_jax.related`, what
+turns functions into programs in `vpf_jax.app`; both are imported by name. `train`, `data`, `checkpoint` and `figures`
+are loaded when they are first used: they need more than the pure functions do.
 """
 
 import importlib
@@ -38,21 +38,21 @@ from vpf_jax.stack import Stack, complete, confabulate, init_stack, mean_activat
 
 if TYPE_CHECKING:
     from vpf_jax import checkpoint as checkpoint
-    from vpf_jax import datasets as datasets
+    from vpf_jax import data as data
     from vpf_jax import figures as figures
     from vpf_jax import train as train
-    from vpf_jax.checkpoint import load_stack as load_stack
+    from vpf_jax.loading import load_stack as load_stack
 
 __version__ = "0.5.1"
 
-_LAZY_MODULES = ("checkpoint", "datasets", "figures", "train")
+_LAZY_MODULES = ("checkpoint", "data", "figures", "train")
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
         return importlib.import_module(f"vpf_jax.{name}")
     if name == "load_stack":
-        return importlib.import_module("vpf_jax.checkpoint").load_stack
+        return importlib.import_module("vpf_jax.loading").load_stack
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

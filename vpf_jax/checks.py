@@ -335,9 +335,9 @@ def _found_other_than_bits(values: np.ndarray) -> str:
     if np.isin(values, (-1, 1)).all():
         return f"of spins -1 and +1; {takes}, which (x + 1) / 2 makes of spins"
     if values.min() >= 0 and values.max() <= 1:
-        return f"{_range(values)}, not all at the ends; {takes}, which datasets.binarise makes of grey values"
+        return f"{_range(values)}, not all at the ends; {takes}, which data.binarise makes of grey values"
     if values.min() >= 0 and values.max() <= 255 and (values == np.round(values)).all() and values.max() > 25:
-        return f"{_range(values)}; {takes}, which datasets.binarise(x / 255) makes of bytes"
+        return f"{_range(values)}; {takes}, which data.binarise(x / 255) makes of bytes"
     if values.min() >= 0 and np.isfinite(values).all() and (values == np.round(values)).all():
         return f"of counts up to {values.max():g}; {takes}, which x > 0 makes of counts"
     return f"{_range(values)}; {takes}"

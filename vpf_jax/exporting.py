@@ -13,8 +13,19 @@ from jax import export
 Class = TypeVar("Class", bound=type)
 
 
-def exported(name: str) -> Callable[[Class], Class]:
-    """Registers a named tuple, or a dataclass of `flax.struct` without static fields, under a name that stays."""
+def exported(
+    name: str,
+    *,
+    stored: Callable[[tuple], bytes] = lambda static: b"",
+    restored: Callable[[bytes], tuple] = lambda stored: (),
+) -> Callable[[Class], Class]:
+    """Registers a named tuple, or a dataclass of `flax.struct`, under a name that stays.
+
+    Args:
+      name: unique.
+      stored: bytes that stand for the values of the dataclass's static fields, where it has some.
+      restored: the inverse.
+    """
 
     def register(tree: Class) -> Class:
         if issubclass(tree, tuple):
@@ -23,9 +34,9 @@ def exported(name: str) -> Callable[[Class], Class]:
             export.register_pytree_node_serialization(
                 tree,
                 serialized_name=name,
-                # Flax keeps the values of static fields there, and these classes have none.
-                serialize_auxdata=lambda static: b"",
-                deserialize_auxdata=lambda stored: (),
+                # Flax keeps the values of static fields there.
+                serialize_auxdata=stored,
+                deserialize_auxdata=restored,
             )
         return tree
 

@@ -33,12 +33,23 @@ from vpf_jax import checks, couplings
 from vpf_jax.couplings import Weights
 from vpf_jax.exporting import exported
 from vpf_jax.units import BINARY, Unit, two_valued
+from vpf_jax.units import get as get_unit
 
 # One array per layer, visible first: [n_l] for one configuration, [batch, n_l] for a batch.
 State = tuple[Num[Array, "*batch n_layer"], ...]
 
 
-@exported("vpf_jax.BoltzmannMachine")
+def _named(static: tuple) -> bytes:
+    (found,) = static
+    return ",".join(unit.name for unit in (found if isinstance(found, tuple) else (found,))).encode()
+
+
+def _known(stored: bytes) -> tuple:
+    found = tuple(get_unit(name) for name in stored.decode().split(","))
+    return (found if len(found) > 1 else found[0],)
+
+
+@exported("vpf_jax.BoltzmannMachine", stored=_named, restored=_known)
 @struct.dataclass
 class BoltzmannMachine:
     """Parameters of a layered Boltzmann machine; a pytree, also the container of their gradients."""

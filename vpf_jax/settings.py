@@ -15,7 +15,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from vpf_jax import checks
@@ -38,7 +38,7 @@ class Setting:
     above: float | None = None
     below: float | None = None
     other_than: float | None = None
-    choices: tuple[str, ...] | None = None
+    choices: Collection[str] | None = None
     """Of a string, or of the entries of a tuple of strings."""
     multiple_of: int = 1
     distinct: bool = True

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import vpf_jax
-from vpf_jax import datasets, rules
+from vpf_jax import rules
 from vpf_jax.app import loop, recipes
 from vpf_jax.app.folder import Stopped, UsageError, locked
 from vpf_jax.app.recipes import Recipe, Workshop
 from vpf_jax.app.runs import Images
 from vpf_jax.checks import SettingError
+from vpf_jax.data import Part, load_dataset
 from vpf_jax.settings import described
 from vpf_jax.train import TrainConfig
 
@@ -23,8 +24,8 @@ RECIPE = Recipe(
 
 
 def small_images():
-    data = datasets.load_dataset("mnist_5k")
-    some = datasets.Split(data.train.images[:200], data.train.labels[:200])
+    data = load_dataset("mnist_5k")
+    some = Part(data.train.images[:200], data.train.labels[:200])
     return Images(dataclasses.replace(data, train=some))
 
 

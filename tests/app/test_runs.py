@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from experiments import mnist_equilibrium, mnist_target
-from vpf_jax import datasets
 from vpf_jax.app import runs
 from vpf_jax.app.folder import Stopped, read_json
 from vpf_jax.checks import SettingError
+from vpf_jax.data import load_dataset
 
 
 def test_a_damaged_measurement_is_made_again(tmp_path, caplog):
@@ -58,10 +58,10 @@ def test_measurements_are_made_once_for_each_seed(tmp_path):
 
 
 def test_images_are_binarised_and_sent_once(monkeypatch):
-    data = datasets.load_dataset("mnist_5k")
+    data = load_dataset("mnist_5k")
     calls = []
-    binarise = datasets.binarise
-    monkeypatch.setattr(datasets, "binarise", lambda images: calls.append(len(images)) or binarise(images))
+    binarise = runs.binarise
+    monkeypatch.setattr(runs, "binarise", lambda images: calls.append(len(images)) or binarise(images))
     images = runs.Images(data)
     assert calls == []
     for _ in range(2):

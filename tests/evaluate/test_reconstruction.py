@@ -7,7 +7,7 @@ import oracles
 import pytest
 from families import Case, compiled, make_case
 
-from vpf_jax import datasets
+from vpf_jax.data import load_dataset
 from vpf_jax.evaluate import reconstruction
 from vpf_jax.evaluate.reconstruction import band_mask, corrupt, inpaint, random_mask, reconstruct, reconstruction_error
 from vpf_jax.machine import init_machine
@@ -220,7 +220,7 @@ def test_what_is_refused(call, message):
 
 
 def test_a_band_that_is_the_same_for_all_images_is_scored_by_the_same_error():
-    data = datasets.load_dataset("mnist_5k")
+    data = load_dataset("mnist_5k")
     examples, test = (part.images.reshape(-1, 28, 28).astype(np.float64) for part in (data.train, data.test))
     bands = {"top": np.s_[:, :12], "bottom": np.s_[:, 16:], "left": np.s_[:, :, :12], "right": np.s_[:, :, 16:]}
     found = reconstruction.guess_errors(data.train.images, data.test.images, data.image_shape)

@@ -15,10 +15,10 @@ import pytest
 
 from experiments import ising_recovery
 from experiments.ising_recovery import Config
-from vpf_jax import datasets
 from vpf_jax.app import folder as workdir
 from vpf_jax.app.folder import Stopped
 from vpf_jax.checks import SettingError
+from vpf_jax.data import load_dataset
 from vpf_jax.settings import options
 from vpf_jax.spin_glass import shrink_images
 
@@ -162,7 +162,7 @@ def test_images_are_fitted_with_the_quick_setting(tmp_path):
     done = start(*QUICK, "--dataset=mnist_5k", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     summary = workdir.read_json(tmp_path / "run" / "summary.json")
-    images = shrink_images(datasets.load_dataset("mnist_5k").test.images, (28, 28), 10)
+    images = shrink_images(load_dataset("mnist_5k").test.images, (28, 28), 10)
     means = np.clip(images.mean(axis=0), 1e-3, 1 - 1e-3)
     independent = np.mean(np.sum(np.where(images, np.log(means), np.log(1 - means)), axis=1))
     scores = {row["rule"]: row["held_out"]["mean"] for row in summary["rows"] if row["num_samples"] == 3000}

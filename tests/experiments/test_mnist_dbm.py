@@ -18,7 +18,7 @@ import pytest
 
 import vpf_jax
 from experiments import mnist_dbm
-from vpf_jax import datasets
+from vpf_jax.app import runs
 from vpf_jax.app.folder import UsageError
 from vpf_jax.checks import SettingError
 from vpf_jax.evaluate import generation, parzen
@@ -163,7 +163,7 @@ def test_evaluating_more_often_changes_no_parameter(straight, tmp_path):
 @pytest.mark.slow
 def test_images_are_sent_and_the_last_epoch_is_evaluated_once(tmp_path, monkeypatch):
     calls = {"binarised": [], "scored": 0}
-    binarise, choose = datasets.binarise, parzen.choose_sigma
+    binarise, choose = runs.binarise, parzen.choose_sigma
 
     def counting(images):
         calls["binarised"].append(len(images))
@@ -173,7 +173,7 @@ def test_images_are_sent_and_the_last_epoch_is_evaluated_once(tmp_path, monkeypa
         calls["scored"] += 1
         return choose(*args)
 
-    monkeypatch.setattr(datasets, "binarise", counting)
+    monkeypatch.setattr(runs, "binarise", counting)
     monkeypatch.setattr(parzen, "choose_sigma", chosen)
     config = mnist_dbm.Config(workdir=str(tmp_path / "run"), **TINY | {"epochs": 2, "evaluate_every": 1})
     summary = mnist_dbm.run(config)

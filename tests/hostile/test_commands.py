@@ -11,6 +11,7 @@ are damaged or killed after a good start, and calls of the library.
 
 import contextlib
 import gzip
+import hashlib
 import io
 import json
 import logging
@@ -33,8 +34,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 from absl.testing import flagsaver
 
-from vpf_jax import datasets
 from vpf_jax.app import folder as workdir
+from vpf_jax.data import images
 
 ROOT = Path(__file__).parents[2]
 # All programs, found in the folder, so that the table cannot forget a new one.
@@ -80,13 +81,26 @@ DATA_DIR = "--dataset=mnist --data_dir=data"
 
 def with_data(file: str, content: bytes | None, told: str, *more: str, program: str = "mnist_dbm") -> Command:
     """A command whose data folder is sound but for one file."""
-    return Command(program, DATA_DIR, (f"data/mnist/{file} {told}", *more), SOUND | {f"data/mnist/{file}": content})
+    return Command(
+        program, DATA_DIR, (f"data/mnist/{file}, which {told}", *more), SOUND | {f"data/mnist/{file}": content}
+    )
+
+
+def other_data(file: str, content: bytes, program: str) -> Command:
+    """A command whose data folder has a sound file of other data than the published."""
+    half = file.partition("-")[0]
+    told = (
+        f"got data/mnist/{half}-images-idx3-ubyte.gz and {half}-labels",
+        "SHA-256 differs",
+        "the published IDX files",
+    )
+    return Command(program, DATA_DIR, told, SOUND | {f"data/mnist/{file}": content})
 
 
 def without_data(file: str) -> Command:
     """A command whose data folder lacks one file."""
     files = {path: content for path, content in SOUND.items() if not path.endswith(file)}
-    return Command("mnist_dbm", DATA_DIR, (f"data/mnist/{file} does not exist", "gzipped IDX file"), files)
+    return Command("mnist_dbm", DATA_DIR, (f"data/mnist/{file}, which does not exist", "gzipped IDX file"), files)
 
 
 # Of every program, beside its own flags.
@@ -105,7 +119,7 @@ FOR_ALL = (
     ("--dataset=mnist_5k --workdir=taken", ("got --workdir=taken;", "a folder, which may be missing")),
     ("--dataset=mnist_5k --workdir=others", ("got --workdir=others;", "a new, an empty")),
     ("--dataset=mnist_5k --workdir=held", ("--workdir=held holds a run with", "--alien=1", "the same configuration")),
-    (DATA_DIR, ("data_dir data does not exist", "a folder that holds mnist/")),
+    (DATA_DIR, ("data_dir=data, which does not exist", "a folder that holds mnist/")),
 )
 FILES_FOR_ALL: dict[str, bytes | None] = {
     "taken": b"",
@@ -398,24 +412,34 @@ FOLDERS = (
     ),
     Command("repair_table", "--dataset=mnist_5k --models=taken", ("--models=taken", "folder"), {"taken": b""}),
     Command("mnist_dbm", f"{DATA_DIR} --batch_size=51", ("--batch_size=51", "mnist has 50 training images"), SOUND),
-    Command("mnist_dbm", DATA_DIR, ("data_dir data is not a folder", "that holds mnist/"), {"data": b""}),
-    Command("mnist_dbm", f"{DATA_DIR}/mnist", ("data_dir data/mnist does not exist",), {"data": b""}),
-    Command("mnist_dbm", DATA_DIR, ("data_dir data has no folder mnist", "that holds mnist/"), {"data": None}),
-    Command("mnist_dbm", DATA_DIR, ("data_dir data has no folder mnist", "that holds mnist/"), {"data/mnist": b""}),
-    Command("mnist_dbm", f"{DATA_DIR}/mnist", ("data_dir data/mnist has no folder mnist",), SOUND),
-    Command("mnist_dbm", "--dataset=fashion_mnist --data_dir=data", ("data has no folder fashion_mnist",), SOUND),
-    Command("mnist_dbm", f"{DATA_DIR}{'x' * 300}", ("data_dir dataxxx", "File name too long", "that holds mnist/")),
-    Command("mnist_dbm", "--dataset=mnist --data_dir=~nobody-here/data", ("data_dir ~nobody-here/data", "home")),
-    Command("mnist_dbm", "--dataset=mnist", ("VPF_DATA_DIR elsewhere does not exist",), {}, "elsewhere"),
-    Command("directed", "--dataset=mnist", ("VPF_DATA_DIR data has no folder mnist",), {"data": None}, "data"),
+    Command("mnist_dbm", DATA_DIR, ("data_dir=data, which is not a folder", "that holds mnist/"), {"data": b""}),
+    Command("mnist_dbm", f"{DATA_DIR}/mnist", ("data_dir=data/mnist, which does not exist",), {"data": b""}),
+    Command("mnist_dbm", DATA_DIR, ("data_dir=data, which has no folder mnist", "that holds mnist/"), {"data": None}),
+    Command(
+        "mnist_dbm",
+        DATA_DIR,
+        ("data_dir=data, which has no folder mnist", "that holds mnist/"),
+        {"data/mnist": b""},
+    ),
+    Command("mnist_dbm", f"{DATA_DIR}/mnist", ("data_dir=data/mnist, which has no folder mnist",), SOUND),
+    Command(
+        "mnist_dbm",
+        "--dataset=fashion_mnist --data_dir=data",
+        ("data_dir=data, which has no folder fashion_mnist",),
+        SOUND,
+    ),
+    Command("mnist_dbm", f"{DATA_DIR}{'x' * 300}", ("data_dir=dataxxx", "File name too long", "that holds mnist/")),
+    Command("mnist_dbm", "--dataset=mnist --data_dir=~nobody-here/data", ("data_dir=~nobody-here/data", "home")),
+    Command("mnist_dbm", "--dataset=mnist", ("VPF_DATA_DIR=elsewhere, which does not exist",), {}, "elsewhere"),
+    Command("directed", "--dataset=mnist", ("VPF_DATA_DIR=data, which has no folder mnist",), {"data": None}, "data"),
 )
 
 SIZES = struct.pack(">3I", 60, 28, 28)
 FILES = (
     *(without_data(file) for file in (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)),
     with_data(TRAIN_IMAGES, None, "cannot be read: Is a directory"),
-    with_data(TRAIN_IMAGES, b"", "has magic number 0x,", "expected 0x000008"),
-    with_data(TRAIN_IMAGES, packed(b""), "has magic number 0x,", "expected 0x000008"),
+    with_data(TRAIN_IMAGES, b"", "has magic number 0x,", "not 0x000008"),
+    with_data(TRAIN_IMAGES, packed(b""), "has magic number 0x,", "not 0x000008"),
     with_data(TRAIN_IMAGES, b"<html>Not Found</html>", "is not a sound gzip file"),
     with_data(TRAIN_IMAGES, idx(60, 28, 28), "is not a sound gzip file"),
     with_data(TRAIN_IMAGES, packed(idx(60, 28, 28))[:3], "is truncated"),
@@ -437,24 +461,19 @@ FILES = (
     with_data(
         TRAIN_IMAGES, packed(b"\0\0\x08\x03\x80\0\0\0" + SIZES[4:] + bytes(9)), "holds 9 values, its header says"
     ),
-    with_data(TRAIN_IMAGES, packed(idx(0, 28, 28)), "holds 0 images", "holds 60 labels"),
-    with_data(TRAIN_IMAGES, packed(idx(60, 0, 28)), "has shape (60, 0, 28)", "expected (n, 28, 28)"),
-    with_data(TRAIN_LABELS, packed(idx(59)), TRAIN_IMAGES, program="repair_table")._replace(
-        told=(f"data/mnist/{TRAIN_IMAGES} holds 60 images", f"{TRAIN_LABELS} holds 59 labels")
-    ),
-    with_data(TEST_IMAGES, packed(idx(20, 28, 27)), "has shape (20, 28, 27)", "expected (n, 28, 28)"),
-    with_data(TEST_IMAGES, packed(idx(20, 784)), "has shape (20, 784)", "expected (n, 28, 28)", program="spike_timing"),
-    with_data(TEST_LABELS, packed(idx(20, 1)), "has shape (20, 1)", "expected (n,)", program="features"),
-    with_data(TRAIN_IMAGES, packed(idx(60)), "has shape (60,)", "expected (n, 28, 28)", program="systems"),
-    with_data(
-        TRAIN_LABELS, packed(idx(60, fill=10)), "holds the label 10", "expected 0 to 9", program="likelihood_table"
-    ),
-    with_data(TEST_LABELS, packed(idx(20, fill=255)), "holds the label 255", "expected 0 to 9"),
-    Command(
-        "mnist_dbm",
-        DATA_DIR,
-        (f"data/mnist/{TEST_IMAGES} holds 21 examples", "expected 20"),
-        SOUND | {f"data/mnist/{TEST_IMAGES}": packed(idx(21, 28, 28)), f"data/mnist/{TEST_LABELS}": packed(idx(21))},
+    *(
+        other_data(file, packed(content), program)
+        for file, content, program in (
+            (TRAIN_IMAGES, idx(0, 28, 28), "mnist_dbm"),
+            (TRAIN_IMAGES, idx(60, 0, 28), "mnist_dbm"),
+            (TRAIN_LABELS, idx(59), "repair_table"),
+            (TEST_IMAGES, idx(20, 28, 27), "mnist_dbm"),
+            (TEST_IMAGES, idx(21, 28, 28), "spike_timing"),
+            (TEST_LABELS, idx(21, 1), "features"),
+            (TRAIN_IMAGES, idx(60), "systems"),
+            (TRAIN_LABELS, idx(60, fill=10), "likelihood_table"),
+            (TEST_LABELS, idx(20, fill=255), "mnist_dbm"),
+        )
     ),
 )
 
@@ -566,8 +585,9 @@ def folder(tmp_path, monkeypatch):
     # Else a program takes the user's cache, and JAX keeps to it for the rest of this process.
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.devnull)
     monkeypatch.setenv("VPF_DATA_DIR", str(tmp_path / "nowhere"))
-    monkeypatch.setattr(datasets, "_EXAMPLES", HALVES)
-    monkeypatch.setattr(datasets, "_N_VALIDATION", NUM_VALIDATION)
+    monkeypatch.setattr(images, "_NUM_VALIDATION", NUM_VALIDATION)
+    for half, size in HALVES.items():
+        monkeypatch.setitem(images._SHA256, ("mnist", half), hashlib.sha256(bytes(size * 785)).hexdigest())
     return tmp_path
 
 

@@ -21,8 +21,8 @@ from families import assert_close, in_float64
 from jax.flatten_util import ravel_pytree
 
 from experiments import mnist_equilibrium as script
-from vpf_jax import datasets
 from vpf_jax.app.folder import UsageError
+from vpf_jax.data import load_dataset
 from vpf_jax.related import equilibrium_propagation as ep
 
 ROOT = Path(__file__).parents[2]
@@ -214,7 +214,7 @@ def test_the_error_of_the_estimates_falls_with_beta(sizes, units, estimator, slo
 
 @pytest.fixture(scope="module")
 def digits():
-    part = datasets.load_dataset("mnist_5k").train
+    part = load_dataset("mnist_5k").train
     return jnp.asarray(part.images[:50]), jnp.asarray(part.labels[:50])
 
 
@@ -306,7 +306,7 @@ def test_adam_steps_have_the_size_of_the_rates(digits):
 @pytest.mark.parametrize(("preset", "epochs", "bound"), [("1", 2, 0.13), ("centred", 8, 0.13)])
 def test_training_learns_digits(preset, epochs, bound):
     """4,000 training images; a guess is wrong nine times in ten."""
-    data = datasets.load_dataset("mnist_5k")
+    data = load_dataset("mnist_5k")
     _, _, config = ep.PRESETS[preset]
     images, labels = jnp.asarray(data.train.images), jnp.asarray(data.train.labels)
     network = ep.init_network(jax.random.key(0), (784, 100, 10))

@@ -16,8 +16,8 @@ from families import assert_close, in_float64
 from test_comparison import quick_flags, start
 
 from experiments import mnist_target as script
-from vpf_jax import datasets
 from vpf_jax.app.folder import UsageError
+from vpf_jax.data import load_dataset
 from vpf_jax.related import target_propagation as tp
 
 SIZES = 5, 4, 3
@@ -406,7 +406,7 @@ def test_learning_with_the_states_held_reduces_every_loss():
 
 
 def test_training_makes_inferred_states_tell_more_of_unseen_images():
-    data = datasets.load_dataset("mnist_5k")
+    data = load_dataset("mnist_5k")
     config = tp.TargetConfig()
     state = tp.init_state(jax.random.key(0), (784, 100, 30), config)
     unseen = jnp.asarray(data.test.images)

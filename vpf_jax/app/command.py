@@ -22,7 +22,7 @@ from absl import logging as absl_logging
 from vpf_jax.app.folder import Stopped, UsageError
 from vpf_jax.checkpoint import SYSTEM_ERRORS, CheckpointError
 from vpf_jax.checks import SettingError
-from vpf_jax.datasets import DatasetError
+from vpf_jax.data import DatasetError
 from vpf_jax.settings import Option, options, typed
 from vpf_jax.train import NonFiniteObjectiveError
 

@@ -191,7 +191,7 @@ class RecipesConfig(SeedsConfig, TrainingConfig):
 
         Raises:
           SettingError: a folder that cannot be one.
-          vpf_jax.datasets.DatasetError: data that cannot be read.
+          vpf_jax.data.DatasetError: data that cannot be read.
         """
         folder = Path(self.models or self.folder / "models")
         there = next(path for path in (folder, *folder.parents) if path.exists())

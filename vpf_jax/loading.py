@@ -1,0 +1,73 @@
+"""The trained stack of a run, by the run's folder. Not here: how checkpoints are read (`checkpoint`)."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vpf_jax import checks, units
+from vpf_jax.checkpoint import as_jax, read_newest
+from vpf_jax.machine import BoltzmannMachine
+from vpf_jax.stack import Stack
+
+
+def load_stack(folder: str | Path, seed_index: int | None = None) -> Stack:
+    """The trained stack of a run, as its newest checkpoint has it.
+
+    Args:
+      folder: of a run (`--workdir` of `experiments.mnist_dbm`, or a folder in `--models` of the scripts that compare
+        rules), or its folder of checkpoints. Of a run of several phases it is the stack of the last one begun.
+      seed_index: which of several seeds that were trained together, from 0; None for a run of one seed.
+
+    Raises:
+      ValueError: a folder without checkpoints or with those of something else than stacks, or an index that does not
+        fit.
+      CheckpointError: there are checkpoints, all of them damaged.
+    """
+    checks.require(isinstance(folder, str | os.PathLike), "folder", folder, "the folder of a run")
+    folder, found = Path(folder), None
+    # Those of the last phase first.
+    phases = (path for path in folder.glob("checkpoints-*") if path.name.split("-")[1].isdecimal())
+    later = sorted(phases, key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    for directory in (*later, folder / "checkpoints", folder):
+        found = found or read_newest(directory)
+    told = f"got folder={str(folder)!r}, which holds"
+    if found is None:
+        raise ValueError(f"{told} no checkpoints; it takes the folder of a run")
+    leaves = {path.split("/", 1)[1]: leaf for path, leaf in found.leaves.items() if path.startswith("stack/")}
+    if "0/biases/0" not in leaves:
+        raise ValueError(f"{told} checkpoints without a stack; it takes the run of a stack")
+    if any(path.count("/") > 2 for path in leaves):
+        raise ValueError(f"{told} a stack with couplings that are no matrices; it takes one with matrices")
+    if leaves["0/biases/0"].ndim == 1:
+        checks.require(seed_index is None, "seed_index", seed_index, "None, as the run is of one seed")
+    else:
+        index = checks.integer("seed_index", seed_index, 0, len(leaves["0/biases/0"]) - 1)
+        leaves = {path: leaf[index] for path, leaf in leaves.items()}
+    kinds = [found.structure.get(f"stack/{number}/units", {"static": "binary"}) for number in range(_count(leaves, ""))]
+    return tuple(_machine(leaves, f"{number}/", kind["static"]) for number, kind in enumerate(kinds))
+
+
+def _machine(leaves: Mapping[str, np.ndarray], prefix: str, kinds: str) -> BoltzmannMachine:
+    """The machine whose leaves stand under a prefix, of units of these kinds."""
+
+    def layers(name: str, count: int) -> tuple[Any, ...]:
+        found = [leaves.get(f"{prefix}{name}/{number}") for number in range(count)]
+        return tuple(None if array is None else as_jax(array) for array in found)
+
+    num_layers = _count(leaves, f"{prefix}biases/")
+    directed = f"{prefix}backward/0" in leaves
+    return BoltzmannMachine(
+        biases=layers("biases", num_layers),
+        weights=layers("weights", num_layers - 1),
+        intra=layers("intra", num_layers),
+        backward=layers("backward", num_layers - 1) if directed else None,
+        units=tuple(units.get(kind) for kind in kinds.split(", ")),
+    )
+
+
+def _count(leaves: Mapping[str, Any], prefix: str) -> int:
+    """How many numbers from 0 follow a prefix."""
+    return len({path[len(prefix) :].split("/")[0] for path in leaves if path.startswith(prefix)})
