@@ -67,7 +67,7 @@ def test_weights_are_counted_as_the_products_see_them():
 
 @pytest.mark.slow
 def test_the_command_runs_at_tiny_sizes(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.run", "--tiny", "--rounds=1", "--dataset=mnist_5k"]
+    command = [sys.executable, "-m", "benchmarks.run", "--tiny=on", "--rounds=1", "--dataset=mnist_5k"]
     done = subprocess.run([*command, f"--workdir={tmp_path}"], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
@@ -85,7 +85,7 @@ def test_the_command_runs_at_tiny_sizes(tmp_path):
 
 @pytest.mark.slow
 def test_a_trace_names_operations_and_how_often_they_ran():
-    flags = ["--dataset=mnist_5k", "--hidden=12,8", "--intra", "--batch_size=100", "--rows=200"]
+    flags = ["--dataset=mnist_5k", "--hidden=12,8", "--intra=on", "--batch_size=100", "--rows=200"]
     command = [sys.executable, "-m", "benchmarks.trace", *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -22,7 +22,8 @@ from families import in_float64
 import vpf_jax
 from experiments import planted_synapses as script
 from vpf_jax.app import folder as workdir
-from vpf_jax.app.folder import Stopped, UsageError
+from vpf_jax.app.folder import Stopped
+from vpf_jax.checks import SettingError
 from vpf_jax.related import binary_synapses as bs
 from vpf_jax.related.binary_synapses import SynapseConfig
 
@@ -524,56 +525,55 @@ def test_esteps_learn_from_the_same_data_and_start(tmp_path):
 
 
 def test_the_reference_stands_beside_its_own_settings_only():
-    assert script._reference(script.Config(), 2) == {1: 0.37, 2: 0.52, 3: 0.64, 4: 0.80, 5: 0.89}
-    assert script._reference(script.Config(correlation=0.3, alpha=(2, 7)), 2) == {2: 0.60}
-    assert script._reference(script.Config(correlation=0.3), 3) == {}
-    assert script._reference(script.Config(steps=200), 2) == {}
-    assert script._reference(script.Config(rules=("meng",)), 2) == {}
+    assert script.Config().reference(2) == {1: 0.37, 2: 0.52, 3: 0.64, 4: 0.80, 5: 0.89}
+    assert script.Config(correlation=0.3, alpha=(2, 7)).reference(2) == {2: 0.60}
+    assert script.Config(correlation=0.3).reference(3) == {}
+    assert script.Config(steps=200).reference(2) == {}
+    assert script.Config(rules=("meng",)).reference(2) == {}
 
 
 def test_defaults_depend_on_the_data():
     planted, images = script.Config(), script.Config(dataset="mnist_5k")
     assert (planted.hidden, planted.esteps, len(planted.seeds)) == ((2, 3), ("exact", "messages"), 10)
     assert (images.hidden, images.esteps, len(images.seeds)) == ((392,), ("messages",), 1)
-    assert (
-        script.Config(dataset="mnist_5k", steps=10, learning_rate=0.3).settings("messages", "huang").learning_rate
-        == 0.3
-    )
-    assert (planted.workdir, images.workdir) == ("runs/planted-binary_synapses", "runs/mnist_5k-binary_synapses")
+    given = script.Config(dataset="mnist_5k", steps=10, learning_rate=0.3)
+    assert given.learner(2, "messages", "huang").settings.learning_rate == 0.3
+    folders = [str(config.folder) for config in (planted, images)]
+    assert folders == ["runs/planted-binary_synapses", "runs/mnist_5k-binary_synapses"]
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dataset": "cifar"}, "--dataset=cifar; it takes one of"),
-        ({"hidden": (2, 2)}, "--hidden=2,2; it takes distinct positive integers"),
-        ({"hidden": (0,)}, "--hidden=0"),
-        ({"hidden": (13,)}, "--hidden=13; planted synapses and the exact E-step take up to 12"),
-        ({"dataset": "mnist_5k", "hidden": (16,), "esteps": ("exact",)}, "others --esteps=messages"),
-        ({"esteps": ("gibbs",)}, "--esteps=gibbs; it takes some of exact, messages, each once"),
-        ({"rules": ("meng", "meng")}, "--rules=meng,meng"),
-        ({"alpha": (2, 1)}, "--alpha=2,1; it takes increasing positive integers"),
-        ({"num_visible": 0}, "--num_visible=0"),
-        ({"correlation": -0.1}, "--correlation=-0.1; it takes a number from 0 to 1"),
-        ({"num_images": 0}, "--num_images=0"),
-        ({"size": 1}, "--size=1; it takes an integer from 2 to 28"),
-        ({"size": 29}, "--size=29"),
-        ({"beta": 0.0}, "--beta=0.0; it takes a positive finite number"),
-        ({"prior_mean": -1.0}, "--prior_mean=-1.0"),
-        ({"learning_rate": -1.0}, "--learning_rate=-1.0"),
-        ({"mixing_rate": 0.0}, "--mixing_rate=0.0; it takes a number above 0 and at most 1"),
-        ({"steps": 15}, "--steps=15 --steps_per_epoch=10; the first is a positive multiple"),
-        ({"learning_rate": 0.0}, "--learning_rate=0.0"),
-        ({"steps": -10}, "--steps=-10"),
-        ({"num_draws": -1}, "--num_draws=-1"),
-        ({"num_iterations": 0}, "--num_iterations=0"),
-        ({"damping": 1.0}, "--damping=1.0"),
-        ({"num_seeds": -1}, "--num_seeds=-1; it takes an integer of at least 1"),
-        ({"seed": -1}, "--seed=-1"),
+        ({"dataset": "cifar"}, "got dataset=cifar; it takes one of"),
+        ({"hidden": (2, 2)}, "got hidden=.*; it takes distinct positive integers"),
+        ({"hidden": (0,)}, "got hidden="),
+        ({"hidden": (13,)}, "got hidden=.*; it takes up to 12 for planted synapses and the exact E-step"),
+        ({"dataset": "mnist_5k", "hidden": (16,), "esteps": ("exact",)}, "others esteps=messages"),
+        ({"esteps": ("gibbs",)}, "it takes some of exact, messages, each once"),
+        ({"rules": ("meng", "meng")}, "got rules=.*each once"),
+        ({"alpha": (2, 1)}, "got alpha=.*; it takes increasing positive integers"),
+        ({"num_visible": 0}, "got num_visible=0"),
+        ({"correlation": -0.1}, "got correlation=-0.1; it takes a finite number from 0 to 1"),
+        ({"dataset": "mnist_5k", "num_images": 0}, "got num_images=0"),
+        ({"dataset": "mnist_5k", "size": 1}, "got size=1; it takes an integer from 2 to 28"),
+        ({"dataset": "mnist_5k", "size": 29}, "got size=29"),
+        ({"beta": 0.0}, "got beta=0.0; it takes a positive finite number"),
+        ({"prior_mean": -1.0}, "got prior_mean=-1.0"),
+        ({"learning_rate": -1.0}, "got learning_rate=-1.0"),
+        ({"rules": ("meng",), "mixing_rate": 0.0}, "got mixing_rate=0.0; it takes a positive finite number at most 1"),
+        ({"steps": 15}, "got steps=15; it takes a positive multiple of steps_per_epoch=10"),
+        ({"learning_rate": 0.0}, "got learning_rate=0.0"),
+        ({"steps": -10}, "got steps=-10"),
+        ({"num_draws": -1}, "got num_draws=-1"),
+        ({"num_iterations": 0}, "got num_iterations=0"),
+        ({"damping": 1.0}, "got damping=1.0"),
+        ({"num_seeds": -1}, "got num_seeds=-1; it takes an integer from 1 to"),
+        ({"seed": -1}, "got seed=-1"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(SettingError, match=message):
         script.Config(**settings)
 
 
@@ -582,7 +582,10 @@ def test_settings_out_of_range_are_refused(settings, message):
     ("arguments", "message"),
     [
         (["--esteps=gibbs"], "--esteps=gibbs; it takes some of exact, messages"),
-        (["--dataset=mnist_5k", "--num_images=5000"], "--num_images=5000; mnist_5k has 4000 training images"),
+        (
+            ["--dataset=mnist_5k", "--num_images=5000"],
+            "--num_images=5000; it takes up to 4000, as mnist_5k has 4000 training images",
+        ),
         (["stray"], "'stray'; only flags are allowed"),
     ],
 )

@@ -13,10 +13,11 @@ import optax
 import oracles
 import pytest
 from families import assert_close, in_float64
-from test_comparison import quick_flags, start
+from programs import quick_flags, start
 
 from experiments import mnist_target as script
-from vpf_jax.app.folder import UsageError
+from vpf_jax.app.runs import Images
+from vpf_jax.checks import SettingError
 from vpf_jax.data import load_dataset
 from vpf_jax.related import target_propagation as tp
 
@@ -449,7 +450,7 @@ def test_training_makes_inferred_states_tell_more_of_unseen_images():
         (lambda p: tp.TargetConfig(spikes=0), "spikes=0"),
         (lambda p: tp.TargetConfig(learning_rate=np.inf), "learning_rate=inf"),
         (lambda p: tp.TargetConfig(stabiliser=0), "stabiliser=0"),
-        (lambda p: tp.TargetConfig(momentum=1), "momentum=1; it takes a number from 0 to below 1"),
+        (lambda p: tp.TargetConfig(momentum=1), "momentum=1; it takes a finite number of at least 0 and below 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, message):
@@ -466,29 +467,30 @@ def test_fewer_images_than_a_minibatch_are_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"preset": "best"}, "--preset=best; it takes one of paper, released"),
-        ({"epochs": -1}, "--epochs=-1"),
-        ({"hidden": (4,)}, "--hidden=4; it takes two positive integers"),
-        ({"hidden": (4, 0)}, "--hidden=4,0"),
-        ({"learning_rate": 0.0}, "--learning_rate=0.0; it takes a positive finite number"),
-        ({"num_samples": 0}, "--num_samples=0"),
+        ({"preset": "best"}, "got preset=best; it takes one of paper, released"),
+        ({"epochs": -1}, "got epochs=-1"),
+        ({"hidden": (4,)}, "got hidden=.*; it takes 2 positive integers"),
+        ({"hidden": (4, 0)}, "got hidden="),
+        ({"learning_rate": 0.0}, "got learning_rate=0.0; it takes a positive finite number"),
+        ({"num_samples": 0}, "got num_samples=0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(SettingError, match=message):
         script.Config(**settings)
 
 
 def test_the_presets_differ_in_the_width_of_the_prior():
     assert {name: preset.widening**2 for name, preset in tp.PRESETS.items()} == {"paper": 4, "released": 16}
-    assert script.Config().num_epochs == 20
-    assert script.Config(epochs=3).num_epochs == 3
+    images = Images(load_dataset("mnist_5k"))
+    assert script.Config().learner(images).epochs == 20
+    assert script.Config(epochs=3, preset="released").learner(images)[3:5] == (3, 4.0)
 
 
 @pytest.mark.slow
 def test_the_quick_setting_writes_everything_and_a_second_start_says_so(tmp_path):
     flags = [*quick_flags(script), f"--workdir={tmp_path / 'run'}"]
-    ended = start("target_propagation", *flags)
+    ended = start("mnist_target", *flags)
     assert ended.returncode == 0, ended.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     table = (tmp_path / "run" / "table.md").read_text()
@@ -506,7 +508,7 @@ def test_the_quick_setting_writes_everything_and_a_second_start_says_so(tmp_path
     assert pictures == {"samples.png", "direct.png", "inpainted.png", "losses.png", "log_joint.png"}
     assert all(matplotlib.image.imread(tmp_path / "run" / name).shape[0] > 200 for name in pictures)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file() and p.name != "config.json"}
-    again = start("target_propagation", *flags)
+    again = start("mnist_target", *flags)
     assert again.returncode == 0
     assert "finished already" in again.stdout
     assert before == {p: p.stat().st_mtime_ns for p in before}

@@ -3,13 +3,12 @@
 import dataclasses
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
+from programs import quick_flags, start
 
 from experiments import (
     directed,
@@ -26,7 +25,6 @@ from experiments import (
 from vpf_jax.app.folder import Stopped, stop_requests
 from vpf_jax.checks import SettingError
 
-ROOT = Path(__file__).parents[2]
 SCRIPTS = {
     script.__name__.removeprefix("experiments."): script
     for script in (repair_table, likelihood_table, features, directed, spike_timing, systems)
@@ -36,18 +34,6 @@ NEIGHBOURS = {
     "mnist_equilibrium": mnist_equilibrium,
     "planted_synapses": planted_synapses,
 }
-
-
-def quick_flags(script):
-    """The quick setting that the script's own docstring gives, but for its folder."""
-    command = re.search(r"^    (python -m .*--workdir=runs/quick)$", script.__doc__, re.DOTALL | re.MULTILINE)[1]
-    *_, quick = command.split("python -m ")
-    return [word for word in quick.replace("\\", " ").split()[1:] if not word.startswith("--workdir")]
-
-
-def start(name, *arguments):
-    command = [sys.executable, "-m", f"experiments.{name}", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module", params=SCRIPTS)
