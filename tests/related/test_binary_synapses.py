@@ -423,9 +423,9 @@ MEANS, VISIBLE = jnp.full((3, 2), 0.1), jnp.ones((4, 3))
         (lambda: config(beta=0.0), "beta=0.0"),
         (lambda: config(rule="adam"), "rule=adam; it takes one of"),
         (lambda: config(estep="gibbs"), "estep=gibbs"),
-        (lambda: config(prior_mean=1.0), "prior_mean=1.0; it takes a number between -1 and 1"),
+        (lambda: config(prior_mean=1.0), "prior_mean=1.0; it takes a finite number above -1 and below 1"),
         (lambda: config(learning_rate=0.0), "learning_rate=0.0"),
-        (lambda: config(mixing_rate=1.5), "mixing_rate=1.5; it takes a number above 0 and at most 1"),
+        (lambda: config(mixing_rate=1.5), "mixing_rate=1.5; it takes a positive finite number at most 1"),
     ],
 )
 def test_what_is_out_of_range_is_refused(call, message):
