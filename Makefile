@@ -8,7 +8,7 @@ CONSTRAINTS :=
 DEMO := runs/demo
 EPOCHS := 300
 
-.PHONY: install demo bench test fast oldest newest versions lint format clean
+.PHONY: install demo bench test check fast oldest newest versions lint format clean
 
 install: $(INSTALLED)
 
@@ -33,6 +33,9 @@ bench: install
 # One process per core, each with whole files, so that what a file sets up once is set up once.
 test: lint
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+
+# Before every push: lint, types and the fast tests.
+check: lint fast
 
 # The tests that take no more than about five seconds each.
 fast: versions

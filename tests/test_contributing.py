@@ -1,4 +1,4 @@
-"""The worked examples of CONTRIBUTING.md, each as a file outside the package: imported, trained with, saved, resumed."""
+"""The worked examples of CONTRIBUTING.md, each a file outside the package: imported, trained with, saved, resumed."""
 
 import importlib.util
 import re

@@ -17,7 +17,7 @@ from calls import CALLS, SYMMETRIC, WRONG
 from families import training
 
 import vpf_jax as V
-from vpf_jax import checks, train
+from vpf_jax import checks, rules, train
 from vpf_jax.evaluate import likelihood, monitor
 
 CASES = [
@@ -252,7 +252,7 @@ def test_errors_of_repair_hide_no_nan():
 
 
 def test_an_epoch_of_a_machine_that_is_nan_is_not_finite():
-    for rule in train.RULES:
+    for rule in rules.names():
         settings = training(rule=rule, batch_size=2, max_weight=1.0)
         state = train.init_state(jax.random.key(3), (calls.RBM,), settings)
         # The state has arrays of its own, which the epoch donates.
