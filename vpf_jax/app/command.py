@@ -130,6 +130,8 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(0)
     except flags.UnrecognizedFlagError as error:
         _fail(2, f"{error}; --help lists the flags")
+    except BrokenPipeError:
+        raise
     except UnicodeDecodeError:
         _fail(2, "got a --flagfile that cannot be read, as it is no text")
     # Whatever absl's own flags make of what they were given, such as a --flagfile that is no text.
