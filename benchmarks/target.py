@@ -57,7 +57,7 @@ def time_to_parzen(
         prior_key, sample_key = jax.random.split(key_for(0, "looking at a benchmark", epoch))
         prior = generation.activations(prior_key, state.stack, visible)[-1]
         centres = generation.generate(sample_key, state.stack, prior, generation.Sampler("prior", 3, 3), num_samples)
-        scores = generation.parzen_scores(centres, images.validation.grey, images.test.grey)
+        scores = images.score(centres)
         evaluating += time.perf_counter() - began
         say(f"epoch {epoch}: validation {scores['validation_mean']:.1f}, test {scores['mean']:.1f}")
         return scores

@@ -87,7 +87,7 @@ def measure(trained: recipes.Seeds, images: runs.Images, num_samples: int) -> di
         prior_key, sample_key = jax.random.split(key_for(seed, "generated images of an RBM"))
         prior = generation.activations(prior_key, stack, images.train.bits)[-1]
         centres = generation.generate(sample_key, stack, prior, SAMPLER, num_samples)
-        scores = generation.parzen_scores(centres, images.validation.grey, images.test.grey)
+        scores = images.score(centres)
         row = {
             "kept": float(jnp.vdot(forward, before) / jnp.linalg.norm(forward) / jnp.linalg.norm(before)),
             "forward_norm": float(jnp.linalg.norm(forward)),

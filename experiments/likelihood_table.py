@@ -113,16 +113,13 @@ class Judge(NamedTuple):
         samplers = []
         for key, sampler in zip(jax.random.split(sample_key, len(SAMPLERS)), SAMPLERS, strict=True):
             centres = generation.generate(key, stack, activations[-1], sampler, self.num_samples)
-            samplers.append(dataclasses.asdict(sampler) | self.score(centres))
+            samplers.append(dataclasses.asdict(sampler) | self.images.score(centres))
         return result | {"samplers": samplers, "chosen": max(samplers, key=lambda row: row["validation_mean"])}
-
-    def score(self, centres: jax.Array) -> dict[str, float]:
-        return generation.parzen_scores(centres, self.images.validation.grey, self.images.test.grey)
 
     def real(self, seed: int) -> float:
         """Mean score of real images as centres."""
         key = key_for(seed, "real images beside stacks")
-        return self.score(generation.draw_images(key, self.images.train.grey, self.num_samples))["mean"]
+        return self.images.score(generation.draw_images(key, self.images.train.grey, self.num_samples))["mean"]
 
 
 def run(config: Config) -> dict[str, Any]:

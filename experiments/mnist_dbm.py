@@ -213,10 +213,7 @@ class Judge:
         """Generated means of one sampler, and their scores."""
         key = key_for(self.seed, "generated images", number)
         centres = generation.generate(key, self.stack, self.activations[-1], sampler, self.num_samples)
-        return centres, self.score(centres)
-
-    def score(self, centres: jax.Array) -> dict[str, float]:
-        return generation.parzen_scores(centres, self.images.validation.grey, self.images.test.grey)
+        return centres, self.images.score(centres)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -285,7 +282,7 @@ def summarise(judge: Judge, trained: loop.Trained, stops: Sequence[int]) -> dict
         print(f"Parzen {generation.describe(sampler, scored)}", flush=True)
     chosen = generation.choose_by_validation(samplers)
     real_images = generation.draw_images(key_for(judge.seed, "real images"), judge.images.train.grey, judge.num_samples)
-    real = judge.score(real_images)
+    real = judge.images.score(real_images)
     last = trained.rows[-1]
     return {
         "objective": last["objective"],

@@ -182,7 +182,7 @@ class Model(NamedTuple):
             figures.save_tiles(self.folder / f"{file}.png", drawn, title=f"{self.title}: {SAMPLERS[name]}")
         rows: dict[str, dict[str, float | None]] = {}
         for name, some in centres.items():
-            scores = generation.parzen_scores(some, self.images.validation.grey, self.images.test.grey)
+            scores = self.images.score(some)
             at_paper, error = mean_and_error(parzen.parzen_log_likelihood(some, self.images.test.grey, SIGMA))
             rows[name] = {**scores, "num_centres": len(some), "mean_at_paper": at_paper, "sem_at_paper": error}
         return rows

@@ -262,9 +262,8 @@ def bits(grey: jax.Array) -> jax.Array:
 
 
 def learn_target_propagation(bench: Bench, stops: list[int]) -> list[Learnt]:
-    def learnt(script: mnist_target.Config, folder: Path) -> Learnt:
-        learner = script.learner(bench.images)
-        trained = learner.learn(folder, stops, script.checkpoint_every)
+    def learnt(learner: mnist_target.Learner, folder: Path) -> Learnt:
+        trained = learner.learn(folder, stops, bench.workshop.checkpoint_every)
         parameters = trained.state.parameters
         prior = learner.prior(parameters)
 
@@ -280,30 +279,29 @@ def learn_target_propagation(bench: Bench, stops: list[int]) -> list[Learnt]:
         )
 
     scripts = bench.scripts(mnist_target.Config, "target_propagation", bench.scale.target_propagation)
-    return [learnt(*one) for one in scripts]
+    return [learnt(script.learner(bench.images), folder) for script, folder in scripts]
 
 
 def learn_equilibrium_propagation(bench: Bench, stops: list[int]) -> list[Learnt]:
-    def learnt(script: mnist_equilibrium.Config, folder: Path) -> Learnt:
-        trained = script.learner(bench.images).learn(folder, stops, script.checkpoint_every)
+    def learnt(learner: mnist_equilibrium.Learner, folder: Path) -> Learnt:
+        trained = learner.learn(folder, stops, bench.workshop.checkpoint_every)
         return Learnt(trained.seconds, test_error=trained.column("test_error_from_zeros")[1][-1])
 
-    settings = bench.scale.equilibrium_propagation
-    return [learnt(*one) for one in bench.scripts(mnist_equilibrium.Config, "equilibrium_propagation", settings)]
+    scripts = bench.scripts(mnist_equilibrium.Config, "equilibrium_propagation", bench.scale.equilibrium_propagation)
+    return [learnt(script.learner(bench.images), folder) for script, folder in scripts]
 
 
 def learn_binary_synapses(read: Callable[[jax.Array], jax.Array], bench: Bench, stops: list[int]) -> list[Learnt]:
     """Machines with the synapses that are read from the learnt means."""
 
-    def learnt(script: planted_synapses.Config, folder: Path) -> Learnt:
+    found = []
+    for script, folder in bench.scripts(planted_synapses.Config, "binary_synapses", bench.scale.binary_synapses):
         learner = script.learner(script.hidden[0], script.esteps[0], script.rules[0])
         visible = script.example_images(bench.images)
-        found = learner.learn(visible, None, folder, stops, script.checkpoint_every)
-        stack = (synapses.as_machine(read(found.means[0]), script.beta),)
-        return of_stack(script.seed, stack, found.trained.seconds, bench.images)
-
-    settings = bench.scale.binary_synapses
-    return [learnt(*one) for one in bench.scripts(planted_synapses.Config, "binary_synapses", settings)]
+        learnt = learner.learn(visible, None, folder, stops, bench.workshop.checkpoint_every)
+        stack = (synapses.as_machine(read(learnt.means[0]), learner.settings.beta),)
+        found.append(of_stack(script.seed, stack, learnt.trained.seconds, bench.images))
+    return found
 
 
 def _rbm(rule: str) -> Callable[[Bench, list[int]], list[Learnt]]:
@@ -338,7 +336,7 @@ def evaluate(images: runs.Images, num_samples: int, systems: list[Learnt], index
     if learnt.features is not None:
         row["test_error"] = probe_error(images, learnt.features)
     if learnt.samples is not None:
-        scores = [score(images, centres) for centres in learnt.samples(sample_key, num_samples)]
+        scores = [images.score(centres) for centres in learnt.samples(sample_key, num_samples)]
         best = max(range(len(scores)), key=lambda i: scores[i]["validation_mean"])
         row |= {"parzen": scores[best]["mean"], "sampler": best}
     if learnt.repair is not None:
@@ -351,13 +349,9 @@ def evaluate(images: runs.Images, num_samples: int, systems: list[Learnt], index
     return row
 
 
-def score(images: runs.Images, centres: jax.Array) -> dict[str, float]:
-    return generation.parzen_scores(centres, images.validation.grey, images.test.grey)
-
-
 def real_score(images: runs.Images, num_samples: int, seed: int) -> float:
     key = key_for(seed, "real images beside systems")
-    return score(images, generation.draw_images(key, images.train.grey, num_samples))["mean"]
+    return images.score(generation.draw_images(key, images.train.grey, num_samples))["mean"]
 
 
 def probe_error(images: runs.Images, of: Callable[[jax.Array], jax.Array]) -> float:

@@ -1,5 +1,6 @@
 """The scripts that compare rules, at quick settings: what they write, resuming, shared machines, wrong input, help."""
 
+import ast
 import dataclasses
 import json
 import re
@@ -252,3 +253,16 @@ def test_a_request_to_stop_ends_the_script_with_what_was_trained(tmp_path):
         with pytest.raises(Stopped, match="start again to resume"):
             config.workshop().run(named_recipes.rbm("vpf", 8, 2), stops)
     assert repair_table.run(config)["rules"]["vpf"]["train_seconds"] > 0
+
+
+@pytest.mark.parametrize("path", sorted(Path(repair_table.__file__).parent.glob("*.py")), ids=lambda path: path.stem)
+def test_the_configuration_visits_few_rooms(path):
+    """A script turns it into recipes and values at its door: methods of its own class aside."""
+    taking = [
+        node.name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+        for argument in (*node.args.args, *node.args.kwonlyargs)
+        if argument.annotation is not None and "Config" in ast.unparse(argument.annotation).split(".")
+    ]
+    assert set(taking) <= {"run", "main"}

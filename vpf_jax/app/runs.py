@@ -28,6 +28,7 @@ from vpf_jax.app.folder import (
     write_text,
 )
 from vpf_jax.data import SOURCES, Dataset, Part, binarise, load_dataset
+from vpf_jax.evaluate import generation
 from vpf_jax.settings import Settings, described, like, setting
 
 # Settings that may change between starts of one run: they do not change what is computed.
@@ -144,6 +145,10 @@ class Images:
     def num_visible(self) -> int:
         """Pixels of an image."""
         return self.image_shape[0] * self.image_shape[1]
+
+    def score(self, centres: jax.Array) -> dict[str, float]:
+        """`generation.parzen_scores` of generated images."""
+        return generation.parzen_scores(centres, self.validation.grey, self.test.grey)
 
     def require(self, name: str, number: int) -> None:
         """Raises SettingError where a setting asks for more training images than there are."""
