@@ -293,7 +293,6 @@ def learn_equilibrium_propagation(bench: Bench, stops: list[int]) -> list[Learnt
 
 def learn_binary_synapses(read: Callable[[jax.Array], jax.Array], bench: Bench, stops: list[int]) -> list[Learnt]:
     """Machines with the synapses that are read from the learnt means."""
-
     found = []
     for script, folder in bench.scripts(planted_synapses.Config, "binary_synapses", bench.scale.binary_synapses):
         learner = script.learner(script.hidden[0], script.esteps[0], script.rules[0])

@@ -214,7 +214,9 @@ def band_errors(
 
 
 def guess_errors(
-    train: Float[Array, "num_train n_0"], grey: Float[Array, "batch n_0"], image_shape: tuple[int, int]
+    train: Float[Array | np.ndarray, "num_train n_0"],
+    grey: Float[Array | np.ndarray, "batch n_0"],
+    image_shape: tuple[int, int],
 ) -> dict[str, dict[str, float]]:
     """Mean `reconstruction_error` of each of `GUESSES`, made of the training images, by side."""
     examples, originals = np.asarray(train), np.asarray(grey, np.float64)
