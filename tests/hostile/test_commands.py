@@ -34,7 +34,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from absl.testing import flagsaver
 
-from vpf_jax.app import folder as workdir
+from vpf_jax.app import runs
 from vpf_jax.data import images
 
 ROOT = Path(__file__).parents[2]
@@ -601,7 +601,7 @@ def named(command: Command) -> str:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=named)
 def test_a_wrong_command_is_refused_in_one_line(command, folder, monkeypatch, capfd):
-    monkeypatch.setattr(workdir, "stop_requests", refuse_to_train)
+    monkeypatch.setattr(runs, "stop_requests", refuse_to_train)
     if command.environment is not None:
         monkeypatch.setenv("VPF_DATA_DIR", command.environment)
     write(command.files)
@@ -637,7 +637,7 @@ def test_a_start_inside_this_process_leaves_it_as_it_was(program, folder):
 
 
 def test_a_command_that_is_right_is_let_through(folder, monkeypatch):
-    monkeypatch.setattr(workdir, "stop_requests", refuse_to_train)
+    monkeypatch.setattr(runs, "stop_requests", refuse_to_train)
     with pytest.raises(AcceptedError):
         start("mnist_dbm", ["--model=rbm", "--dataset=mnist_5k", "--workdir=run"])
     assert set(contents()) == {"run", "run/.lock", "run/config.json"}
