@@ -381,7 +381,10 @@ def gradient_at(beta):
         (lambda: small(free_steps=0), "free_steps=0; it takes an integer of at least 1"),
         (lambda: small(nudged_steps=0), "nudged_steps=0"),
         (lambda: small(batch_size=0), "batch_size=0"),
-        (lambda: small(learning_rates=(0.1, -0.1)), r"learning_rates=\(0.1, -0.1\); it takes 2 or more positive finite numbers"),
+        (
+            lambda: small(learning_rates=(0.1, -0.1)),
+            r"learning_rates=\(0.1, -0.1\); it takes 2 or more positive",
+        ),
         (lambda: small(learning_rates=(0.1,)), "2 or more positive finite numbers"),
         (lambda: ep.init_network(jax.random.key(0), (3, 2)), r"sizes=\(3, 2\); it takes three or more"),
         (lambda: ep.init_network(jax.random.key(0), (3, 0, 2)), "positive integers"),
