@@ -112,3 +112,17 @@ def test_a_source_from_a_users_file(example, tmp_path):
     stack = vpf_jax.init_stack(jax.random.key(0), (36, 8))
     _, first, last = trained_and_resumed(stack, visible, training(epochs=5), tmp_path)
     assert last < first
+
+
+def test_an_experiment_from_a_users_file(example, tmp_path, capsys):
+    example("stripes")
+    script = example("stripes_table")
+    config = script.Config(dataset="stripes", num_seeds=2, epochs=3, workdir=str(tmp_path / "run"))
+    summary = script.run(config)
+    assert set(summary["rules"]) == {"vpf", "pcd"}
+    assert all(len(scores) == 2 for scores in summary["rules"].values())
+    assert "| vpf |" in (tmp_path / "run" / "table.md").read_text()
+    assert script.run(config) == summary
+    assert "finished already" in capsys.readouterr().out
+    with pytest.raises(vpf_jax.SettingError, match="got rules=.*; it takes some of .*vpf, .*each once"):
+        script.Config(rules=("vpf", "vpf"))
