@@ -124,5 +124,5 @@ def test_an_experiment_from_a_users_file(example, tmp_path, capsys):
     assert "| vpf |" in (tmp_path / "run" / "table.md").read_text()
     assert script.run(config) == summary
     assert "finished already" in capsys.readouterr().out
-    with pytest.raises(vpf_jax.SettingError, match="got rules=.*; it takes some of .*vpf, .*each once"):
+    with pytest.raises(vpf_jax.SettingError, match=r"got rules=.*; it takes some of .*vpf, .*each once"):
         script.Config(rules=("vpf", "vpf"))
