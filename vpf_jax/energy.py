@@ -114,6 +114,7 @@ def marginal_energy(machine: BoltzmannMachine, state: State, summed: Sequence[in
       ValueError: a state that does not fit the machine, or layers that cannot be summed out in closed form.
     """
     check_machine(machine)
+    check_symmetric(machine, "an energy")
     summed = check_layers("summed", summed, len(machine.sizes))
     check_state(machine, state, batched=False, ignored=summed)
     if any(machine.intra[i] is not None or i + 1 in summed for i in summed):
