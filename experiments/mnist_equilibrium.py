@@ -96,7 +96,7 @@ class Config(runs.Config):
     def growth(self) -> dict[str, Growth]:
         return {"epochs": Growth(ep.PRESETS[self.preset].epochs)}
 
-    def plan(self) -> ep.Preset:
+    def plan(self) -> ep.EquilibriumPreset:
         """The preset as the flags change it.
 
         Raises:
@@ -109,7 +109,7 @@ class Config(runs.Config):
         # Presets of equal rates have them for any number of layers.
         rates = own if len(own) == len(hidden) + 1 else own[:1] * (len(hidden) + 1)
         rates = tuple(self.rate_factor * rate for rate in rates)
-        return ep.Preset(
+        return ep.EquilibriumPreset(
             hidden=hidden,
             epochs=preset.epochs if self.epochs is None else self.epochs,
             config=dataclasses.replace(preset.config, learning_rates=rates, **given),
@@ -161,7 +161,7 @@ def learn(config: Config, data: Dataset, workdir: Path, stops: list[int]) -> run
     def due(epoch: int) -> bool:
         return epoch % config.evaluate_every == 0 or epoch == epochs
 
-    def wrong(network: ep.EquilibriumNetwork, states: ep.State) -> jax.Array:
+    def wrong(network: ep.EquilibriumNetwork, states: ep.Layers) -> jax.Array:
         return jnp.mean(ep.predict(network, states) != test_labels)
 
     def run_epoch(state: dict[str, Any], epoch: int) -> tuple[dict[str, Any], dict[str, jax.Array]]:
@@ -205,7 +205,7 @@ def _check_start(config: Config, data: Dataset) -> None:
     jax.eval_shape(lambda: _initial_state(config, data))
 
 
-def _initial_state(config: Config, data: Dataset) -> ep.TrainState:
+def _initial_state(config: Config, data: Dataset) -> ep.EquilibriumState:
     """The state before the first epoch.
 
     Raises:

@@ -70,7 +70,7 @@ class Config(runs.Config):
     )
     epochs: int = cli.setting(0, "Passes over the training images; 0: as many as the preset, 20.")
     hidden: tuple[int, ...] = cli.setting(tp.SIZES[1:], "Units of the two hidden layers, positive integers.")
-    learning_rate: float = cli.setting(tp.TrainConfig.learning_rate, "Of RMSprop, positive.")
+    learning_rate: float = cli.setting(tp.TargetConfig.learning_rate, "Of RMSprop, positive.")
     num_samples: int = cli.setting(10_000, "Generated images behind a Parzen score, at least 1.")
 
     def __post_init__(self) -> None:
@@ -99,8 +99,8 @@ class Config(runs.Config):
         return self.epochs or tp.PRESETS[self.preset].epochs
 
     @property
-    def training(self) -> tp.TrainConfig:
-        return tp.TrainConfig(learning_rate=self.learning_rate)
+    def training(self) -> tp.TargetConfig:
+        return tp.TargetConfig(learning_rate=self.learning_rate)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def learn(config: Config, data: Dataset, folder: Path, stops: list[int]) -> runs
     visible = jnp.asarray(data.train.images)
     start = tp.init_state(_keys(config)[0], (visible.shape[1], config.hidden[0], config.hidden[1]), config.training)
 
-    def run_epoch(state: tp.TrainState, _: int) -> tuple[tp.TrainState, dict[str, jax.Array]]:
+    def run_epoch(state: tp.TargetState, _: int) -> tuple[tp.TargetState, dict[str, jax.Array]]:
         state, losses = tp.train_epoch(state, visible, config=config.training)
         return state, dict(zip(COLUMNS, losses, strict=True))
 

@@ -31,4 +31,4 @@ def draw_stack(
         stack = vpf_jax.init_stack(key, sizes, intra)
     if backward_start == "tied":
         return stack
-    return vpf_jax.untie_stack(stack, jax.random.fold_in(key, _BACKWARD) if backward_start == "drawn" else None)
+    return vpf_jax.untie_stack(jax.random.fold_in(key, _BACKWARD) if backward_start == "drawn" else None, stack)

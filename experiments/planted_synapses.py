@@ -90,9 +90,9 @@ class Config(runs.Config):
     esteps: tuple[str, ...] = cli.setting(
         (),
         "E-steps: exact (up to 12 hidden units), messages; left out: both for planted synapses, messages for images.",
-        synapses.ESTEPS,
+        synapses.SYNAPSE_ESTEPS,
     )
-    rules: tuple[str, ...] = cli.setting(("huang",), "Rules of the M-step.", synapses.RULES)
+    rules: tuple[str, ...] = cli.setting(("huang",), "Rules of the M-step.", synapses.MSTEPS)
     alpha: tuple[int, ...] = cli.setting((1, 2, 3, 4, 5), "Planted: examples per visible unit, increasing integers.")
     num_visible: int = cli.setting(100, "Planted: visible units N, at least 1.")
     correlation: float = cli.setting(0.0, "Planted: of the columns of two hidden units, from 0 to 1.")
@@ -132,7 +132,7 @@ class Config(runs.Config):
         self.check_at_least(num_visible=1, num_images=1, steps=1, steps_per_epoch=1, num_draws=1, num_seeds=1)
         if min(self.hidden) < 1 or len(set(self.hidden)) < len(self.hidden):
             raise UsageError(f"got --hidden={_joined(self.hidden)}; it takes distinct positive integers, as in 2,3")
-        for name, allowed in (("esteps", synapses.ESTEPS), ("rules", synapses.RULES)):
+        for name, allowed in (("esteps", synapses.SYNAPSE_ESTEPS), ("rules", synapses.MSTEPS)):
             given = getattr(self, name)
             if not given or not set(given) <= set(allowed) or len(set(given)) < len(given):
                 raise UsageError(f"got --{name}={_joined(given)}; it takes some of {', '.join(allowed)}, each once")

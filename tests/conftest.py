@@ -3,6 +3,9 @@
 import signal
 
 import jax
+import typed
+
+typed.install()
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)

@@ -301,7 +301,7 @@ def test_what_a_static_field_holds_is_part_of_the_structure(tmp_path):
 def test_a_stack_is_loaded_by_the_folder_of_its_run(tmp_path, directed):
     def saved(seed):
         stack = state(seed).stack
-        return vpf_jax.untie_stack(stack, jax.random.key(9)) if directed else stack
+        return vpf_jax.untie_stack(jax.random.key(9), stack) if directed else stack
 
     assert load_stack is vpf_jax.load_stack
     with pytest.raises(ValueError, match="holds no checkpoints; it takes the folder of a run"):

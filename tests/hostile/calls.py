@@ -67,7 +67,7 @@ SPINS = 2.0 * np.asarray(VISIBLE) - 1
 CONFIG = training(batch_size=2, epochs=3)
 EQUILIBRIUM = equilibrium_propagation.EquilibriumConfig(batch_size=2, free_steps=2, nudged_steps=1)
 NETWORK = equilibrium_propagation.init_network(next(_KEYS), (4, 3, 2))
-TARGETS = target_propagation.TrainConfig(batch_size=2)
+TARGETS = target_propagation.TargetConfig(batch_size=2)
 MAPS = target_propagation.init_parameters(next(_KEYS), (4, 3, 2))
 PRIOR = target_propagation.fit_prior(MAPS, GREY)
 SYNAPSES = binary_synapses.SynapseConfig()
@@ -81,7 +81,7 @@ MISFIT = parameters_of(RBM, weights=(jnp.zeros((3, 4)),))
 UNTIED = parameters_of(V.init_machine(next(_KEYS), (4, 3), intra=(1,)), intra=(None, jnp.triu(jnp.ones((3, 3)), 1)))
 LOOPED = parameters_of(V.init_machine(next(_KEYS), (4, 3), intra=(1,)), intra=(None, jnp.ones((3, 3))))
 WHOLE_NUMBERS = jax.tree.map(lambda p: p.astype(int), RBM)
-DIRECTED = V.untie(RBM)
+DIRECTED = V.untie(None, RBM)
 
 
 def states_with(visible: Any) -> tuple:
@@ -344,8 +344,8 @@ CALLS: dict[str, Call] = {
     "init_stack": Call(
         V.init_stack, KEYED | {"sizes": (4, 3, 2), "intra": True}, OF_KEY | {"sizes": "sizes", "intra": "switch"}
     ),
-    "untie": Call(V.untie, {"machine": RBM, "key": KEY}, {"machine": "machine"}),
-    "untie_stack": Call(V.untie_stack, {"stack": STACK, "key": KEY}, {"stack": "stack"}),
+    "untie": Call(V.untie, {"key": KEY, "machine": RBM}, {"machine": "machine"}),
+    "untie_stack": Call(V.untie_stack, {"key": KEY, "stack": STACK}, {"stack": "stack"}),
     "energy": Call(V.energy, MACHINE_STATE, OF_STATE),
     "local_fields": Call(V.local_fields, MACHINE_STATE, OF_STATE),
     "flip_rates": Call(V.flip_rates, MACHINE_STATE, OF_STATE),

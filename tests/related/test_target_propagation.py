@@ -42,7 +42,7 @@ def random_images(batch=6, seed=1, n_0=SIZES[0]):
 
 def random_states(batch=6, seed=2):
     rng = np.random.default_rng(seed)
-    hidden = tp.Hidden(
+    hidden = tp.HiddenLayers(
         jnp.asarray(rng.normal(size=(batch, SIZES[1]))), jnp.asarray(rng.uniform(size=(batch, SIZES[2])))
     )
     inputs = tp.Inputs(*(jnp.asarray(rng.normal(size=(batch, SIZES[layer]))) for layer in (0, 1, 1, 2)))
@@ -89,14 +89,14 @@ def test_linear_maps_go_along_the_gradient_of_the_log_likelihood():
     x, h1, h2 = (rng.normal(size=n) for n in SIZES)
     rate = 0.07
     moved = tp.inference_step(
-        maps, jnp.asarray(x), tp.Hidden(jnp.asarray(h1), jnp.asarray(h2)), tp.Inference(1, rate, 0)
+        maps, jnp.asarray(x), tp.HiddenLayers(jnp.asarray(h1), jnp.asarray(h2)), tp.Inference(1, rate, 0)
     )
     for below, above, found, (w, c) in ((x, h1, moved.h1, decoders[0]), (h1, h2, moved.h2, decoders[1])):
         log_likelihood = lambda h, below=below, w=w, c=c: -np.sum((below - h @ w.T - c) ** 2) / 2  # noqa: E731
         assert_close((np.asarray(found) - above) / rate, slope(log_likelihood, above), 1e-9)
     # The pull of the layer above is the gradient of its Gaussian, of variance rate / top_down in those units.
     inference = tp.Inference(1, rate, 0.02)
-    pulled = tp.inference_step(maps, jnp.asarray(x), tp.Hidden(jnp.asarray(h1), jnp.asarray(h2)), inference)
+    pulled = tp.inference_step(maps, jnp.asarray(x), tp.HiddenLayers(jnp.asarray(h1), jnp.asarray(h2)), inference)
     (w1, c1), (w2, c2) = decoders
 
     def log_density(h):
@@ -186,7 +186,7 @@ def test_the_optimizer_is_centred_rmsprop_with_the_stabiliser_under_the_root():
     rng = np.random.default_rng(0)
     # Of very different sizes: the stabiliser decides the small ones.
     gradients = [np.array([1, 1e-2, 1e-4]) * (rng.normal(size=3) + 0.5) for _ in range(20)]
-    config = tp.TrainConfig()
+    config = tp.TargetConfig()
     expected = oracles.centred_rmsprop(
         gradients, config.learning_rate, config.decay, config.momentum, config.stabiliser
     )
@@ -204,7 +204,7 @@ def test_an_epoch_of_one_minibatch_is_one_step_by_hand():
     sharp = tp.Affine(jnp.zeros((SIZES[1], SIZES[2])), jnp.array([80.0, -80.0, 80.0]))
     parameters = parameters._replace(f2=sharp)
     images = random_images()
-    config = tp.TrainConfig(batch_size=6, feedback_noise=0, forward_noise=0, learning_rate=1e-3)
+    config = tp.TargetConfig(batch_size=6, feedback_noise=0, forward_noise=0, learning_rate=1e-3)
     state = tp.init_state(jax.random.key(0), SIZES, config).replace(parameters=jax.tree.map(jnp.copy, parameters))
     state, losses = tp.train_epoch(state, images, config=config)
     assert int(state.epoch) == 1
@@ -225,7 +225,7 @@ def test_an_epoch_of_one_minibatch_is_one_step_by_hand():
 
 def test_an_epoch_uses_every_example_once_in_a_fresh_order():
     images = random_images(batch=20).astype(jnp.float32)
-    config = tp.TrainConfig(batch_size=5, feedback_noise=0, forward_noise=0, learning_rate=1e-12)
+    config = tp.TargetConfig(batch_size=5, feedback_noise=0, forward_noise=0, learning_rate=1e-12)
     state = tp.init_state(jax.random.key(0), SIZES, config)
     # At a learning rate of nearly 0 the mean over the minibatches is that over the images, whatever the order.
     hidden = tp.infer(state.parameters, images)
@@ -241,8 +241,8 @@ def test_an_epoch_uses_every_example_once_in_a_fresh_order():
 
 def test_corruption_has_the_stated_noise():
     n = 20_000
-    hidden = tp.Hidden(jnp.full((n, 1), 2.0), jnp.tile(jnp.array([[0.3, -0.5, 1.5]]), (n, 1)))
-    inputs = tp.corrupt(jax.random.key(0), jnp.full((n, 1), 0.5), hidden, tp.TrainConfig())
+    hidden = tp.HiddenLayers(jnp.full((n, 1), 2.0), jnp.tile(jnp.array([[0.3, -0.5, 1.5]]), (n, 1)))
+    inputs = tp.corrupt(jax.random.key(0), jnp.full((n, 1), 0.5), hidden, tp.TargetConfig())
     noise = {}
     for name, mean, deviation in (("f1", 0.5, 0.5), ("f2", 2, 0.5), ("g1", 2, 0.3)):
         noise[name] = np.asarray(getattr(inputs, name), np.float64)[:, 0] - mean
@@ -266,7 +266,7 @@ def test_the_joint_density_by_enumeration():
     rng = np.random.default_rng(4)
     h1, h2, mean = rng.normal(size=SIZES[1]), rng.normal(size=SIZES[2]), rng.normal(size=SIZES[2])
     prior = tp.Prior(jnp.asarray(mean), jnp.array([0.5, 1.0, 2.0]), jnp.asarray(0.3))
-    hidden = tp.Hidden(jnp.asarray(h1), jnp.asarray(h2))
+    hidden = tp.HiddenLayers(jnp.asarray(h1), jnp.asarray(h2))
     maps = numpy_maps(parameters)
     # A grey image: mean over all images of bits that are 1 with its grey values as probabilities.
     bits, grey = oracles.all_states(SIZES[0]), rng.uniform(size=SIZES[0])
@@ -291,7 +291,7 @@ def test_the_curve_has_the_joint_density_of_every_step():
     for row, x in enumerate(np.asarray(images)):
         states = oracles.target_propagation_inference(numpy_maps(parameters), x, 4, 0.1, 0.001)
         for step, (h1, h2) in enumerate(states):
-            hidden = tp.Hidden(jnp.asarray(h1), jnp.asarray(h2))
+            hidden = tp.HiddenLayers(jnp.asarray(h1), jnp.asarray(h2))
             expected = tp.log_joint(parameters, prior, images[row], hidden)
             for name in tp.LogJoint._fields:
                 assert_close(getattr(curve, name)[row, step], getattr(expected, name), 1e-9)
@@ -391,7 +391,7 @@ def test_weights_start_orthogonal():
 def test_learning_with_the_states_held_reduces_every_loss():
     parameters, images = random_parameters(), random_images()
     inputs, hidden = jax.tree.map(jnp.float32, random_states())
-    config = tp.TrainConfig(learning_rate=1e-3)
+    config = tp.TargetConfig(learning_rate=1e-3)
     optimizer = tp._optimizer(config)
 
     def step(carry, _):
@@ -407,7 +407,7 @@ def test_learning_with_the_states_held_reduces_every_loss():
 
 def test_training_makes_inferred_states_tell_more_of_unseen_images():
     data = load_dataset("mnist_5k")
-    config = tp.TrainConfig()
+    config = tp.TargetConfig()
     state = tp.init_state(jax.random.key(0), (784, 100, 30), config)
     unseen = jnp.asarray(data.test.images)
 
@@ -445,11 +445,11 @@ def test_training_makes_inferred_states_tell_more_of_unseen_images():
         (lambda p: tp.Inference(num_steps=-1), "num_steps=-1"),
         (lambda p: tp.Inference(rate=0), "rate=0; it takes a positive finite number"),
         (lambda p: tp.Inference(top_down=-0.1), "top_down=-0.1"),
-        (lambda p: tp.TrainConfig(feedback_noise=-1), "feedback_noise=-1"),
-        (lambda p: tp.TrainConfig(spikes=0), "spikes=0"),
-        (lambda p: tp.TrainConfig(learning_rate=np.inf), "learning_rate=inf"),
-        (lambda p: tp.TrainConfig(stabiliser=0), "stabiliser=0"),
-        (lambda p: tp.TrainConfig(momentum=1), "momentum=1; it takes a number from 0 to below 1"),
+        (lambda p: tp.TargetConfig(feedback_noise=-1), "feedback_noise=-1"),
+        (lambda p: tp.TargetConfig(spikes=0), "spikes=0"),
+        (lambda p: tp.TargetConfig(learning_rate=np.inf), "learning_rate=inf"),
+        (lambda p: tp.TargetConfig(stabiliser=0), "stabiliser=0"),
+        (lambda p: tp.TargetConfig(momentum=1), "momentum=1; it takes a number from 0 to below 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, message):
@@ -458,9 +458,9 @@ def test_what_does_not_fit_is_refused(call, message):
 
 
 def test_fewer_images_than_a_minibatch_are_refused():
-    state = tp.init_state(jax.random.key(0), SIZES, tp.TrainConfig())
+    state = tp.init_state(jax.random.key(0), SIZES, tp.TargetConfig())
     with pytest.raises(ValueError, match="batch_size=100 with 6 images"):
-        tp.train_epoch(state, random_images(), config=tp.TrainConfig())
+        tp.train_epoch(state, random_images(), config=tp.TargetConfig())
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def over_runs(function, seed):
 
 def machines(case):
     """The symmetric machine and, where it has two layers or more, a directed one."""
-    return [case.machine, *([untie(case.machine, jax.random.key(9))] if case.weights else [])]
+    return [case.machine, *([untie(jax.random.key(9), case.machine)] if case.weights else [])]
 
 
 some_cases = each_case("semi_restricted", "intra_dbm")
@@ -91,7 +91,7 @@ def test_intra_layer_weights_stay_tied_in_a_symmetric_machine_alone():
     states = case.layered(case.some_states(10))
     symmetric, directed = (
         learn_from_events(jax.random.key(0), machine, states, 5.0, 0.02).machine
-        for machine in (case.machine, untie(case.machine))
+        for machine in (case.machine, untie(None, case.machine))
     )
     for before, tied, free in zip(case.machine.intra, symmetric.intra, directed.intra, strict=True):
         if before is not None:

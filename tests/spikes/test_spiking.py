@@ -179,7 +179,7 @@ def test_the_coupling_matrix_is_the_machine_flattened(case):
 
 
 def test_the_coupling_matrix_of_a_directed_machine_gives_its_fields():
-    machine = untie(init_machine(jax.random.key(0), (4, 3, 5), (1,)), jax.random.key(1))
+    machine = untie(jax.random.key(1), init_machine(jax.random.key(0), (4, 3, 5), (1,)))
     state = tuple(jnp.asarray(np.random.default_rng(0).integers(0, 2, n)) for n in machine.sizes)
     coupling = coupling_matrix(machine)
     np.testing.assert_allclose(joined(state) @ np.asarray(coupling), joined(local_fields(machine, state)), rtol=1e-5)

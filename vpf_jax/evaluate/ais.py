@@ -177,7 +177,7 @@ def _pass_along(
     dtype = machine.biases[0].dtype
     kinds = machine.layer_units
 
-    def outside_fields(x: State, layers: tuple[int, ...]) -> dict[int, Float[Array, "num_chains n_l"]]:
+    def outside_fields(x: State, layers: tuple[int, ...]) -> dict[int, Float[Array, "num_chains _n_l"]]:
         """Fields in the machine at beta = 1, without the inputs from inside the layer."""
         return {i: jax.vmap(lambda one, i=i: layer_field(machine, one, i, inside=False))(x) for i in layers}
 

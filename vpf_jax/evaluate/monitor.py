@@ -12,9 +12,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from vpf_jax import checks, couplings
+from vpf_jax.checks import AnyArray
 from vpf_jax.couplings import Weights
 from vpf_jax.energy import upward_field
 from vpf_jax.machine import BoltzmannMachine, check_machine, check_symmetric
@@ -85,7 +86,7 @@ def alignment(machine: BoltzmannMachine) -> tuple[Float[Array, ""], ...]:
 
 
 def pseudo_log_likelihood(
-    key: PRNGKeyArray, machine: BoltzmannMachine, visible: Num[Array, "batch n_0"]
+    key: PRNGKeyArray, machine: BoltzmannMachine, visible: Shaped[AnyArray, "batch n_0"]
 ) -> Float[Array, " batch"]:
     """An unbiased estimate, for each example, of its log pseudo-likelihood sum_i log p(v_i | all other v), in nats.
 
@@ -138,7 +139,7 @@ def pseudo_log_likelihood(
     return checks.spoilt(in_chunks(stream_of(key), of_rows, jnp.asarray(visible)), machine, visible)
 
 
-def watch(key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_0"]) -> dict[str, Float[Array, ""]]:
+def watch(key: PRNGKeyArray, stack: Stack, visible: Shaped[AnyArray, "batch n_0"]) -> dict[str, Float[Array, ""]]:
     """What is worth a look after every epoch: scalars of the stack's bottom machine, at the cost of a few steps.
 
     Args:

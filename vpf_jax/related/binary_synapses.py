@@ -42,8 +42,8 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray
 from vpf_jax import checks
 from vpf_jax.machine import BoltzmannMachine
 
-RULES = ("huang", "meng")
-ESTEPS = ("exact", "messages")
+MSTEPS = ("huang", "meng")
+SYNAPSE_ESTEPS = ("exact", "messages")
 # Bound on |lambda| that Huang states; atanh of it is 6.1.
 LARGEST_MEAN = 0.99999
 # Hidden units over whose states a sum is formed.
@@ -81,8 +81,8 @@ class SynapseConfig:
     """Share of the old message in the new one, from 0 up to but not 1."""
 
     def __post_init__(self) -> None:
-        checks.one_of("rule", self.rule, RULES)
-        checks.one_of("estep", self.estep, ESTEPS)
+        checks.one_of("rule", self.rule, MSTEPS)
+        checks.one_of("estep", self.estep, SYNAPSE_ESTEPS)
         _check_beta(self.beta)
         _check_prior(self.prior_mean)
         checks.positive("learning_rate", self.learning_rate)
@@ -128,7 +128,7 @@ class Surrogate(NamedTuple):
         return self.data - self.model - self.divergence
 
 
-class Estimate(NamedTuple):
+class SynapseEstimate(NamedTuple):
     """What one E-step and the examples say about lambda."""
 
     surrogate: Surrogate
@@ -255,7 +255,7 @@ def surrogate_and_gradient(
     visible: Num[Array, "num_examples n"],
     draws: Float[Array, "num_draws p"],
     config: SynapseConfig,
-) -> Estimate:
+) -> SynapseEstimate:
     """L and its gradient by lambda.
 
     Args:
@@ -291,7 +291,7 @@ def surrogate_and_gradient(
     uncertain = beta / math.sqrt(n) * means * jnp.mean(1 - dual.means**2, axis=0)[None]
     by_model = num_examples * beta / math.sqrt(n) * (jnp.mean(dual.correlations, axis=0) - uncertain)
     by_prior = math.atanh(config.prior_mean) - jnp.arctanh(means)
-    return Estimate(surrogate, by_prior + by_data - by_model, jnp.max(dual.residual))
+    return SynapseEstimate(surrogate, by_prior + by_data - by_model, jnp.max(dual.residual))
 
 
 def init_synapses(

@@ -43,7 +43,7 @@ ESTIMATORS = ("one_sided", "centred")
 OPTIMIZERS = ("sgd", "adam")
 
 # One array per layer above the input, the output last: [batch, n_l].
-State = tuple[Float[Array, "batch n_l"], ...]
+Layers = tuple[Float[Array, "batch _n_l"], ...]
 
 # Images that `free_phase` relaxes at once.
 _CHUNK = 1000
@@ -89,7 +89,7 @@ class EquilibriumNetwork:
 
     weights: tuple[Float[Array, "n_l n_next"], ...]
     """One matrix per pair of consecutive layers, the input's first."""
-    biases: tuple[Float[Array, " n_l"], ...]
+    biases: tuple[Float[Array, " _n_l"], ...]
     """One vector per layer above the input."""
 
     @property
@@ -146,7 +146,7 @@ class EquilibriumConfig:
             checks.positive(f"learning_rates[{i}]", rate)
 
 
-class Preset(NamedTuple):
+class EquilibriumPreset(NamedTuple):
     """A published setting."""
 
     hidden: tuple[int, ...]
@@ -156,18 +156,18 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "1": Preset((500,), 25, EquilibriumConfig()),
-    "2": Preset(
+    "1": EquilibriumPreset((500,), 25, EquilibriumConfig()),
+    "2": EquilibriumPreset(
         (500, 500),
         60,
         EquilibriumConfig(free_steps=100, nudged_steps=6, beta=4.0, learning_rates=(0.8, 0.2, 0.02)),
     ),
-    "3": Preset(
+    "3": EquilibriumPreset(
         (500, 500, 500),
         500,
         EquilibriumConfig(free_steps=500, nudged_steps=8, beta=2.0, learning_rates=(0.128, 0.032, 0.008, 0.002)),
     ),
-    "centred": Preset(
+    "centred": EquilibriumPreset(
         (512,),
         25,
         EquilibriumConfig(
@@ -196,12 +196,12 @@ slowly: with three, the preset has these.
 
 
 @struct.dataclass
-class TrainState:
+class EquilibriumState:
     """Everything that a run needs to go on; a pytree."""
 
     network: EquilibriumNetwork
     optimizer: optax.OptState
-    particles: State
+    particles: Layers
     """Free states, one row per training example in the order of the data; empty unless persistent."""
     key: PRNGKeyArray
     """Constant through a run: epoch e draws from fold_in(key, e)."""
@@ -210,7 +210,7 @@ class TrainState:
 
 
 @struct.dataclass
-class Metrics:
+class EquilibriumMetrics:
     """What an epoch reports, measured on the free states that it learns from; scalars on the device."""
 
     error: Float[Array, ""]
@@ -245,7 +245,7 @@ def init_network(key: PRNGKeyArray, sizes: Sequence[int]) -> EquilibriumNetwork:
 
 
 def energy(
-    network: EquilibriumNetwork, x: Float[Array, "batch n_0"], state: State, activation: str = "hard"
+    network: EquilibriumNetwork, x: Float[Array, "batch n_0"], state: Layers, activation: str = "hard"
 ) -> Float[Array, " batch"]:
     """E of each example, for states in [0, 1]; what the input alone contributes is left out."""
     total = jnp.zeros(())
@@ -254,12 +254,12 @@ def energy(
     return total
 
 
-def cost(state: State, target: Float[Array, "batch n_out"]) -> Float[Array, " batch"]:
+def cost(state: Layers, target: Float[Array, "batch n_out"]) -> Float[Array, " batch"]:
     """C of each example: half the squared distance of the output from the target."""
     return jnp.sum((state[-1] - target) ** 2, axis=1) / 2
 
 
-def predict(network: EquilibriumNetwork, state: State) -> Int[Array, " batch"]:
+def predict(network: EquilibriumNetwork, state: Layers) -> Int[Array, " batch"]:
     """The class of each example: its highest output, and of equal ones that with the highest field.
 
     Outputs at a bound are equal: where all are 0, a plain argmax would call the example a 0.
@@ -273,11 +273,11 @@ def predict(network: EquilibriumNetwork, state: State) -> Int[Array, " batch"]:
 def force(
     network: EquilibriumNetwork,
     x: Float[Array, "batch n_0"],
-    state: State,
+    state: Layers,
     activation: str = "hard",
     target: Float[Array, "batch n_out"] | None = None,
     beta: Float[Array, ""] | float = 0.0,
-) -> State:
+) -> Layers:
     """-dF/ds of each unit: its field minus its own pull; at a bound the derivative from inside [0, 1].
 
     Args:
@@ -295,12 +295,12 @@ def force(
 def relax(
     network: EquilibriumNetwork,
     x: Float[Array, "batch n_0"],
-    state: State,
+    state: Layers,
     config: EquilibriumConfig,
     steps: int,
     target: Float[Array, "batch n_out"] | None = None,
     beta: Float[Array, ""] | float = 0.0,
-) -> tuple[State, Float[Array, " batch"]]:
+) -> tuple[Layers, Float[Array, " batch"]]:
     """Where the network is after a number of steps, all units in parallel, and how far it still moved at the last one.
 
     Args:
@@ -325,7 +325,7 @@ def relax(
 def estimate_gradient(
     network: EquilibriumNetwork,
     x: Float[Array, "batch n_0"],
-    free: State,
+    free: Layers,
     target: Float[Array, "batch n_out"],
     config: EquilibriumConfig,
     beta: Float[Array, ""] | float,
@@ -349,7 +349,7 @@ def estimate_gradient(
 
 def init_state(
     key: PRNGKeyArray, network: EquilibriumNetwork, num_examples: int, config: EquilibriumConfig
-) -> TrainState:
+) -> EquilibriumState:
     """The state before the first epoch; particles start from zeros.
 
     Raises:
@@ -360,16 +360,16 @@ def init_state(
     # Copies of its own: training donates its input, and what the caller holds should survive.
     network, key = jax.tree.map(jnp.copy, (network, key))
     particles = _rest(network, num_examples) if config.persistent else ()
-    return TrainState(network, _optimizer(config).init(network), particles, key, jnp.zeros((), jnp.int32))
+    return EquilibriumState(network, _optimizer(config).init(network), particles, key, jnp.zeros((), jnp.int32))
 
 
 def train_epoch(
-    state: TrainState,
+    state: EquilibriumState,
     images: Float[Array, "num_examples n_0"],
     labels: Int[Array, " num_examples"],
     *,
     config: EquilibriumConfig,
-) -> tuple[TrainState, Metrics]:
+) -> tuple[EquilibriumState, EquilibriumMetrics]:
     """One pass over the data in a fresh random order, every example used once.
 
     A last short minibatch of r examples is a step whose gradient counts r / batch_size of a full one.
@@ -384,8 +384,10 @@ def train_epoch(
       ValueError: images or labels that do not fit the network or the particles, images that are not finite, or labels
         outside their range.
     """
-    if not isinstance(state, TrainState):
-        raise ValueError(f"got a {type(state).__name__} for the state; it takes a TrainState, as init_state gives")
+    if not isinstance(state, EquilibriumState):
+        raise ValueError(
+            f"got a {type(state).__name__} for the state; it takes an EquilibriumState, as init_state gives"
+        )
     checks.array("a state", state.epoch)
     checks.finite("images", images)
     checks.array("labels", labels, "an array of integers")
@@ -416,10 +418,10 @@ def train_epoch(
 def free_phase(
     network: EquilibriumNetwork,
     images: Float[Array, "num_images n_0"],
-    start: State | None = None,
+    start: Layers | None = None,
     *,
     config: EquilibriumConfig,
-) -> tuple[State, Float[Array, " num_images"]]:
+) -> tuple[Layers, Float[Array, " num_images"]]:
     """`relax` without a nudge for `config.free_steps`, in chunks of images; `predict` reads it.
 
     Args:
@@ -432,7 +434,7 @@ def free_phase(
       The states, and per image the largest |ds| of the last step.
     """
 
-    def settle(example: tuple[Array, State]) -> tuple[State, Array]:
+    def settle(example: tuple[Array, Layers]) -> tuple[Layers, Array]:
         x, state = jax.tree.map(lambda a: a[None], example)
         return jax.tree.map(lambda a: a[0], relax(network, x, state, config, config.free_steps))
 
@@ -441,7 +443,9 @@ def free_phase(
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
-def _epoch(state: TrainState, images: Array, labels: Array, *, config: EquilibriumConfig) -> tuple[TrainState, Metrics]:
+def _epoch(
+    state: EquilibriumState, images: Array, labels: Array, *, config: EquilibriumConfig
+) -> tuple[EquilibriumState, EquilibriumMetrics]:
     num_examples = images.shape[0]
     num_full, rest = divmod(num_examples, config.batch_size)
     order_stream, sign_stream = substreams(stream_of(jax.random.fold_in(state.key, state.epoch)), 2)
@@ -479,8 +483,8 @@ def _epoch(state: TrainState, images: Array, labels: Array, *, config: Equilibri
         totals, largest = jax.tree.map(jnp.add, totals, sums), jnp.maximum(largest, last)
     network, optimizer_state, particles = carry
     means = {name: total / num_examples for name, total in totals.items()}
-    metrics = Metrics(**means, largest_residual=largest)
-    return TrainState(network, optimizer_state, particles, state.key, state.epoch + 1), metrics
+    metrics = EquilibriumMetrics(**means, largest_residual=largest)
+    return EquilibriumState(network, optimizer_state, particles, state.key, state.epoch + 1), metrics
 
 
 def _drive(network: EquilibriumNetwork, x: Array) -> tuple[Array, ...]:
@@ -492,10 +496,10 @@ def _drive(network: EquilibriumNetwork, x: Array) -> tuple[Array, ...]:
 def _fields(
     network: EquilibriumNetwork,
     drive: tuple[Array, ...],
-    state: State,
+    state: Layers,
     target: Array | None,
     beta: Array | float,
-) -> State:
+) -> Layers:
     """The local fields: what each unit gets from its bias, its neighbours and the nudge."""
     fields = list(drive)
     for lower, weights in enumerate(network.weights[1:]):
@@ -509,15 +513,15 @@ def _fields(
 def _relax(
     network: EquilibriumNetwork,
     drive: tuple[Array, ...],
-    state: State,
+    state: Layers,
     config: EquilibriumConfig,
     steps: int,
     target: Array | None = None,
     beta: Array | float = 0.0,
-) -> tuple[State, Float[Array, " batch"]]:
+) -> tuple[Layers, Float[Array, " batch"]]:
     """`relax` with the drive of the input given."""
 
-    def step(_, state: State) -> State:
+    def step(_, state: Layers) -> Layers:
         fields = _fields(network, drive, state, target, beta)
         move = ACTIVATIONS[config.activation].step
         return tuple(move(s, field, config.step_size) for s, field in zip(state, fields, strict=True))
@@ -532,14 +536,14 @@ def _estimate(
     network: EquilibriumNetwork,
     x: Array,
     drive: tuple[Array, ...],
-    free: State,
+    free: Layers,
     target: Array,
     config: EquilibriumConfig,
     beta: Array | float,
 ) -> EquilibriumNetwork:
     """`estimate_gradient` with the drive of the input given."""
 
-    def nudged(strength: Array | float) -> State:
+    def nudged(strength: Array | float) -> Layers:
         return _relax(network, drive, free, config, config.nudged_steps, target, strength)[0]
 
     plus, minus, distance = nudged(beta), free, beta
@@ -559,7 +563,7 @@ def _estimate(
     )
 
 
-def _rest(network: EquilibriumNetwork, rows: int) -> State:
+def _rest(network: EquilibriumNetwork, rows: int) -> Layers:
     return tuple(jnp.zeros((rows, bias.shape[0]), bias.dtype) for bias in network.biases)
 
 

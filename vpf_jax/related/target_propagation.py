@@ -103,7 +103,7 @@ class Maps(NamedTuple):
     """[n_2] -> [n_1]."""
 
 
-class Hidden(NamedTuple):
+class HiddenLayers(NamedTuple):
     """States of the hidden layers."""
 
     h1: Float[Array, "*batch n_1"]
@@ -189,7 +189,7 @@ OBSERVED = Inference(num_steps=20)
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class TargetConfig:
     """Settings of learning; the defaults are the paper's.
 
     Raises:
@@ -228,7 +228,7 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Preset:
+class TargetPreset:
     """What the paper and its released code set differently; they learn alike."""
 
     widening: float
@@ -238,13 +238,13 @@ class Preset:
 
 PRESETS = {
     # "paper": the variance is multiplied by 4; "released": the standard deviation is.
-    "paper": Preset(widening=2.0, epochs=20),
-    "released": Preset(widening=4.0, epochs=20),
+    "paper": TargetPreset(widening=2.0, epochs=20),
+    "released": TargetPreset(widening=4.0, epochs=20),
 }
 
 
 @struct.dataclass
-class TrainState:
+class TargetState:
     """Everything that a run needs to go on; a pytree."""
 
     parameters: Parameters
@@ -292,26 +292,28 @@ def target_direction(
     return f(below) - f(g(above))
 
 
-def inference_step(maps: Maps, visible: Float[Array, " n_0"], hidden: Hidden, inference: Inference) -> Hidden:
+def inference_step(
+    maps: Maps, visible: Float[Array, " n_0"], hidden: HiddenLayers, inference: Inference
+) -> HiddenLayers:
     """One step of both hidden layers, the upper one first."""
     h1, h2 = hidden
     h2 = h2 + inference.rate * target_direction(maps.f2, maps.g2, h1, h2)
     # Both terms at the h1 of before the step, as the formula has it.
     h1 = h1 + inference.rate * target_direction(maps.f1, maps.g1, visible, h1) + inference.top_down * (maps.g2(h2) - h1)
-    return Hidden(h1, h2)
+    return HiddenLayers(h1, h2)
 
 
-def infer_single(maps: Maps, visible: Float[Array, " n_0"], inference: Inference = LEARNING) -> Hidden:
+def infer_single(maps: Maps, visible: Float[Array, " n_0"], inference: Inference = LEARNING) -> HiddenLayers:
     """States of the hidden layers inferred from one example, by any maps."""
     h1 = maps.f1(visible)
 
-    def step(hidden: Hidden, _: None) -> tuple[Hidden, None]:
+    def step(hidden: HiddenLayers, _: None) -> tuple[HiddenLayers, None]:
         return inference_step(maps, visible, hidden, inference), None
 
-    return jax.lax.scan(step, Hidden(h1, maps.f2(h1)), length=inference.num_steps)[0]
+    return jax.lax.scan(step, HiddenLayers(h1, maps.f2(h1)), length=inference.num_steps)[0]
 
 
-def infer(parameters: Parameters, visible: Float[Array, "batch n_0"], inference: Inference = LEARNING) -> Hidden:
+def infer(parameters: Parameters, visible: Float[Array, "batch n_0"], inference: Inference = LEARNING) -> HiddenLayers:
     """States of the hidden layers inferred from images: h1 [batch, n_1], h2 [batch, n_2].
 
     h2 may leave [0, 1] and h1 may become negative: nothing clips them.
@@ -359,7 +361,7 @@ def mean_and_variance(values: Float[Array, "n d"]) -> tuple[Float[Array, " d"], 
     return mean, jnp.mean((values - mean[None]) ** 2, axis=0)
 
 
-def log_joint(parameters: Parameters, prior: Prior, visible: Float[Array, " n_0"], hidden: Hidden) -> LogJoint:
+def log_joint(parameters: Parameters, prior: Prior, visible: Float[Array, " n_0"], hidden: HiddenLayers) -> LogJoint:
     """Log p(x, h1, h2) of one example under the model of the module's docstring; -inf or NaN where a variance is 0."""
     h1, h2 = hidden
     field = parameters.g1(h1)
@@ -388,7 +390,7 @@ def log_joint_curve(
     maps = parameters.maps
 
     def of_one(x: Float[Array, " n_0"]) -> LogJoint:
-        def step(hidden: Hidden, _: None) -> tuple[Hidden, LogJoint]:
+        def step(hidden: HiddenLayers, _: None) -> tuple[HiddenLayers, LogJoint]:
             hidden = inference_step(maps, x, hidden, inference)
             return hidden, log_joint(parameters, prior, x, hidden)
 
@@ -400,7 +402,9 @@ def log_joint_curve(
     return jax.lax.map(of_one, visible, batch_size=_CHUNK)
 
 
-def corrupt(key: PRNGKeyArray, visible: Float[Array, "batch n_0"], hidden: Hidden, config: TrainConfig) -> Inputs:
+def corrupt(
+    key: PRNGKeyArray, visible: Float[Array, "batch n_0"], hidden: HiddenLayers, config: TargetConfig
+) -> Inputs:
     """What each map sees of the states: Gaussian noise on x and h1, means of Bernoulli samples of h2.
 
     Inferred h2 may lie outside [0, 1]; as probabilities they are clipped.
@@ -420,7 +424,9 @@ def corrupt(key: PRNGKeyArray, visible: Float[Array, "batch n_0"], hidden: Hidde
     )
 
 
-def layer_losses(parameters: Parameters, inputs: Inputs, visible: Float[Array, "batch n_0"], hidden: Hidden) -> Losses:
+def layer_losses(
+    parameters: Parameters, inputs: Inputs, visible: Float[Array, "batch n_0"], hidden: HiddenLayers
+) -> Losses:
     """The squared error of each map against the state that it should give, all states held."""
     maps = parameters.maps
     targets = Inputs(f1=hidden.h1, f2=hidden.h2, g1=visible, g2=hidden.h1)
@@ -433,7 +439,7 @@ def layer_losses(parameters: Parameters, inputs: Inputs, visible: Float[Array, "
 
 
 def layer_gradients(
-    parameters: Parameters, inputs: Inputs, visible: Float[Array, "batch n_0"], hidden: Hidden
+    parameters: Parameters, inputs: Inputs, visible: Float[Array, "batch n_0"], hidden: HiddenLayers
 ) -> tuple[Losses, Parameters]:
     """Losses, and of each map's parameters the gradient of its own loss.
 
@@ -449,7 +455,7 @@ def layer_gradients(
     return losses, gradients
 
 
-def init_state(key: PRNGKeyArray, sizes: tuple[int, int, int], config: TrainConfig) -> TrainState:
+def init_state(key: PRNGKeyArray, sizes: tuple[int, int, int], config: TargetConfig) -> TargetState:
     """The state before the first epoch.
 
     Raises:
@@ -459,12 +465,12 @@ def init_state(key: PRNGKeyArray, sizes: tuple[int, int, int], config: TrainConf
     checks.random_key(key)
     parameters_key, key = jax.random.split(key)
     parameters = init_parameters(parameters_key, sizes)
-    return TrainState(parameters, _optimizer(config).init(parameters), key, jnp.zeros((), jnp.int32))
+    return TargetState(parameters, _optimizer(config).init(parameters), key, jnp.zeros((), jnp.int32))
 
 
 def train_epoch(
-    state: TrainState, visible: Float[Array, "num_examples n_0"], *, config: TrainConfig
-) -> tuple[TrainState, Losses]:
+    state: TargetState, visible: Float[Array, "num_examples n_0"], *, config: TargetConfig
+) -> tuple[TargetState, Losses]:
     """One pass over the images in a fresh random order, in full minibatches; a rest smaller than one is left out.
 
     Args:
@@ -479,8 +485,8 @@ def train_epoch(
       ValueError: images that do not fit, values outside [0, 1], or fewer of them than a minibatch.
     """
     _check_config(config)
-    if not isinstance(state, TrainState):
-        raise ValueError(f"got a {type(state).__name__} for the state; it takes a TrainState, as init_state gives")
+    if not isinstance(state, TargetState):
+        raise ValueError(f"got a {type(state).__name__} for the state; it takes a TargetState, as init_state gives")
     checks.array("a state", state.epoch)
     checks.from_zero_to_one("images", visible)
     return _epoch(state, visible, config=config)
@@ -488,8 +494,8 @@ def train_epoch(
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
 def _epoch(
-    state: TrainState, visible: Float[Array, "num_examples n_0"], *, config: TrainConfig
-) -> tuple[TrainState, Losses]:
+    state: TargetState, visible: Float[Array, "num_examples n_0"], *, config: TargetConfig
+) -> tuple[TargetState, Losses]:
     """`train_epoch` inside whatever compiles it."""
     visible = _check_visible(state.parameters, visible)
     num_batches = visible.shape[0] // config.batch_size
@@ -513,7 +519,7 @@ def _epoch(
     start = state.parameters, state.optimizer
     batches = jax.random.split(noise_key, num_batches), order.reshape(num_batches, config.batch_size)
     (parameters, optimizer_state), losses = jax.lax.scan(step, start, batches)
-    return TrainState(parameters, optimizer_state, state.key, state.epoch + 1), jax.tree.map(jnp.mean, losses)
+    return TargetState(parameters, optimizer_state, state.key, state.epoch + 1), jax.tree.map(jnp.mean, losses)
 
 
 def generate(
@@ -606,12 +612,12 @@ def inpaint(
     return jax.lax.map(of_one, (corrupted, mask), batch_size=_CHUNK)
 
 
-def _check_config(config: TrainConfig) -> None:
-    if not isinstance(config, TrainConfig):
-        raise ValueError(f"got a {type(config).__name__} for the settings; it takes a TrainConfig")
+def _check_config(config: TargetConfig) -> None:
+    if not isinstance(config, TargetConfig):
+        raise ValueError(f"got a {type(config).__name__} for the settings; it takes a TargetConfig")
 
 
-def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
+def _optimizer(config: TargetConfig) -> optax.GradientTransformation:
     """Centred RMSprop as it was written for Theano: g / sqrt(E[g^2] - E[g]^2 + stabiliser), then momentum.
 
     The running means have the present gradient in them, and their start from 0 is not corrected.

@@ -57,7 +57,7 @@ class SpikingRun(NamedTuple):
     state: State
     """After the last event, each layer in the dtype it came in."""
     events: SpikeTrain
-    occupation: tuple[Float[Array, " n_l"], ...]
+    occupation: tuple[Float[Array, " _n_l"], ...]
     """The fraction of the time for which each unit was excited, in [0, 1]."""
     duration: Float[Array, ""]
     """Time of the last event; positive."""
