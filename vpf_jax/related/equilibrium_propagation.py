@@ -34,9 +34,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
 from vpf_jax import checks
+from vpf_jax.checks import AnyArray
 from vpf_jax.sample.streams import permutation, stream_of, substreams, uniform
 
 ESTIMATORS = ("one_sided", "centred")
@@ -87,7 +88,7 @@ def _check_beta(beta: float | Array | np.ndarray) -> None:
 class EquilibriumNetwork:
     """Parameters; a pytree, also the container of their gradients."""
 
-    weights: tuple[Float[Array, "n_l n_next"], ...]
+    weights: tuple[Float[Array, "_n_l _n_next"], ...]
     """One matrix per pair of consecutive layers, the input's first."""
     biases: tuple[Float[Array, " _n_l"], ...]
     """One vector per layer above the input."""
@@ -365,8 +366,8 @@ def init_state(
 
 def train_epoch(
     state: EquilibriumState,
-    images: Float[Array, "num_examples n_0"],
-    labels: Int[Array, " num_examples"],
+    images: Float[AnyArray, "num_examples n_0"],
+    labels: Integer[AnyArray, " num_examples"],
     *,
     config: EquilibriumConfig,
 ) -> tuple[EquilibriumState, EquilibriumMetrics]:

@@ -38,9 +38,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from vpf_jax import checks
+from vpf_jax.checks import AnyArray
 
 Map = Callable[[Array], Array]
 
@@ -313,7 +314,9 @@ def infer_single(maps: Maps, visible: Float[Array, " n_0"], inference: Inference
     return jax.lax.scan(step, HiddenLayers(h1, maps.f2(h1)), length=inference.num_steps)[0]
 
 
-def infer(parameters: Parameters, visible: Float[Array, "batch n_0"], inference: Inference = LEARNING) -> HiddenLayers:
+def infer(
+    parameters: Parameters, visible: Shaped[AnyArray, "batch n_0"], inference: Inference = LEARNING
+) -> HiddenLayers:
     """States of the hidden layers inferred from images: h1 [batch, n_1], h2 [batch, n_2].
 
     h2 may leave [0, 1] and h1 may become negative: nothing clips them.
@@ -325,7 +328,7 @@ def infer(parameters: Parameters, visible: Float[Array, "batch n_0"], inference:
     return jax.vmap(lambda x: infer_single(parameters.maps, x, inference))(visible)
 
 
-def fit_prior(parameters: Parameters, visible: Float[Array, "batch n_0"], inference: Inference = LEARNING) -> Prior:
+def fit_prior(parameters: Parameters, visible: Shaped[AnyArray, "batch n_0"], inference: Inference = LEARNING) -> Prior:
     """Mean and variance of the inferred h2 over the images, and the mean square of h1 - g2(h2).
 
     The variance is the mean square of deviations from the mean. As the mean of squares minus the square of the mean it
@@ -375,7 +378,7 @@ def log_joint(parameters: Parameters, prior: Prior, visible: Float[Array, " n_0"
 def log_joint_curve(
     parameters: Parameters,
     prior: Prior,
-    visible: Float[Array, "batch n_0"],
+    visible: Shaped[AnyArray, "batch n_0"],
     inference: Inference = OBSERVED,
 ) -> LogJoint:
     """Log p(x, h) of each image before inference and after each of its steps.
@@ -469,7 +472,7 @@ def init_state(key: PRNGKeyArray, sizes: tuple[int, int, int], config: TargetCon
 
 
 def train_epoch(
-    state: TargetState, visible: Float[Array, "num_examples n_0"], *, config: TargetConfig
+    state: TargetState, visible: Shaped[AnyArray, "num_examples n_0"], *, config: TargetConfig
 ) -> tuple[TargetState, Losses]:
     """One pass over the images in a fresh random order, in full minibatches; a rest smaller than one is left out.
 
@@ -561,7 +564,7 @@ def generate(
 
 
 def randomise(
-    key: PRNGKeyArray, visible: Float[Array, "batch n_0"], mask: Bool[Array, "batch n_0"]
+    key: PRNGKeyArray, visible: Shaped[AnyArray, "batch n_0"], mask: Bool[AnyArray, "batch n_0"]
 ) -> Float[Array, "batch n_0"]:
     """Uniform random values in [0, 1) where the mask is True, the image elsewhere.
 
@@ -576,8 +579,8 @@ def randomise(
 
 def inpaint(
     parameters: Parameters,
-    corrupted: Float[Array, "batch n_0"],
-    mask: Bool[Array, "batch n_0"],
+    corrupted: Shaped[AnyArray, "batch n_0"],
+    mask: Bool[AnyArray, "batch n_0"],
     num_steps: int = 20,
     inference: Inference = ENCODING,
 ) -> Float[Array, "batch n_0"]:
@@ -638,7 +641,7 @@ def _log_normal(values: Array, mean: Array, variance: Array) -> Float[Array, ""]
     return -0.5 * jnp.sum((values - mean) ** 2 / variance + jnp.log(2 * jnp.pi * variance))
 
 
-def _check_visible(parameters: Parameters, visible: Float[Array, "batch n_0"]) -> Float[Array, "batch n_0"]:
+def _check_visible(parameters: Parameters, visible: Shaped[AnyArray, "batch n_0"]) -> Float[Array, "batch n_0"]:
     """The images in the precision of the parameters, or ValueError."""
     for number in jax.tree.leaves(parameters):
         checks.finite("the parameters", number)
@@ -651,7 +654,7 @@ def _check_visible(parameters: Parameters, visible: Float[Array, "batch n_0"]) -
     return jnp.asarray(visible).astype(parameters.f1.weights.dtype)
 
 
-def _check_mask(mask: Bool[Array, "batch n_0"], images: Float[Array, "batch n_0"]) -> Bool[Array, "batch n_0"]:
+def _check_mask(mask: Bool[AnyArray, "batch n_0"], images: Float[Array, "batch n_0"]) -> Bool[Array, "batch n_0"]:
     mask = jnp.asarray(checks.array("a mask", mask, "an array of booleans"))
     if mask.shape != images.shape or mask.dtype != bool:
         raise ValueError(

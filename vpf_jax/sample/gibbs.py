@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from vpf_jax import checks, couplings
+from vpf_jax.checks import AnyArray
 from vpf_jax.energy import layer_field
 from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_layers, check_state
 from vpf_jax.sample.streams import Stream, stream_of, substream, uniform
@@ -145,7 +146,9 @@ def _sweep(intra: Float[Array, "n n"], margins: Float[Array, " n"], x: Float[Arr
 
 
 @_sweep.def_vmap
-def _sweep_batch(axis_size: int, batched: list[bool], intra: Array, margins: Array, x: Array) -> tuple[Array, bool]:
+def _sweep_batch(axis_size: int, batched: list[bool], *operands: AnyArray) -> tuple[Array, bool]:
+    # Constants of a program come as a kind of array that is JAX's own.
+    intra, margins, x = map(jnp.asarray, operands)
     if batched[0]:
         axes = tuple(0 if b else None for b in batched)
         single = jax.vmap(_sweep.fun, in_axes=axes, axis_size=axis_size)
