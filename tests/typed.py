@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import beartype
 import jaxtyping
+import pytest
 
 # An int is a float, as PEP 484 has it and mypy too.
 _beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
@@ -39,3 +40,10 @@ def unchecked() -> Iterator[None]:
         yield
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@contextlib.contextmanager
+def refused(*error: type[Exception], match: str | None = None) -> Iterator[pytest.ExceptionInfo]:
+    """`pytest.raises` where arguments are of wrong types on purpose."""
+    with unchecked(), pytest.raises(*error, match=match) as refusal:
+        yield refusal

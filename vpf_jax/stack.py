@@ -176,7 +176,7 @@ def confabulate(
     num_samples: int,
     steps: int | Array = 3,
     top_steps: int | Array | None = None,
-    prior: Float[Array, " n_top"] | None = None,
+    prior: Float[AnyArray, " n_top"] | None = None,
 ) -> Float[Array, "num_samples n_0"]:
     """Generates visible means from the top down (Algorithm 3).
 

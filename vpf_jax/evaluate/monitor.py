@@ -173,10 +173,10 @@ def watch(key: PRNGKeyArray, stack: Stack, visible: Shaped[AnyArray, "batch n_0"
 
 
 def linear_probe(
-    features_train: Float[Array | np.ndarray, "num_train n"],
-    labels_train: Int[Array | np.ndarray, " num_train"],
-    features_test: Float[Array | np.ndarray, "num_test n"],
-    labels_test: Int[Array | np.ndarray, " num_test"],
+    features_train: Float[AnyArray, "num_train n"],
+    labels_train: Int[AnyArray, " num_train"],
+    features_test: Float[AnyArray, "num_test n"],
+    labels_test: Int[AnyArray, " num_test"],
     *,
     C: float = 1.0,
     max_iter: int = 1000,
@@ -220,7 +220,7 @@ def linear_probe(
 
 
 def _check_examples(
-    part: str, features: Float[Array | np.ndarray, "num n"], labels: Int[Array | np.ndarray, " num"]
+    part: str, features: Float[AnyArray, "num n"], labels: Int[AnyArray, " num"]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The features and labels as NumPy arrays; raises ValueError unless there is one finite row per label."""
     x, y = np.asarray(features), np.asarray(labels)

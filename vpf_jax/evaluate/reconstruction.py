@@ -77,7 +77,7 @@ def random_mask(key: PRNGKeyArray, shape: tuple[int, ...], rate: float | Float[A
 
 
 def corrupt(
-    key: PRNGKeyArray, visible: Shaped[AnyArray, "batch n_0"], mask: Bool[Array, "*batch n_0"]
+    key: PRNGKeyArray, visible: Shaped[AnyArray, "batch n_0"], mask: Bool[AnyArray, "*batch n_0"]
 ) -> Shaped[Array, "batch n_0"]:
     """ORs Bernoulli(1/2) bits into the masked pixels of binary images: half of their zeros become ones.
 
@@ -101,7 +101,7 @@ def reconstruct(
     key: PRNGKeyArray,
     machine: BoltzmannMachine,
     corrupted: Shaped[AnyArray, "batch n_0"],
-    mask: Bool[Array, "*batch n_0"],
+    mask: Bool[AnyArray, "*batch n_0"],
     num_steps: int | Array = 2,
 ) -> Float[Array, "batch n_0"]:
     """The paper's repair: a hidden sample given the corrupted image, then free Gibbs steps (down, up).
@@ -129,7 +129,7 @@ def inpaint(
     key: PRNGKeyArray,
     machine: BoltzmannMachine,
     visible: Shaped[AnyArray, "batch n_0"],
-    mask: Bool[Array, "*batch n_0"],
+    mask: Bool[AnyArray, "*batch n_0"],
     num_steps: int | Array = 10,
 ) -> Float[Array, "batch n_0"]:
     """Repair with the pixels outside the mask held at their given values in every step; otherwise as `reconstruct`.
@@ -141,7 +141,9 @@ def inpaint(
 
 
 def reconstruction_error(
-    reconstructed: Shaped[AnyArray, "batch n_0"], grey: Shaped[AnyArray, "batch n_0"], mask: Bool[Array, "*batch n_0"]
+    reconstructed: Shaped[AnyArray, "batch n_0"],
+    grey: Shaped[AnyArray, "batch n_0"],
+    mask: Bool[AnyArray, "*batch n_0"],
 ) -> Float[Array, " batch"]:
     """L1 distance of each repaired image to its grey original: sum over masked pixels of |difference|.
 
@@ -166,7 +168,7 @@ def _repair(
     key: PRNGKeyArray,
     machine: BoltzmannMachine,
     visible: Shaped[AnyArray, "batch n_0"],
-    mask: Bool[Array, "*batch n_0"],
+    mask: Bool[AnyArray, "*batch n_0"],
     num_steps: int | Array,
     *,
     clamp: bool,
@@ -199,7 +201,7 @@ def _repair(
     return checks.spoilt(in_chunks(stream_of(key), of_rows, jnp.arange(len(visible))), machine, visible)
 
 
-def _fit_mask(mask: Bool[Array, "*batch n_0"], images: Shaped[AnyArray, "batch n_0"]) -> Bool[Array, "batch n_0"]:
+def _fit_mask(mask: Bool[AnyArray, "*batch n_0"], images: Shaped[AnyArray, "batch n_0"]) -> Bool[Array, "batch n_0"]:
     """The mask with one row for each image, or ValueError."""
     mask = jnp.asarray(checks.array("a mask", mask, "an array of booleans"))
     fits = mask.dtype == bool and mask.shape in (images.shape, images.shape[1:])

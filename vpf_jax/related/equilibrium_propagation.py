@@ -79,7 +79,7 @@ ACTIVATIONS = {
 }
 
 
-def _check_beta(beta: float | Array | np.ndarray) -> None:
+def _check_beta(beta: AnyArray | float) -> None:
     checks.finite_number("beta", beta)
     checks.require(checks.is_traced(beta) or beta != 0, "beta", beta, "a finite number other than 0")
 

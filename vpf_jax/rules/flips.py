@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Integer, Shaped
 
 from vpf_jax import checks, couplings
 from vpf_jax.checks import AnyArray
@@ -98,7 +98,10 @@ class RatioMatching(FlipRule):
 
 
 def flip_estimate(
-    rule: str, machine: BoltzmannMachine, visible: Shaped[AnyArray, "batch n_0"], units: Array | None = None
+    rule: str,
+    machine: BoltzmannMachine,
+    visible: Shaped[AnyArray, "batch n_0"],
+    units: Integer[AnyArray, " num_units"] | None = None,
 ) -> Estimate:
     """Pseudo-likelihood, ratio matching or marginal MPF: 'pl', 'ratio' or 'mpf'.
 
@@ -119,9 +122,9 @@ def flip_estimate(
 def averaged_flow(
     machine: BoltzmannMachine,
     visible: Shaped[AnyArray, "batch n_0"],
-    probabilities: Float[Array, "batch n_1"],
+    probabilities: Float[AnyArray, "batch n_1"],
     hidden_flips: bool = True,
-    units: Int[Array, " num_units"] | None = None,
+    units: Integer[AnyArray, " num_units"] | None = None,
 ) -> tuple[Float[Array, ""], BoltzmannMachine]:
     """The probability-flow objective and its local gradient, averaged over hidden states in closed form.
 
@@ -167,7 +170,7 @@ def summed_flow(
     machine: BoltzmannMachine,
     visible: Shaped[AnyArray, "batch n_0"],
     function: Callable[[Array], Array],
-    units: Int[Array, " num_units"] | None = None,
+    units: Integer[AnyArray, " num_units"] | None = None,
 ) -> tuple[Float[Array, ""], BoltzmannMachine]:
     """Batch mean of sum_i function(log p(x with unit i flipped) / p(x)) and its gradient by the parameters.
 
@@ -310,8 +313,8 @@ def _inside_gradient(
 
 
 def _check_flips(
-    machine: BoltzmannMachine, visible: Shaped[AnyArray, "batch n_0"], units: Int[Array, " num_units"] | None
-) -> tuple[Shaped[Array, "batch n_0"], Int[Array, " num_units"] | None]:
+    machine: BoltzmannMachine, visible: Shaped[AnyArray, "batch n_0"], units: Integer[AnyArray, " num_units"] | None
+) -> tuple[Shaped[Array, "batch n_0"], Integer[Array, " num_units"] | None]:
     """The states and the units as arrays; raises ValueError unless both fit the machine."""
     n_0 = machine.sizes[0]
     checks.array("visible states", visible, f"an array [batch, {n_0}] of zeros and ones")

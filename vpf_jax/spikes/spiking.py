@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, UInt8
 
 from vpf_jax import checks, couplings
+from vpf_jax.checks import AnyArray
 from vpf_jax.exporting import exported
 from vpf_jax.machine import BoltzmannMachine, State, check_layers, check_machine, check_state
 from vpf_jax.rules.vpf import flip_rates
@@ -69,7 +70,7 @@ def run_spiking(
     state: State,
     num_events: int,
     clamped: Sequence[int] = (),
-    held: Bool[Array, " n_0"] | None = None,
+    held: Bool[AnyArray, " n_0"] | None = None,
 ) -> SpikingRun:
     """Simulates one machine from one configuration for a number of flips.
 
@@ -212,7 +213,7 @@ def _joined(machine: BoltzmannMachine, state: State, x: Array, parts: tuple[tupl
 
 
 def _free_units(
-    machine: BoltzmannMachine, clamped: tuple[int, ...], held: Bool[Array, " n_0"] | None
+    machine: BoltzmannMachine, clamped: tuple[int, ...], held: Bool[AnyArray, " n_0"] | None
 ) -> Bool[Array, " n"]:
     """Which units may flip."""
     layers = [jnp.full(n, i not in clamped) for i, n in enumerate(machine.sizes)]
