@@ -29,7 +29,7 @@ from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, UInt8
 from vpf_jax import checks, couplings
 from vpf_jax.checks import AnyArray
 from vpf_jax.exporting import exported
-from vpf_jax.machine import BoltzmannMachine, State, check_layers, check_machine, check_state
+from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_layers, check_machine, check_state
 from vpf_jax.rules.vpf import flip_rates
 from vpf_jax.sample.streams import Stream, stream_of, substream, uniform
 from vpf_jax.units import two_valued
@@ -67,7 +67,7 @@ class SpikingRun(NamedTuple):
 def run_spiking(
     key: PRNGKeyArray,
     machine: BoltzmannMachine,
-    state: State,
+    state: AnyState,
     num_events: int,
     clamped: Sequence[int] = (),
     held: Bool[AnyArray, " n_0"] | None = None,
@@ -192,7 +192,7 @@ def _draw(weights: Float[Array, " n"], uniform: Float[Array, ""]) -> tuple[Int[A
     return jnp.minimum(jnp.sum(below), n - 1), running[-1]
 
 
-def _joined(machine: BoltzmannMachine, state: State, x: Array, parts: tuple[tuple[Array, ...], ...]) -> SpikingRun:
+def _joined(machine: BoltzmannMachine, state: AnyState, x: Array, parts: tuple[tuple[Array, ...], ...]) -> SpikingRun:
     """One run of its parts: the flat state in layers, times counted from the start."""
     occupied, durations, units, times, values = parts
     elapsed = jnp.concatenate(durations)
