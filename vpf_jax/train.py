@@ -109,7 +109,7 @@ class TrainState:
     optimizer: optax.OptState
     key: PRNGKeyArray
     """Constant through a run: epoch e draws from fold_in(key, e)."""
-    epoch: Int[Array, ""]
+    epoch: Int[Array, "*runs"]
     """Number of finished epochs."""
     carry: tuple[Any, ...]
     """What the rule goes on from, one tree per machine, such as the states of persistent chains."""
@@ -120,9 +120,9 @@ class TrainState:
 class Metrics:
     """What an epoch reports; scalars on the device."""
 
-    objective: Float[Array, ""]
+    objective: Float[Array, "*runs"]
     """Mean over the examples of J, summed over the machines, each at its own step's parameters."""
-    max_abs_weight: Float[Array, ""]
+    max_abs_weight: Float[Array, "*runs"]
     """Largest |w| at the end of the epoch."""
 
 

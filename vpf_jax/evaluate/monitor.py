@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, Integer, PRNGKeyArray, Real, Shaped
 
 from vpf_jax import checks, couplings
 from vpf_jax.checks import AnyArray
@@ -123,7 +123,7 @@ def pseudo_log_likelihood(
         change = 2 * unit.half_way(v[i], machine.biases[0].dtype)
         field = machine.biases[0][i]
         if machine.intra[0] is not None:
-            field += couplings.up(machine.intra[0][i], v, field.dtype)
+            field += jnp.vdot(couplings.rows(machine.intra[0], i), v.astype(field.dtype))
         log_odds = change * field
         for weights, hidden in zip(machine.weights, machine.layer_units[1:], strict=True):
             z = upward_field(machine, 1, v)
@@ -173,10 +173,10 @@ def watch(key: PRNGKeyArray, stack: Stack, visible: Shaped[AnyArray, "batch n_0"
 
 
 def linear_probe(
-    features_train: Float[AnyArray, "num_train n"],
-    labels_train: Int[AnyArray, " num_train"],
-    features_test: Float[AnyArray, "num_test n"],
-    labels_test: Int[AnyArray, " num_test"],
+    features_train: Real[AnyArray, "num_train n"],
+    labels_train: Integer[AnyArray, " num_train"],
+    features_test: Real[AnyArray, "num_test n"],
+    labels_test: Integer[AnyArray, " num_test"],
     *,
     C: float = 1.0,
     max_iter: int = 1000,
@@ -220,7 +220,7 @@ def linear_probe(
 
 
 def _check_examples(
-    part: str, features: Float[AnyArray, "num n"], labels: Int[AnyArray, " num"]
+    part: str, features: Real[AnyArray, "num n"], labels: Integer[AnyArray, " num"]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The features and labels as NumPy arrays; raises ValueError unless there is one finite row per label."""
     x, y = np.asarray(features), np.asarray(labels)
