@@ -3,11 +3,13 @@
 import contextlib
 import functools
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 
 import beartype
 import jaxtyping
 import pytest
+from beartype.roar import BeartypeDecorHintPep585DeprecationWarning
 
 # An int is a float, as PEP 484 has it and mypy too.
 _beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
@@ -20,14 +22,17 @@ def install() -> None:
 
 def checking(function: Callable) -> Callable:
     """The function with its annotations checked; not where JAX rebuilds a tree, with anything at its leaves."""
-    checked = _beartype(function)
+    with warnings.catch_warnings():
+        # Of types of Optax's, in the words of older Pythons.
+        warnings.simplefilter("ignore", BeartypeDecorHintPep585DeprecationWarning)
+        checked = _beartype(function)
 
     @functools.wraps(function)
     def check(*args, **kwargs):
-        # Over the two frames of jaxtyping's that lie between.
-        if sys._getframe(3).f_globals["__name__"].startswith(("jax.", "jax._src")):
-            return kwargs.get("ret0")
-        return checked(*args, **kwargs)
+        frame = sys._getframe(1)
+        while frame.f_globals["__name__"].startswith("jaxtyping."):
+            frame = frame.f_back
+        return None if frame.f_globals["__name__"].startswith("jax.") else checked(*args, **kwargs)
 
     return check if function.__name__ == "__init__" else checked
 
