@@ -111,6 +111,7 @@ def test_init_refuses_bad_arguments(sizes, intra, message):
         init_machine(jax.random.key(0), sizes, intra=intra)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("size", [np.int64(3), np.int32(3)])
 def test_numpy_sizes_become_python_ints(size):
     machine = init_machine(jax.random.key(0), (size, 2))
