@@ -18,7 +18,7 @@ from typing import TypeVar, cast
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Integer, Num, Shaped
+from jaxtyping import Array, Float, Integer, Num, Shaped
 
 
 class Coupling(abc.ABC):
@@ -82,7 +82,7 @@ def dense(weights: Weights) -> Float[Array, "n m"]:
     return weights
 
 
-def rows(weights: Weights, units: Int[Array, " k"] | int) -> Float[Array, "..."]:
+def rows(weights: Weights, units: Integer[Array, "*k"] | int) -> Float[Array, "..."]:
     """The weights of some lower units, [k, m], or of one, [m]."""
     return dense(weights)[units]
 

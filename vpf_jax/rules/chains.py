@@ -62,7 +62,7 @@ class PCD(ChainRule):
         return states
 
     def estimate(
-        self, stream: Stream, machine: BoltzmannMachine, inference: BoltzmannMachine, states: State, carry: State
+        self, stream: Stream, machine: BoltzmannMachine, inference: BoltzmannMachine, states: State, carry: Chains
     ) -> Estimate:
         return chain_estimate(stream, machine, states, carry, self.steps)
 
