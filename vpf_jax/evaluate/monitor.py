@@ -7,6 +7,7 @@ partition function; the linear probe asks what hidden features are worth to a cl
 """
 
 import importlib.util
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -174,9 +175,9 @@ def watch(key: PRNGKeyArray, stack: Stack, visible: Shaped[AnyArray, "batch n_0"
 
 def linear_probe(
     features_train: Real[AnyArray, "num_train n"],
-    labels_train: Integer[AnyArray, " num_train"],
+    labels_train: Integer[AnyArray, " num_train"] | Sequence[int],
     features_test: Real[AnyArray, "num_test n"],
-    labels_test: Integer[AnyArray, " num_test"],
+    labels_test: Integer[AnyArray, " num_test"] | Sequence[int],
     *,
     C: float = 1.0,
     max_iter: int = 1000,
@@ -220,7 +221,7 @@ def linear_probe(
 
 
 def _check_examples(
-    part: str, features: Real[AnyArray, "num n"], labels: Integer[AnyArray, " num"]
+    part: str, features: Real[AnyArray, "num n"], labels: Integer[AnyArray, " num"] | Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The features and labels as NumPy arrays; raises ValueError unless there is one finite row per label."""
     x, y = np.asarray(features), np.asarray(labels)
