@@ -88,7 +88,7 @@ class Config(runs.TrainingConfig):
     def growth(self) -> dict[str, Growth]:
         return {"epochs": Growth(ep.PRESETS[self.preset].epochs)}
 
-    def plan(self) -> ep.Preset:
+    def plan(self) -> ep.EquilibriumPreset:
         """The preset as the flags change it."""
         preset = ep.PRESETS[self.preset]
         given = {name: value for name in OVERRIDES if (value := getattr(self, name)) is not None}
@@ -96,7 +96,7 @@ class Config(runs.TrainingConfig):
         # Presets of equal rates have them for any number of layers.
         rates = own if len(own) == len(hidden) + 1 else own[:1] * (len(hidden) + 1)
         given["learning_rates"] = tuple(self.rate_factor * rate for rate in rates)
-        return ep.Preset(hidden, self.epochs or preset.epochs, dataclasses.replace(preset.config, **given))
+        return ep.EquilibriumPreset(hidden, self.epochs or preset.epochs, dataclasses.replace(preset.config, **given))
 
     def learner(self, images: runs.Images) -> "Learner":
         """What learns the images.
@@ -116,7 +116,7 @@ class Learner(NamedTuple):
 
     images: runs.Images
     seed: int
-    plan: ep.Preset
+    plan: ep.EquilibriumPreset
     evaluate_every: int
 
     def untrained(self) -> ep.EquilibriumNetwork:
@@ -130,10 +130,10 @@ class Learner(NamedTuple):
         tested = tuple(jnp.zeros((len(self.images.test), p.shape[1]), p.dtype) for p in train.particles)
         return {"train": train, "tested": tested}
 
-    def wrong(self, network: ep.EquilibriumNetwork, states: ep.State) -> jax.Array:
+    def wrong(self, network: ep.EquilibriumNetwork, states: ep.Layers) -> jax.Array:
         return jnp.mean(ep.predict(network, states) != jnp.asarray(self.images.test.labels))
 
-    def test(self, network: ep.EquilibriumNetwork, start: ep.State | None = None) -> tuple[ep.State, jax.Array]:
+    def test(self, network: ep.EquilibriumNetwork, start: ep.Layers | None = None) -> tuple[ep.Layers, jax.Array]:
         """States of the test images after a free phase, and how far they still move."""
         return ep.free_phase(network, self.images.test.grey, start, config=self.plan.config)
 

@@ -100,9 +100,9 @@ class Config(runs.SeedsConfig, runs.TrainingConfig):
     esteps: tuple[str, ...] = setting(
         None,
         "E-steps, exact for up to 12 hidden units; left out: both for planted synapses, messages for images",
-        choices=synapses.ESTEPS,
+        choices=synapses.SYNAPSE_ESTEPS,
     )
-    rules: tuple[str, ...] = setting(("huang",), "Rules of the M-step", choices=synapses.RULES)
+    rules: tuple[str, ...] = setting(("huang",), "Rules of the M-step", choices=synapses.MSTEPS)
     alpha: tuple[int, ...] = setting((1, 2, 3, 4, 5), "Planted: examples per visible unit", least=1, increasing=True)
     num_visible: int = setting(100, "Planted: visible units N", least=1)
     correlation: float = setting(0.0, "Planted: of the columns of two hidden units", least=0, most=1)

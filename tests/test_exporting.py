@@ -29,7 +29,7 @@ def test_a_function_of_a_machine_is_stored_and_read_back(case):
 
 
 def test_a_directed_machine_is_stored_and_read_back():
-    machine = vpf_jax.untie(CASES["rbm-moderate"].machine)
+    machine = vpf_jax.untie(None, CASES["rbm-moderate"].machine)
     read = stored_and_read(lambda m: jax.tree.map(lambda p: 2 * p, m), machine)(machine)
     assert jax.tree.structure(read) == jax.tree.structure(machine)
     np.testing.assert_array_equal(read.backward[0], 2 * machine.backward[0])

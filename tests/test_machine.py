@@ -10,6 +10,7 @@ import pytest
 from families import CASES, assert_close, each_case, in_float64
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typed import refused
 
 from vpf_jax import (
     BoltzmannMachine,
@@ -106,10 +107,11 @@ def test_init_does_not_depend_on_the_order_of_the_intra_layers():
     ],
 )
 def test_init_refuses_bad_arguments(sizes, intra, message):
-    with pytest.raises(ValueError, match=message):
+    with refused(ValueError, match=message):
         init_machine(jax.random.key(0), sizes, intra=intra)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("size", [np.int64(3), np.int32(3)])
 def test_numpy_sizes_become_python_ints(size):
     machine = init_machine(jax.random.key(0), (size, 2))
@@ -187,7 +189,7 @@ def zeros(*shapes):
     ids=["missing layer", "extra layer", "wrong size", "swapped layers", "batched", "scalar layer"],
 )
 def test_a_state_that_does_not_fit_is_refused(function, state, given):
-    with pytest.raises(ValueError, match=mentions(given, "(5, 3)")):
+    with refused(ValueError, match=mentions(given, "(5, 3)")):
         function(RBM.machine, state)
 
 
@@ -217,7 +219,7 @@ def test_the_shape_check_also_works_under_jit(function):
 
 @pytest.mark.parametrize("shape", [(4,), (2, 5), ()])
 def test_free_energy_refuses_a_visible_vector_that_does_not_fit(shape):
-    with pytest.raises(ValueError, match="5"):
+    with refused(ValueError, match="5"):
         free_energy(RBM.machine, jnp.zeros(shape))
 
 

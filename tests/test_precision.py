@@ -21,7 +21,7 @@ def stacks():
         "dbm": vpf_jax.init_stack(next(keys), SIZES),
         "intra_dbm": vpf_jax.init_stack(next(keys), SIZES, intra=True),
         "joint intra_dbm": (vpf_jax.init_machine(next(keys), SIZES, hidden),),
-        "directed intra_dbm": vpf_jax.untie_stack(vpf_jax.init_stack(next(keys), SIZES, intra=True)),
+        "directed intra_dbm": vpf_jax.untie_stack(None, vpf_jax.init_stack(next(keys), SIZES, intra=True)),
     }
 
 

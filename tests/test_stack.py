@@ -6,6 +6,7 @@ import numpy as np
 import oracles
 import pytest
 from families import joined, make_case
+from typed import refused
 
 import vpf_jax
 from vpf_jax.sample.streams import stream_of, uniform
@@ -240,5 +241,5 @@ def test_init_stack_joins_consecutive_layers():
     ],
 )
 def test_what_is_refused(call, message):
-    with pytest.raises(ValueError, match=message):
+    with refused(ValueError, match=message):
         call(machines(RBM_LIKE), jnp.ones((2, 4), jnp.uint8))

@@ -10,6 +10,7 @@ import optax
 import oracles
 import pytest
 from families import make_case, training
+from typed import refused
 
 import vpf_jax
 from vpf_jax import train
@@ -293,5 +294,5 @@ def test_settings_out_of_range_are_refused(settings, message):
 def test_data_that_do_not_fit_are_refused(shape, message):
     config = training(batch_size=10)
     state = start(vpf_jax.init_stack(jax.random.key(0), (8, 6)), config)
-    with pytest.raises(ValueError, match=message):
+    with refused(ValueError, match=message):
         train.train_epoch(state, jnp.zeros(shape, jnp.uint8), config=config)

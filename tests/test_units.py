@@ -11,6 +11,7 @@ import numpy as np
 import oracles
 import pytest
 from families import CASES, assert_close, each_case, in_float64, mapped, training
+from typed import refused
 
 import vpf_jax
 from vpf_jax import BoltzmannMachine, checks, rules, train, units, with_units
@@ -111,11 +112,11 @@ def test_other_values_are_refused(unit):
 def test_the_table_of_units_knows_names_and_refuses_doubles():
     assert units.names()[:2] == ("binary", "spin")
     assert units.get("spin") is SPIN
-    with pytest.raises(ValueError, match=r"got unit=.*; it takes one of binary, spin"):
+    with refused(ValueError, match=r"got unit=.*; it takes one of binary, spin"):
         units.get("boson")
-    with pytest.raises(ValueError, match="name other than 'spin'"):
+    with refused(ValueError, match="name other than 'spin'"):
         units.register(TwoValued("spin", -2, 2, np.int8))
-    with pytest.raises(ValueError, match="a Unit"):
+    with refused(ValueError, match="a Unit"):
         units.register("spin")
 
 

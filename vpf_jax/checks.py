@@ -23,6 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+# What a function takes that converts by itself; what it gives is JAX's.
+AnyArray = jax.Array | np.ndarray
+
 P = ParamSpec("P")
 T = TypeVar("T")
 Tree = TypeVar("Tree")

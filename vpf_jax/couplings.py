@@ -18,7 +18,7 @@ from typing import TypeVar, cast
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Integer, Num, Shaped
 
 
 class Coupling(abc.ABC):
@@ -35,11 +35,11 @@ class Coupling(abc.ABC):
         """Of the weights."""
 
     @abc.abstractmethod
-    def up(self, x: Num[Array, "*batch n"], dtype: DTypeLike) -> Float[Array, "*batch m"]:
+    def up(self, x: Shaped[Array, "*batch n"], dtype: DTypeLike) -> Float[Array, "*batch m"]:
         """Sums over the lower units, factors in the precision of the weights, sums and result in `dtype`."""
 
     @abc.abstractmethod
-    def down(self, y: Num[Array, "*batch m"], dtype: DTypeLike) -> Float[Array, "*batch n"]:
+    def down(self, y: Shaped[Array, "*batch m"], dtype: DTypeLike) -> Float[Array, "*batch n"]:
         """Sums over the upper units."""
 
     @abc.abstractmethod
@@ -48,17 +48,19 @@ class Coupling(abc.ABC):
 
 
 Weights = Float[Array, "n m"] | Coupling
+# One per pair of consecutive layers, whose sizes differ: a leading underscore leaves an axis unbound.
+Blocks = tuple[Float[Array, "*runs _n _m"] | Coupling, ...]
 AnyWeights = TypeVar("AnyWeights", bound=Array | Coupling)
 
 
-def up(weights: Weights, x: Num[Array, "*batch n"], dtype: DTypeLike) -> Float[Array, "*batch m"]:
+def up(weights: Weights, x: Shaped[Array, "*batch n"], dtype: DTypeLike) -> Float[Array, "*batch m"]:
     """What the upper layer receives: operands in the precision of the weights, sums and result in `dtype`."""
     if isinstance(weights, Coupling):
         return weights.up(x, dtype)
     return _product(x.astype(weights.dtype), weights, dtype)
 
 
-def down(weights: Weights, y: Num[Array, "*batch m"], dtype: DTypeLike) -> Float[Array, "*batch n"]:
+def down(weights: Weights, y: Shaped[Array, "*batch m"], dtype: DTypeLike) -> Float[Array, "*batch n"]:
     """What the lower layer receives."""
     if isinstance(weights, Coupling):
         return weights.down(y, dtype)
@@ -80,12 +82,12 @@ def dense(weights: Weights) -> Float[Array, "n m"]:
     return weights
 
 
-def rows(weights: Weights, units: Int[Array, " k"] | int) -> Float[Array, "..."]:
+def rows(weights: Weights, units: Integer[Array, "*k"] | int) -> Float[Array, "..."]:
     """The weights of some lower units, [k, m], or of one, [m]."""
     return dense(weights)[units]
 
 
-def columns(weights: Float[Array, "n m"], start: Int[Array, ""], count: int) -> Float[Array, "n count"]:
+def columns(weights: Float[Array, "n m"], start: Integer[Array, ""], count: int) -> Float[Array, "n count"]:
     """The weights of consecutive upper units."""
     return jax.lax.dynamic_slice_in_dim(weights, start, count, axis=1)
 

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Shaped
 
 from vpf_jax import checks, couplings
-from vpf_jax.machine import BoltzmannMachine, State, check_layers, check_machine, check_state, check_symmetric
+from vpf_jax.checks import AnyArray
+from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_layers, check_machine, check_state, check_symmetric
 from vpf_jax.units import two_valued
 
 MAX_EXACT_UNITS = 24
@@ -26,7 +27,7 @@ MAX_EXACT_UNITS = 24
 _EXACT_CHUNK_BITS = 19
 
 
-def energy(machine: BoltzmannMachine, state: State) -> Float[Array, ""]:
+def energy(machine: BoltzmannMachine, state: AnyState) -> Float[Array, ""]:
     """Energy E(x) of one configuration, in units of the temperature.
 
     Args:
@@ -54,7 +55,7 @@ def _energy(machine: BoltzmannMachine, x: State) -> Float[Array, ""]:
     return total
 
 
-def local_fields(machine: BoltzmannMachine, state: State) -> tuple[Float[Array, " n_l"], ...]:
+def local_fields(machine: BoltzmannMachine, state: AnyState) -> tuple[Float[Array, " _n_l"], ...]:
     """Local fields z of all units in one configuration, one array [n_l] per layer.
 
     Raises:
@@ -79,7 +80,7 @@ def layer_field(machine: BoltzmannMachine, state: State, layer: int, *, inside: 
 
 
 def upward_field(
-    machine: BoltzmannMachine, layer: int, below: Num[Array, "*batch n_below"]
+    machine: BoltzmannMachine, layer: int, below: Shaped[Array, "*batch n_below"]
 ) -> Float[Array, "*batch n_l"]:
     """Bias plus the input from the layer below: inputs from above and from inside are zeroed."""
     b = machine.biases[layer]
@@ -87,19 +88,19 @@ def upward_field(
 
 
 def downward_field(
-    machine: BoltzmannMachine, layer: int, above: Num[Array, "*batch n_above"]
+    machine: BoltzmannMachine, layer: int, above: Shaped[Array, "*batch n_above"]
 ) -> Float[Array, "*batch n_l"]:
     """Bias plus the input from the layer above: inputs from below and from inside are zeroed."""
     b = machine.biases[layer]
     return couplings.down(machine.downward[layer], above, b.dtype) + _for_each(above, b)
 
 
-def _for_each(x: Num[Array, "*batch n"], b: Float[Array, " m"]) -> Float[Array, "..."]:
+def _for_each(x: Shaped[Array, "*batch n"], b: Float[Array, " m"]) -> Float[Array, "..."]:
     """The biases, to be added to fields of a batch like that of x."""
     return jnp.expand_dims(b, tuple(range(jnp.ndim(x) - 1)))
 
 
-def marginal_energy(machine: BoltzmannMachine, state: State, summed: Sequence[int]) -> Float[Array, ""]:
+def marginal_energy(machine: BoltzmannMachine, state: AnyState, summed: Sequence[int]) -> Float[Array, ""]:
     """Energy of one configuration with some layers summed out: -log sum_{x_summed} exp(-E(x)).
 
     Closed form, E(x without the summed layers) - sum_j A(z_j) over their units j, which are independent given the other
@@ -133,7 +134,7 @@ def summable_layers(machine: BoltzmannMachine) -> tuple[int, ...]:
     return max(parities, key=lambda layers: sum(machine.sizes[i] for i in layers))
 
 
-def free_energy(machine: BoltzmannMachine, visible: Num[Array, " n_0"]) -> Float[Array, ""]:
+def free_energy(machine: BoltzmannMachine, visible: Shaped[AnyArray, " n_0"]) -> Float[Array, ""]:
     """Free energy F(v) of a two-layer machine: exp(-F(v)) = sum_h exp(-E(v, h)).
 
     The marginal energy with the hidden layer summed out. Visible intra-layer weights are allowed.
@@ -192,5 +193,5 @@ def _unpack(machine: BoltzmannMachine, number: Array, summed: tuple[int, ...]) -
     return tuple(state)
 
 
-def _as_parameters(machine: BoltzmannMachine, state: State) -> State:
+def _as_parameters(machine: BoltzmannMachine, state: AnyState) -> State:
     return tuple(jnp.asarray(x).astype(b.dtype) for x, b in zip(state, machine.biases, strict=True))

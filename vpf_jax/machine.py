@@ -27,16 +27,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Num, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from vpf_jax import checks, couplings
-from vpf_jax.couplings import Weights
+from vpf_jax.checks import AnyArray
+from vpf_jax.couplings import Blocks
 from vpf_jax.exporting import exported
 from vpf_jax.units import BINARY, Unit, two_valued
 from vpf_jax.units import get as get_unit
 
 # One array per layer, visible first: [n_l] for one configuration, [batch, n_l] for a batch.
-State = tuple[Num[Array, "*batch n_layer"], ...]
+State = tuple[Shaped[Array, "*batch _n_l"], ...]
+# What functions take that convert by themselves.
+AnyState = tuple[Shaped[AnyArray, "*batch _n_l"], ...]
 
 
 def _named(static: tuple) -> bytes:
@@ -54,14 +57,14 @@ def _known(stored: bytes) -> tuple:
 class BoltzmannMachine:
     """Parameters of a layered Boltzmann machine; a pytree, also the container of their gradients."""
 
-    biases: tuple[Float[Array, " n_l"], ...]
+    biases: tuple[Float[Array, "*runs _n_l"], ...]
     """One vector per layer, visible first."""
-    weights: tuple[Weights, ...]
+    weights: Blocks
     """One matrix [n_l, n_next] per pair of consecutive layers, or a `couplings.Coupling`."""
-    intra: tuple[Float[Array, "n_l n_l"] | None, ...]
+    intra: tuple[Float[Array, "*runs _n_l _n_l"] | None, ...]
     """One entry per layer: a symmetric matrix with zero diagonal, or None for a layer without. Entry (i, j) is the
     synapse from i to j, which matters in a directed machine alone."""
-    backward: tuple[Weights, ...] | None = None
+    backward: Blocks | None = None
     """Of a directed machine, one matrix per pair of consecutive layers: the synapses from the next layer back down,
     `weights` then being those up. None: the weights are symmetric."""
     units: Unit | tuple[Unit, ...] = struct.field(pytree_node=False, default=BINARY)
@@ -82,7 +85,7 @@ class BoltzmannMachine:
         return sum(self.sizes)
 
     @property
-    def downward(self) -> tuple[Weights, ...]:
+    def downward(self) -> Blocks:
         """The weights through which each layer sees the next one: `backward`, or the symmetric ones."""
         return self.weights if self.backward is None else self.backward
 
@@ -137,13 +140,13 @@ def init_machine(
     )
 
 
-def untie(machine: BoltzmannMachine, key: PRNGKeyArray | None = None) -> BoltzmannMachine:
+def untie(key: PRNGKeyArray | None, machine: BoltzmannMachine) -> BoltzmannMachine:
     """The machine made directed: matrices of its own for the synapses back down.
 
     Args:
-      machine: a machine with symmetric weights.
       key: a random key, to draw the backward weights afresh as `init_machine` draws weights; None: they start equal to
         the forward ones. Intra-layer weights start symmetric in either case.
+      machine: a machine with symmetric weights.
 
     Raises:
       ValueError: a machine that is directed already.
@@ -258,7 +261,7 @@ def check_machine(machine: BoltzmannMachine, name: str = "the machine") -> None:
 
 
 def check_state(
-    machine: BoltzmannMachine, state: State, *, batched: bool, ignored: Sequence[int] = (), name: str = "the state"
+    machine: BoltzmannMachine, state: AnyState, *, batched: bool, ignored: Sequence[int] = (), name: str = "the state"
 ) -> None:
     """Raises ValueError unless `state` has values of the units in the right shape for each layer of a sound `machine`.
 

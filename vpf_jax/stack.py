@@ -17,9 +17,10 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from vpf_jax import checks
+from vpf_jax.checks import AnyArray
 from vpf_jax.energy import downward_field, layer_field, upward_field
 from vpf_jax.exporting import exported
 from vpf_jax.machine import BoltzmannMachine, State, check_machine, init_machine, untie
@@ -65,16 +66,16 @@ def init_stack(key: PRNGKeyArray, sizes: Sequence[int], intra: bool = False, uni
     return tuple(init_machine(keys[i], sizes[i : i + 2], (1,) if intra else (), units) for i in range(len(sizes) - 1))
 
 
-def untie_stack(stack: Stack, key: PRNGKeyArray | None = None) -> Stack:
+def untie_stack(key: PRNGKeyArray | None, stack: Stack) -> Stack:
     """The stack with every machine made directed (`machine.untie`); None: all backward weights equal to the forward."""
     check_stack(stack)
     if key is not None:
         checks.random_key(key)
     keys = [None] * len(stack) if key is None else list(jax.random.split(key, len(stack)))
-    return tuple(untie(machine, own) for machine, own in zip(stack, keys, strict=True))
+    return tuple(untie(own, machine) for machine, own in zip(stack, keys, strict=True))
 
 
-def sample_hidden(key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_0"]) -> tuple[State, State]:
+def sample_hidden(key: PRNGKeyArray, stack: Stack, visible: Shaped[AnyArray, "batch n_0"]) -> tuple[State, State]:
     """E-step of a pairwise stack: bottom-up sample, then the asynchronous sweep of layers with intra-layer weights.
 
     The feed-forward pass of all layers comes first, inputs from above zeroed. Then each machine's upper state is
@@ -104,17 +105,18 @@ def sample_hidden(key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_
     return lower, upper
 
 
-def complete(key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_0"]) -> tuple[State, ...]:
+def complete(key: PRNGKeyArray, stack: Stack, visible: Shaped[AnyArray, "batch n_0"]) -> tuple[State, ...]:
     """The E-step for machines of any depth: for each machine of the stack its state, one [batch, n_l] per layer.
 
     As `sample_hidden`, of which this is the general form; inside a deep machine, too, inputs from above are zeroed.
     The samples carry no gradient.
     """
     check_visible(stack, visible)
-    return join_states(visible, climb(stream_of(key), stack, visible))
+    states = jnp.asarray(visible)
+    return join_states(states, climb(stream_of(key), stack, states))
 
 
-def climb(stream: Stream, stack: Stack, visible: Num[Array, "batch n_0"]) -> tuple[Hidden, ...]:
+def climb(stream: Stream, stack: Stack, visible: Shaped[Array, "batch n_0"]) -> tuple[Hidden, ...]:
     """The samples of `complete`, each once; `join_states` makes states of them."""
     found = []
     for number, machine in enumerate(stack):
@@ -136,7 +138,7 @@ def climb(stream: Stream, stack: Stack, visible: Num[Array, "batch n_0"]) -> tup
     return tuple(found)
 
 
-def join_states(visible: Num[Array, "batch n_0"], hidden: tuple[Hidden, ...]) -> tuple[State, ...]:
+def join_states(visible: Shaped[Array, "batch n_0"], hidden: tuple[Hidden, ...]) -> tuple[State, ...]:
     """For each machine its state, made of the visible states and the samples of `climb`."""
     states = []
     for forward, swept in hidden:
@@ -146,8 +148,8 @@ def join_states(visible: Num[Array, "batch n_0"], hidden: tuple[Hidden, ...]) ->
 
 
 def mean_activations(
-    key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_0"]
-) -> tuple[Float[Array, " n_l"], ...]:
+    key: PRNGKeyArray, stack: Stack, visible: Shaped[AnyArray, "batch n_0"]
+) -> tuple[Float[Array, " _n_l"], ...]:
     """Mean feed-forward activation of each hidden unit, in [0, 1] of binary ones: one [n_l] per hidden layer.
 
     Bottom first: the mean over `visible` of the units' mean given their field, the layer below sampled; the last entry
@@ -155,7 +157,7 @@ def mean_activations(
     """
     check_visible(stack, visible)
 
-    def activations(stream: Stream, rows: Num[Array, "rows n_0"]) -> list[Array]:
+    def activations(stream: Stream, rows: Shaped[Array, "rows n_0"]) -> list[Array]:
         found: list[Array] = []
         for machine in stack:
             for i in range(1, len(machine.sizes)):
@@ -174,7 +176,7 @@ def confabulate(
     num_samples: int,
     steps: int | Array = 3,
     top_steps: int | Array | None = None,
-    prior: Float[Array, " n_top"] | None = None,
+    prior: Float[AnyArray, " n_top"] | None = None,
 ) -> Float[Array, "num_samples n_0"]:
     """Generates visible means from the top down (Algorithm 3).
 
@@ -257,14 +259,14 @@ def check_stack(stack: Stack) -> None:
             )
 
 
-def check_visible(stack: Stack, visible: Num[Array, "batch n_0"]) -> None:
+def check_visible(stack: Stack, visible: Shaped[AnyArray, "batch n_0"]) -> None:
     """Raises ValueError unless `visible` is a non-empty batch of values of a sound stack's visible units."""
     check_stack(stack)
     check_visible_shape(stack, visible)
     stack[0].layer_units[0].check("visible states", visible)
 
 
-def check_visible_shape(stack: Stack, visible: Num[Array, "batch n_0"]) -> None:
+def check_visible_shape(stack: Stack, visible: Shaped[AnyArray, "batch n_0"]) -> None:
     """Raises ValueError unless `visible` is a non-empty batch for the stack's visible layer; of shapes alone."""
     checks.array("visible states", visible, f"an array [batch, {stack[0].sizes[0]}] of its units' values")
     shape = jnp.shape(visible)
@@ -275,8 +277,8 @@ def check_visible_shape(stack: Stack, visible: Num[Array, "batch n_0"]) -> None:
 
 
 def _descend(
-    stream: Stream, machine: BoltzmannMachine, x: Num[Array, "batch n_top"], num_steps: int | Array
-) -> tuple[Num[Array, "batch n_0"], Float[Array, "batch n_0"]]:
+    stream: Stream, machine: BoltzmannMachine, x: Shaped[Array, "batch n_top"], num_steps: int | Array
+) -> tuple[Shaped[Array, "batch n_0"], Float[Array, "batch n_0"]]:
     """Runs Gibbs steps in one machine from a state of its top layer; returns the bottom layer's sample and mean."""
 
     def step(i: Array, state: State) -> State:
@@ -289,7 +291,7 @@ def _descend(
     return state[0], machine.layer_units[0].mean(fields)
 
 
-def _pass_down(stream: Stream, machine: BoltzmannMachine, x: Num[Array, "batch n_top"]) -> State:
+def _pass_down(stream: Stream, machine: BoltzmannMachine, x: Shaped[Array, "batch n_top"]) -> State:
     """Top-down state of one machine given its top layer, inputs from below zeroed."""
     states = [x]
     for i in reversed(range(len(machine.weights))):
@@ -298,5 +300,5 @@ def _pass_down(stream: Stream, machine: BoltzmannMachine, x: Num[Array, "batch n
     return tuple(states)
 
 
-def _sample(stream: Stream, unit: Unit, fields: Float[Array, "batch n"]) -> Num[Array, "batch n"]:
+def _sample(stream: Stream, unit: Unit, fields: Float[Array, "batch n"]) -> Shaped[Array, "batch n"]:
     return unit.sample(fields, uniform(stream, fields.shape)).astype(unit.dtype)

@@ -28,9 +28,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from vpf_jax import checks
+from vpf_jax.checks import AnyArray
 from vpf_jax.exporting import exported
 from vpf_jax.machine import BoltzmannMachine, State
 from vpf_jax.rules import VPF, Rule
@@ -108,7 +109,7 @@ class TrainState:
     optimizer: optax.OptState
     key: PRNGKeyArray
     """Constant through a run: epoch e draws from fold_in(key, e)."""
-    epoch: Int[Array, ""]
+    epoch: Int[Array, "*runs"]
     """Number of finished epochs."""
     carry: tuple[Any, ...]
     """What the rule goes on from, one tree per machine, such as the states of persistent chains."""
@@ -119,9 +120,9 @@ class TrainState:
 class Metrics:
     """What an epoch reports; scalars on the device."""
 
-    objective: Float[Array, ""]
+    objective: Float[Array, "*runs"]
     """Mean over the examples of J, summed over the machines, each at its own step's parameters."""
-    max_abs_weight: Float[Array, ""]
+    max_abs_weight: Float[Array, "*runs"]
     """Largest |w| at the end of the epoch."""
 
 
@@ -153,7 +154,7 @@ def _first(key: PRNGKeyArray, stack: Stack, config: TrainConfig) -> TrainState:
     return _started(stream, stack, key, jnp.zeros((), jnp.int32), states, config)
 
 
-def start_phase(state: TrainState, visible: Num[Array, "num_examples n_0"], config: TrainConfig) -> TrainState:
+def start_phase(state: TrainState, visible: Shaped[AnyArray, "num_examples n_0"], config: TrainConfig) -> TrainState:
     """The state from which a trained stack goes on under other settings: a fresh optimizer, and chains from the data.
 
     Raises:
@@ -189,7 +190,7 @@ def _started(
 
 
 def train_epoch(
-    state: TrainState, visible: Num[Array, "num_examples n_0"], *, config: TrainConfig
+    state: TrainState, visible: Shaped[AnyArray, "num_examples n_0"], *, config: TrainConfig
 ) -> tuple[TrainState, Metrics]:
     """One pass over the data in a fresh random order, every example used once.
 
@@ -209,7 +210,11 @@ def train_epoch(
 
 
 def train_seeds_epoch(
-    states: TrainState, visible: Num[Array, "num_examples n_0"], *, config: TrainConfig, at_once: int | None = None
+    states: TrainState,
+    visible: Shaped[AnyArray, "num_examples n_0"],
+    *,
+    config: TrainConfig,
+    at_once: int | None = None,
 ) -> tuple[TrainState, Metrics]:
     """`train_epoch` of several runs on the same data, each with its own stack, chains and random numbers.
 
@@ -229,7 +234,7 @@ def train_seeds_epoch(
 
 
 def _epochs(
-    states: TrainState, visible: Num[Array, "num_examples n_0"], config: TrainConfig, at_once: int | None
+    states: TrainState, visible: Shaped[AnyArray, "num_examples n_0"], config: TrainConfig, at_once: int | None
 ) -> tuple[TrainState, Metrics]:
     """`train_seeds_epoch` inside whatever compiles it."""
 
@@ -244,7 +249,7 @@ def _epochs(
 
 def compile_epoch(
     state: TrainState,
-    visible: Num[Array, "num_examples n_0"],
+    visible: Shaped[AnyArray, "num_examples n_0"],
     config: TrainConfig,
     at_once: int | None = None,
 ) -> Callable[[TrainState, Array], tuple[TrainState, Metrics]]:
@@ -309,7 +314,7 @@ def largest_weight(stack: Stack) -> Float[Array, ""]:
 
 
 def _epoch(
-    state: TrainState, visible: Num[Array, "num_examples n_0"], config: TrainConfig
+    state: TrainState, visible: Shaped[AnyArray, "num_examples n_0"], config: TrainConfig
 ) -> tuple[TrainState, Metrics]:
     """`train_epoch` inside whatever compiles it."""
     _check_training(state, visible, config)
@@ -383,7 +388,7 @@ def _check_config(config: TrainConfig) -> None:
         raise ValueError(f"got a {type(config).__name__} for the settings; it takes a TrainConfig")
 
 
-def _check_call(state: TrainState, visible: Num[Array, "num_examples n_0"], config: TrainConfig) -> None:
+def _check_call(state: TrainState, visible: Shaped[AnyArray, "num_examples n_0"], config: TrainConfig) -> None:
     """Raises ValueError for what cannot be seen inside the compiled epoch: types and values."""
     _check_config(config)
     if not isinstance(state, TrainState):
@@ -393,7 +398,7 @@ def _check_call(state: TrainState, visible: Num[Array, "num_examples n_0"], conf
         state.stack[0].layer_units[0].check("visible states", visible)
 
 
-def _check_training(state: TrainState, visible: Num[Array, "num_examples n_0"], config: TrainConfig) -> None:
+def _check_training(state: TrainState, visible: Shaped[AnyArray, "num_examples n_0"], config: TrainConfig) -> None:
     """Raises ValueError unless the data fit the state and the state the settings; of shapes, so that it may trace."""
     check_visible_shape(state.stack, visible)
     _check_batch_size(config, visible)
@@ -431,7 +436,7 @@ def _check_rule(stack: Stack, config: TrainConfig) -> None:
         config.rule.accepts(machine)
 
 
-def _check_batch_size(config: TrainConfig, visible: Num[Array, "num_examples n_0"]) -> None:
+def _check_batch_size(config: TrainConfig, visible: Shaped[AnyArray, "num_examples n_0"]) -> None:
     if config.batch_size > visible.shape[0]:
         raise ValueError(
             f"got batch_size={config.batch_size} with {visible.shape[0]} examples; it is allowed up to their number"

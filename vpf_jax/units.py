@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Shaped
 
 from vpf_jax import checks
 
@@ -39,7 +39,7 @@ class Unit(abc.ABC):
         """E[x] at local fields z."""
 
     @abc.abstractmethod
-    def sample(self, z: Float[Array, "*n"], uniforms: Float[Array, "*n"]) -> Num[Array, "*n"]:
+    def sample(self, z: Float[Array, "*n"], uniforms: Float[Array, "*n"]) -> Shaped[Array, "*n"]:
         """Draws of x at local fields z from uniform numbers in [0, 1), in any dtype that holds the values."""
 
     @abc.abstractmethod
@@ -51,7 +51,7 @@ class Unit(abc.ABC):
         return self.log_normaliser(z) - self.log_normaliser(y)
 
     @abc.abstractmethod
-    def flow(self, x: Num[Array, "*n"], z: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    def flow(self, x: Shaped[Array, "*n"], z: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
         """(rates, slope): the sum over all other values x' of exp((x' - x) z / 2), and its derivative by z."""
 
     @abc.abstractmethod
@@ -75,7 +75,7 @@ class TwoValued(Unit):
     def mean(self, z: Float[Array, "*n"]) -> Float[Array, "*n"]:
         return self.at(self.probability(z))
 
-    def sample(self, z: Float[Array, "*n"], uniforms: Float[Array, "*n"]) -> Num[Array, "*n"]:
+    def sample(self, z: Float[Array, "*n"], uniforms: Float[Array, "*n"]) -> Shaped[Array, "*n"]:
         return self.at(uniforms < self.probability(z))
 
     def log_normaliser(self, z: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -89,7 +89,7 @@ class TwoValued(Unit):
         found = jnp.maximum(up, 0) - jnp.maximum(to, 0) + jnp.log(ratio)
         return found + self.low * (z - y) if self.low else found
 
-    def flow(self, x: Num[Array, "*n"], z: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    def flow(self, x: Shaped[Array, "*n"], z: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
         half = self.half_way(x, z.dtype)
         slope = half * jnp.exp(half * z)
         # From the slope, so that the rates need not be stored beside it.
@@ -102,7 +102,7 @@ class TwoValued(Unit):
         """Of the upper value."""
         return jax.nn.sigmoid(self._times_step(z))
 
-    def at(self, share: Num[Array, "*n"]) -> Num[Array, "*n"]:
+    def at(self, share: Shaped[Array, "*n"]) -> Shaped[Array, "*n"]:
         """The value that lies the given share of the way from the lower to the upper one; of booleans, one of them."""
         if (self.low, self.high) == (0, 1):
             return share
@@ -110,19 +110,19 @@ class TwoValued(Unit):
             return jnp.where(share, self.high, self.low).astype(self.dtype)
         return self.low + self.step * share
 
-    def share(self, x: Num[Array, "*n"]) -> Num[Array, "*n"]:
+    def share(self, x: Shaped[Array, "*n"]) -> Shaped[Array, "*n"]:
         """Where a value or mean lies between the lower and the upper one: from 0 to 1."""
         return x if (self.low, self.high) == (0, 1) else (x - self.low) / self.step
 
-    def half_way(self, x: Num[Array, "*n"], dtype: DTypeLike) -> Float[Array, "*n"]:
+    def half_way(self, x: Shaped[Array, "*n"], dtype: DTypeLike) -> Float[Array, "*n"]:
         """Alpha = (x' - x) / 2, x' the other value: the derivative of log rate by the field."""
         return (self.low + self.high) / 2 - jnp.asarray(x).astype(dtype)
 
-    def flipped(self, x: Num[Array, "*n"]) -> Num[Array, "*n"]:
+    def flipped(self, x: Shaped[Array, "*n"]) -> Shaped[Array, "*n"]:
         """The other value."""
         return self.low + self.high - x
 
-    def rate(self, x: Num[Array, "*n"], z: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    def rate(self, x: Shaped[Array, "*n"], z: Float[Array, "*n"]) -> Float[Array, "*n"]:
         """At which x flips: exp((x' - x) z / 2)."""
         return jnp.exp(self.half_way(x, z.dtype) * z)
 

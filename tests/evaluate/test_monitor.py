@@ -132,4 +132,4 @@ def test_the_two_accuracies_of_a_probe_are_of_their_own_examples():
 def test_the_probe_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ModuleNotFoundError, match=r"needs scikit-learn, not installed here: install vpf_jax\[exp"):
-        linear_probe(np.ones((2, 1)), [0, 1], np.ones((2, 1)), [0, 1])
+        linear_probe(np.ones((2, 1)), np.arange(2), np.ones((2, 1)), np.arange(2))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from typed import refused
 
 from vpf_jax import choose_sigma, parzen_log_likelihood
 from vpf_jax.evaluate.parzen import SIGMAS
@@ -75,7 +76,7 @@ def test_the_chosen_sigma_is_the_best_of_those_tried():
     ],
 )
 def test_what_is_refused(centres, points, sigma, message):
-    with pytest.raises(ValueError, match=message):
+    with refused(ValueError, match=message):
         parzen_log_likelihood(centres, points, sigma)
 
 

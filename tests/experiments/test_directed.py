@@ -40,7 +40,7 @@ from vpf_jax.train import init_state, largest_weight, train_epoch
 def unequal(case, seed=0):
     """A directed machine of a case's shape, backward and intra-layer weights unrelated to the forward ones."""
     rng = np.random.default_rng(seed)
-    machine = untie(case.machine)
+    machine = untie(None, case.machine)
     return dataclasses.replace(
         machine,
         backward=tuple(jnp.asarray(rng.normal(size=w.shape), w.dtype) for w in machine.weights),
@@ -111,7 +111,7 @@ def test_the_gradient_is_the_finite_difference_of_the_flow():
 @each_case()
 def test_untied_with_equal_weights_everything_is_as_before(case):
     state = tuple(x[0] for x in case.layered(case.some_states(1)))
-    machine = untie(case.machine)
+    machine = untie(None, case.machine)
     for function in (flip_rates, lambda m, x: gibbs_sweep(jax.random.key(1), m, x)):
         for one, other in zip(function(machine, state), function(case.machine, state), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-6)
@@ -141,7 +141,7 @@ def test_a_fresh_exact_e_step_teaches_the_forward_weights_nothing():
 
 
 def test_passes_up_use_the_forward_and_passes_down_the_backward_weights():
-    stack = untie_stack(init_stack(jax.random.key(0), (6, 5, 4)))
+    stack = untie_stack(None, init_stack(jax.random.key(0), (6, 5, 4)))
     cut_off = tuple(
         dataclasses.replace(
             m, backward=(jnp.zeros_like(m.backward[0]),), biases=(jnp.full_like(m.biases[0], 2.0), m.biases[1])
@@ -160,13 +160,13 @@ def test_passes_up_use_the_forward_and_passes_down_the_backward_weights():
 
 def test_the_start_is_equal_or_drawn_afresh():
     machine = init_machine(jax.random.key(0), (300, 200))
-    (equal,) = alignment(untie(machine))
-    (drawn,) = alignment(untie(machine, jax.random.key(1)))
+    (equal,) = alignment(untie(None, machine))
+    (drawn,) = alignment(untie(jax.random.key(1), machine))
     np.testing.assert_allclose(equal, 1, rtol=1e-6)
     # The cosine of two independent draws of 60,000 numbers has deviation 1 / sqrt(60,000).
     assert abs(float(drawn)) < 4 / np.sqrt(60_000)
     np.testing.assert_allclose(alignment(machine)[0], 1, rtol=1e-6)
-    fresh = untie_stack(init_stack(jax.random.key(0), (30, 20, 20)), jax.random.key(1))
+    fresh = untie_stack(jax.random.key(1), init_stack(jax.random.key(0), (30, 20, 20)))
     assert np.abs(fresh[0].backward[0][:20] - fresh[1].backward[0]).max() > 0
     forward, backward = np.asarray(fresh[0].weights[0]), np.asarray(fresh[0].backward[0])
     cosine = (forward * backward).sum() / np.sqrt((forward**2).sum() * (backward**2).sum())
@@ -177,7 +177,7 @@ def test_the_start_is_equal_or_drawn_afresh():
 @pytest.mark.parametrize("estep", ["epoch", "minibatch"])
 def test_each_matrix_learns_by_its_own_half(intra, estep):
     """The first step of Adam moves every entry by the learning rate against the sign of its gradient."""
-    stack = untie_stack(init_stack(jax.random.key(0), (12, 8, 6), intra), jax.random.key(1))
+    stack = untie_stack(jax.random.key(1), init_stack(jax.random.key(0), (12, 8, 6), intra))
     visible = jnp.asarray(np.random.default_rng(0).integers(0, 2, (40, 12)), jnp.uint8)
     config = training(epochs=1, estep=estep, weight_decay=0.0)
     before = jax.tree.map(np.asarray, stack)
@@ -194,7 +194,7 @@ def test_each_matrix_learns_by_its_own_half(intra, estep):
 
 
 def test_decay_and_bound_reach_the_backward_weights():
-    stack = untie_stack(init_stack(jax.random.key(0), (6, 5), True))
+    stack = untie_stack(None, init_stack(jax.random.key(0), (6, 5), True))
     (machine,) = jax.tree.map(lambda p: 10 * jnp.ones_like(p), stack)
     apart = 1 - np.eye(5)
     stack = (dataclasses.replace(machine, intra=(None, machine.intra[1] * apart)),)
@@ -210,9 +210,9 @@ def test_decay_and_bound_reach_the_backward_weights():
 
 
 def test_a_directed_run_is_saved_and_restored(tmp_path):
-    stack = untie_stack(init_stack(jax.random.key(0), (6, 5)), jax.random.key(1))
+    stack = untie_stack(jax.random.key(1), init_stack(jax.random.key(0), (6, 5)))
     save_checkpoint(tmp_path, 3, init_state(jax.random.key(2), stack, training()))
-    other = untie_stack(init_stack(jax.random.key(3), (6, 5)), jax.random.key(4))
+    other = untie_stack(jax.random.key(4), init_stack(jax.random.key(3), (6, 5)))
     found = restore_checkpoint(tmp_path, init_state(jax.random.key(5), other, training()))
     assert found is not None
     assert_same_machine(found[1].stack[0], stack[0])
@@ -230,7 +230,7 @@ def test_what_was_saved_before_there_were_directed_machines_is_read(tmp_path):
     assert_same_machine(found[1]["stack"][0], machine)
 
 
-RBM = untie(CASES["rbm-moderate"].machine)
+RBM = untie(None, CASES["rbm-moderate"].machine)
 STATES = CASES["rbm-moderate"].layered(CASES["rbm-moderate"].some_states(4))
 
 
@@ -247,7 +247,7 @@ STATES = CASES["rbm-moderate"].layered(CASES["rbm-moderate"].some_states(4))
         lambda: vpf_jax.rbm_log_likelihood(RBM, STATES[0], 0.0),
         lambda: init_state(jax.random.key(0), (RBM,), training(rule="pcd")),
         lambda: init_state(jax.random.key(0), (RBM,), training(expectation="exact")),
-        lambda: untie(RBM),
+        lambda: untie(None, RBM),
     ],
 )
 def test_what_takes_symmetric_weights_says_so(call):

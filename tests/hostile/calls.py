@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from families import training
+from typed import unchecked
 
 import vpf_jax as V
 from vpf_jax import train
@@ -48,7 +49,8 @@ class Table:
 
 
 def parameters_of(machine: V.BoltzmannMachine, **changed: Any) -> V.BoltzmannMachine:
-    return dataclasses.replace(machine, **changed)
+    with unchecked():
+        return dataclasses.replace(machine, **changed)
 
 
 KEY = jax.random.key(0)
@@ -81,7 +83,7 @@ MISFIT = parameters_of(RBM, weights=(jnp.zeros((3, 4)),))
 UNTIED = parameters_of(V.init_machine(next(_KEYS), (4, 3), intra=(1,)), intra=(None, jnp.triu(jnp.ones((3, 3)), 1)))
 LOOPED = parameters_of(V.init_machine(next(_KEYS), (4, 3), intra=(1,)), intra=(None, jnp.ones((3, 3))))
 WHOLE_NUMBERS = jax.tree.map(lambda p: p.astype(int), RBM)
-DIRECTED = V.untie(RBM)
+DIRECTED = V.untie(None, RBM)
 
 
 def states_with(visible: Any) -> tuple:
@@ -344,8 +346,8 @@ CALLS: dict[str, Call] = {
     "init_stack": Call(
         V.init_stack, KEYED | {"sizes": (4, 3, 2), "intra": True}, OF_KEY | {"sizes": "sizes", "intra": "switch"}
     ),
-    "untie": Call(V.untie, {"machine": RBM, "key": KEY}, {"machine": "machine"}),
-    "untie_stack": Call(V.untie_stack, {"stack": STACK, "key": KEY}, {"stack": "stack"}),
+    "untie": Call(V.untie, {"key": KEY, "machine": RBM}, {"machine": "machine"}),
+    "untie_stack": Call(V.untie_stack, {"key": KEY, "stack": STACK}, {"stack": "stack"}),
     "energy": Call(V.energy, MACHINE_STATE, OF_STATE),
     "local_fields": Call(V.local_fields, MACHINE_STATE, OF_STATE),
     "flip_rates": Call(V.flip_rates, MACHINE_STATE, OF_STATE),

@@ -45,6 +45,7 @@ def test_the_campaign_is_as_large_as_it_says():
     assert public - called <= {V.reconstruct, V.checked, V.load_stack}
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("folder", WRONG["folder"].values(), ids=WRONG["folder"])
 def test_no_stack_is_loaded_from_what_is_no_run(folder):
     with pytest.raises(ValueError, match="takes the folder of a run") as refusal:
@@ -52,6 +53,7 @@ def test_no_stack_is_loaded_from_what_is_no_run(folder):
     assert_one_sentence(str(refusal.value))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("call", "argument", "value"), CASES)
 def test_a_wrong_call_ends_in_one_sentence(call, argument, value):
     with pytest.raises(ValueError) as refusal:  # noqa: PT011
@@ -82,6 +84,7 @@ def test_the_sentence_says_what_was_found_and_how_to_convert_it(given, told):
         V.sample_hidden(jax.random.key(0), calls.STACK, given)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint32, jnp.int32])
 def test_integers_of_numpy_and_of_jax_are_integers(kind):
     assert_same(CALLS["run_chain"].run(num_sweeps=kind(2)), CALLS["run_chain"].run())

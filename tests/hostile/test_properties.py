@@ -85,6 +85,7 @@ def numbers(tree):
     return [np.asarray(leaf) for leaf in leaves if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.slow  # all of them together
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_a_documented_error_or_finite_results(name):

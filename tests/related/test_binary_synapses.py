@@ -324,7 +324,7 @@ def test_meng_mixes_natural_parameters(prior_mean):
     assert np.abs(far).max() <= 0.99999
 
 
-@pytest.mark.parametrize("rule", bs.RULES)
+@pytest.mark.parametrize("rule", bs.MSTEPS)
 def test_learning_goes_up(rule):
     settings = config(rule=rule, beta=1.5, learning_rate=0.05, mixing_rate=0.05)
     synapses = bs.plant_synapses(jax.random.key(1), 30, 2)
@@ -460,7 +460,7 @@ def test_the_quick_setting_writes_its_table_and_says_when_it_is_finished(number,
     if number == 0:
         assert summary["dataset"] == "planted"
         assert [(row["estep"], row["alpha"]) for row in summary["fits"]] == [
-            (estep, alpha) for estep in bs.ESTEPS for alpha in (1, 5)
+            (estep, alpha) for estep in bs.SYNAPSE_ESTEPS for alpha in (1, 5)
         ]
         # Three seeds: the means differ by some 0.5, their standard errors are below 0.1.
         few, many = (np.mean(row["overlap"]) for row in summary["fits"][:2])

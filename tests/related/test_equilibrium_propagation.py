@@ -19,6 +19,7 @@ import oracles
 import pytest
 from families import assert_close, in_float64
 from jax.flatten_util import ravel_pytree
+from typed import refused
 
 from experiments import mnist_equilibrium as script
 from vpf_jax.checks import SettingError
@@ -396,7 +397,7 @@ def gradient_at(beta):
     ],
 )
 def test_wrong_input_is_refused(call, message):
-    with pytest.raises(ValueError, match=message):
+    with refused(ValueError, match=message):
         call()
 
 

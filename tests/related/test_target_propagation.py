@@ -43,7 +43,7 @@ def random_images(batch=6, seed=1, n_0=SIZES[0]):
 
 def random_states(batch=6, seed=2):
     rng = np.random.default_rng(seed)
-    hidden = tp.Hidden(
+    hidden = tp.HiddenLayers(
         jnp.asarray(rng.normal(size=(batch, SIZES[1]))), jnp.asarray(rng.uniform(size=(batch, SIZES[2])))
     )
     inputs = tp.Inputs(*(jnp.asarray(rng.normal(size=(batch, SIZES[layer]))) for layer in (0, 1, 1, 2)))
@@ -90,14 +90,14 @@ def test_linear_maps_go_along_the_gradient_of_the_log_likelihood():
     x, h1, h2 = (rng.normal(size=n) for n in SIZES)
     rate = 0.07
     moved = tp.inference_step(
-        maps, jnp.asarray(x), tp.Hidden(jnp.asarray(h1), jnp.asarray(h2)), tp.Inference(1, rate, 0)
+        maps, jnp.asarray(x), tp.HiddenLayers(jnp.asarray(h1), jnp.asarray(h2)), tp.Inference(1, rate, 0)
     )
     for below, above, found, (w, c) in ((x, h1, moved.h1, decoders[0]), (h1, h2, moved.h2, decoders[1])):
         log_likelihood = lambda h, below=below, w=w, c=c: -np.sum((below - h @ w.T - c) ** 2) / 2  # noqa: E731
         assert_close((np.asarray(found) - above) / rate, slope(log_likelihood, above), 1e-9)
     # The pull of the layer above is the gradient of its Gaussian, of variance rate / top_down in those units.
     inference = tp.Inference(1, rate, 0.02)
-    pulled = tp.inference_step(maps, jnp.asarray(x), tp.Hidden(jnp.asarray(h1), jnp.asarray(h2)), inference)
+    pulled = tp.inference_step(maps, jnp.asarray(x), tp.HiddenLayers(jnp.asarray(h1), jnp.asarray(h2)), inference)
     (w1, c1), (w2, c2) = decoders
 
     def log_density(h):
@@ -242,7 +242,7 @@ def test_an_epoch_uses_every_example_once_in_a_fresh_order():
 
 def test_corruption_has_the_stated_noise():
     n = 20_000
-    hidden = tp.Hidden(jnp.full((n, 1), 2.0), jnp.tile(jnp.array([[0.3, -0.5, 1.5]]), (n, 1)))
+    hidden = tp.HiddenLayers(jnp.full((n, 1), 2.0), jnp.tile(jnp.array([[0.3, -0.5, 1.5]]), (n, 1)))
     inputs = tp.corrupt(jax.random.key(0), jnp.full((n, 1), 0.5), hidden, tp.TargetConfig())
     noise = {}
     for name, mean, deviation in (("f1", 0.5, 0.5), ("f2", 2, 0.5), ("g1", 2, 0.3)):
@@ -267,7 +267,7 @@ def test_the_joint_density_by_enumeration():
     rng = np.random.default_rng(4)
     h1, h2, mean = rng.normal(size=SIZES[1]), rng.normal(size=SIZES[2]), rng.normal(size=SIZES[2])
     prior = tp.Prior(jnp.asarray(mean), jnp.array([0.5, 1.0, 2.0]), jnp.asarray(0.3))
-    hidden = tp.Hidden(jnp.asarray(h1), jnp.asarray(h2))
+    hidden = tp.HiddenLayers(jnp.asarray(h1), jnp.asarray(h2))
     maps = numpy_maps(parameters)
     # A grey image: mean over all images of bits that are 1 with its grey values as probabilities.
     bits, grey = oracles.all_states(SIZES[0]), rng.uniform(size=SIZES[0])
@@ -292,7 +292,7 @@ def test_the_curve_has_the_joint_density_of_every_step():
     for row, x in enumerate(np.asarray(images)):
         states = oracles.target_propagation_inference(numpy_maps(parameters), x, 4, 0.1, 0.001)
         for step, (h1, h2) in enumerate(states):
-            hidden = tp.Hidden(jnp.asarray(h1), jnp.asarray(h2))
+            hidden = tp.HiddenLayers(jnp.asarray(h1), jnp.asarray(h2))
             expected = tp.log_joint(parameters, prior, images[row], hidden)
             for name in tp.LogJoint._fields:
                 assert_close(getattr(curve, name)[row, step], getattr(expected, name), 1e-9)

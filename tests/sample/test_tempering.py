@@ -14,6 +14,7 @@ import numpy as np
 import oracles
 import pytest
 from families import CASES, assert_close, assert_same_machine, each_case, in_float64, joined, on_states
+from typed import refused
 
 from vpf_jax import BoltzmannMachine, energy
 from vpf_jax.sample.tempering import MIN_BASE_MEAN, independent_machine, interpolate, run_tempered
@@ -167,13 +168,13 @@ def test_wrong_arguments_are_refused():
     case, other = CASES["rbm-moderate"], CASES["dbm-moderate"]
     states, betas = case.layered(case.some_states(4)), jnp.asarray(BETAS)
     for num_sweeps in (0, -1, 1.5):
-        with pytest.raises(ValueError, match=f"num_sweeps={num_sweeps}"):
+        with refused(ValueError, match=f"num_sweeps={num_sweeps}"):
             run_tempered(jax.random.key(0), case.machine, states, betas, num_sweeps)
-    with pytest.raises(ValueError, match="batch"):
+    with refused(ValueError, match="batch"):
         run_tempered(jax.random.key(0), case.machine, case.layered(case.some_states(1)[0]), betas, 1)
-    with pytest.raises(ValueError, match="base"):
+    with refused(ValueError, match="base"):
         run_tempered(jax.random.key(0), case.machine, states, betas, 1, base=other.machine)
-    with pytest.raises(ValueError, match=re.escape("(4,)")):
+    with refused(ValueError, match=re.escape("(4,)")):
         independent_machine(case.machine, np.full(4, 0.5))
-    with pytest.raises(ValueError, match="probabilities"):
+    with refused(ValueError, match="probabilities"):
         independent_machine(case.machine, np.full(5, 1.5))

@@ -6,6 +6,7 @@ Statistical tests compare means over trials with fixed keys, within four standar
 import jax
 import numpy as np
 import pytest
+from typed import refused
 
 from vpf_jax import (
     binned_errors,
@@ -134,5 +135,5 @@ def test_the_window_in_bins_weighs_by_one_over_the_time():
     ],
 )
 def test_what_makes_no_window_is_refused(call, message):
-    with pytest.raises(ValueError, match=message):
+    with refused(ValueError, match=message):
         call()

@@ -63,7 +63,7 @@ class Recipe(Settings):
             stack = vpf_jax.init_stack(key, sizes, self.intra)
         if self.backward_start == "tied":
             return stack
-        return vpf_jax.untie_stack(stack, backward_key if self.backward_start == "drawn" else None)
+        return vpf_jax.untie_stack(backward_key if self.backward_start == "drawn" else None, stack)
 
     def initial_state(self, seed: int | Array, num_visible: int) -> train.TrainState:
         """The state before the first epoch.

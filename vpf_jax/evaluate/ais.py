@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from vpf_jax import checks, couplings
 from vpf_jax.energy import layer_field, summable_layers
 from vpf_jax.exporting import exported
-from vpf_jax.machine import BoltzmannMachine, State, check_machine, check_state, check_symmetric
+from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_machine, check_state, check_symmetric
 from vpf_jax.sample.gibbs import asynchronous_sweep, draw_uniforms
 from vpf_jax.sample.streams import Stream, stream_of, substream
 from vpf_jax.sample.tempering import check_same_structure, independent_machine
@@ -97,7 +97,7 @@ def log_partition_of_weights(log_weights: Float[Array, " num_chains"], base: Bol
 def ais_log_partition_reverse(
     key: PRNGKeyArray,
     machine: BoltzmannMachine,
-    states: State,
+    states: AnyState,
     num_temperatures: int,
     base: BoltzmannMachine | None = None,
 ) -> LogPartition:
@@ -177,7 +177,7 @@ def _pass_along(
     dtype = machine.biases[0].dtype
     kinds = machine.layer_units
 
-    def outside_fields(x: State, layers: tuple[int, ...]) -> dict[int, Float[Array, "num_chains n_l"]]:
+    def outside_fields(x: State, layers: tuple[int, ...]) -> dict[int, Float[Array, "num_chains _n_l"]]:
         """Fields in the machine at beta = 1, without the inputs from inside the layer."""
         return {i: jax.vmap(lambda one, i=i: layer_field(machine, one, i, inside=False))(x) for i in layers}
 

@@ -12,9 +12,10 @@ them, bounds too. Not here: Parzen windows (`parzen`).
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from vpf_jax import checks, couplings
+from vpf_jax.checks import AnyArray
 from vpf_jax.energy import downward_field, energy, free_energy, layer_field, upward_field
 from vpf_jax.machine import BoltzmannMachine, State, check_machine, check_symmetric
 from vpf_jax.sample.streams import Stream, stream_of, substream, substreams, uniform
@@ -26,7 +27,7 @@ NUM_UPDATES = 20
 
 
 def rbm_log_likelihood(
-    machine: BoltzmannMachine, visible: Num[Array, "batch n_0"], log_z: Float[Array, ""] | float
+    machine: BoltzmannMachine, visible: Shaped[AnyArray, "batch n_0"], log_z: Float[Array, ""] | float
 ) -> Float[Array, " batch"]:
     """Log p(v) = -F(v) - log Z of each visible vector, for two layers without weights inside the hidden one.
 
@@ -46,8 +47,8 @@ def rbm_log_likelihood(
 
 
 def mean_field(
-    machine: BoltzmannMachine, visible: Num[Array, "batch n_0"], num_updates: int = NUM_UPDATES
-) -> tuple[Float[Array, "batch n_l"], ...]:
+    machine: BoltzmannMachine, visible: Shaped[AnyArray, "batch n_0"], num_updates: int = NUM_UPDATES
+) -> tuple[Float[Array, "batch _n_l"], ...]:
     """Means of a factorial approximation q(h) of p(h | v), one [batch, n_l] per hidden layer, bottom first.
 
     Coordinate ascent on the variational bound, which therefore never falls: each mean becomes that of its unit
@@ -73,7 +74,7 @@ def mean_field(
 
 def variational_bound(
     machine: BoltzmannMachine,
-    visible: Num[Array, "batch n_0"],
+    visible: Shaped[AnyArray, "batch n_0"],
     log_z: Float[Array, ""] | float,
     num_updates: int = NUM_UPDATES,
 ) -> Float[Array, " batch"]:
@@ -97,7 +98,7 @@ def variational_bound(
     _check_log_z("log_z", log_z)
     kinds = [two_valued(unit, "the variational bound") for unit in machine.layer_units[1:]]
 
-    def bound(v: Num[Array, " n_0"]) -> Float[Array, ""]:
+    def bound(v: Shaped[Array, " n_0"]) -> Float[Array, ""]:
         means = _mean_field(machine, v, num_updates)
         entropies = (jnp.sum(unit.entropy(m)) for unit, m in zip(kinds, means[1:], strict=True))
         # No unit meets itself in the energy, so its mean under q is its value at the means.
@@ -110,7 +111,7 @@ def variational_bound(
 def stack_bound(
     key: PRNGKeyArray,
     stack: Stack,
-    visible: Num[Array, "batch n_0"],
+    visible: Shaped[AnyArray, "batch n_0"],
     log_z_top: Float[Array, ""] | float,
     num_samples: int = 1,
 ) -> Float[Array, " batch"]:
@@ -144,7 +145,7 @@ def stack_bound(
                 "one has two layers without weights inside the lower one"
             )
 
-    def log_weights(stream: Stream, rows: Num[Array, "rows n_0"]) -> Float[Array, " rows"]:
+    def log_weights(stream: Stream, rows: Shaped[Array, "rows n_0"]) -> Float[Array, " rows"]:
         total = jnp.zeros(rows.shape[0], stack[0].biases[0].dtype)
         for i, machine in enumerate(stack[:-1]):
             below, above = machine.layer_units
@@ -158,7 +159,7 @@ def stack_bound(
             return total + rbm_log_likelihood(top, rows, log_z_top)
         return total + variational_bound(top, rows, log_z_top)
 
-    def bound(stream: Stream, rows: Num[Array, "rows n_0"]) -> Float[Array, " rows"]:
+    def bound(stream: Stream, rows: Shaped[Array, "rows n_0"]) -> Float[Array, " rows"]:
         found = jax.lax.map(lambda s: log_weights(s, rows), substreams(stream, num_samples))
         return jax.nn.logsumexp(found, axis=0) - jnp.log(num_samples)
 
@@ -166,7 +167,7 @@ def stack_bound(
     return checks.spoilt(bounds, stack, visible, log_z_top)
 
 
-def _mean_field(machine: BoltzmannMachine, visible: Num[Array, " n_0"], num_updates: int) -> State:
+def _mean_field(machine: BoltzmannMachine, visible: Shaped[Array, " n_0"], num_updates: int) -> State:
     """The visible vector and the means of the hidden layers."""
     kinds = machine.layer_units
     start: tuple[Array, ...] = (visible.astype(machine.biases[0].dtype),)
@@ -196,7 +197,9 @@ def _update_layer(
     return jax.lax.fori_loop(0, means.shape[0], update, means)
 
 
-def _log_probability(unit: Unit, x: Num[Array, "batch n"], fields: Float[Array, "batch n"]) -> Float[Array, " batch"]:
+def _log_probability(
+    unit: Unit, x: Shaped[Array, "batch n"], fields: Float[Array, "batch n"]
+) -> Float[Array, " batch"]:
     """Of each row under independent units with these fields."""
     return jnp.sum(x * fields - unit.log_normaliser(fields), axis=1)
 

@@ -7,14 +7,16 @@ partition function; the linear probe asks what hidden features are worth to a cl
 """
 
 import importlib.util
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
+from jaxtyping import Array, Float, Integer, PRNGKeyArray, Real, Shaped
 
 from vpf_jax import checks, couplings
+from vpf_jax.checks import AnyArray
 from vpf_jax.couplings import Weights
 from vpf_jax.energy import upward_field
 from vpf_jax.machine import BoltzmannMachine, check_machine, check_symmetric
@@ -85,7 +87,7 @@ def alignment(machine: BoltzmannMachine) -> tuple[Float[Array, ""], ...]:
 
 
 @jax.jit
-def hidden_means(stack: Stack, visible: Num[Array, "batch n_0"]) -> tuple[Array, ...]:
+def hidden_means(stack: Stack, visible: Shaped[Array, "batch n_0"]) -> tuple[Array, ...]:
     """Feed-forward activations of two-layer machines, one [batch, n_l] per hidden layer.
 
     Each is computed from the activations below it. Nothing is sampled; inputs from the own layer are left out.
@@ -98,7 +100,7 @@ def hidden_means(stack: Stack, visible: Num[Array, "batch n_0"]) -> tuple[Array,
 
 
 def pseudo_log_likelihood(
-    key: PRNGKeyArray, machine: BoltzmannMachine, visible: Num[Array, "batch n_0"]
+    key: PRNGKeyArray, machine: BoltzmannMachine, visible: Shaped[AnyArray, "batch n_0"]
 ) -> Float[Array, " batch"]:
     """An unbiased estimate, for each example, of its log pseudo-likelihood sum_i log p(v_i | all other v), in nats.
 
@@ -135,7 +137,7 @@ def pseudo_log_likelihood(
         change = 2 * unit.half_way(v[i], machine.biases[0].dtype)
         field = machine.biases[0][i]
         if machine.intra[0] is not None:
-            field += couplings.up(machine.intra[0][i], v, field.dtype)
+            field += jnp.vdot(couplings.rows(machine.intra[0], i), v.astype(field.dtype))
         log_odds = change * field
         for weights, hidden in zip(machine.weights, machine.layer_units[1:], strict=True):
             z = upward_field(machine, 1, v)
@@ -151,7 +153,7 @@ def pseudo_log_likelihood(
     return checks.spoilt(in_chunks(stream_of(key), of_rows, jnp.asarray(visible)), machine, visible)
 
 
-def watch(key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_0"]) -> dict[str, Float[Array, ""]]:
+def watch(key: PRNGKeyArray, stack: Stack, visible: Shaped[AnyArray, "batch n_0"]) -> dict[str, Float[Array, ""]]:
     """What is worth a look after every epoch: scalars of the stack's bottom machine, at the cost of a few steps.
 
     Args:
@@ -185,10 +187,10 @@ def watch(key: PRNGKeyArray, stack: Stack, visible: Num[Array, "batch n_0"]) -> 
 
 
 def linear_probe(
-    features_train: Float[Array | np.ndarray, "num_train n"],
-    labels_train: Int[Array | np.ndarray, " num_train"],
-    features_test: Float[Array | np.ndarray, "num_test n"],
-    labels_test: Int[Array | np.ndarray, " num_test"],
+    features_train: Real[AnyArray, "num_train n"],
+    labels_train: Integer[AnyArray, " num_train"] | Sequence[int],
+    features_test: Real[AnyArray, "num_test n"],
+    labels_test: Integer[AnyArray, " num_test"] | Sequence[int],
     *,
     C: float = 1.0,
     max_iter: int = 1000,
@@ -232,7 +234,7 @@ def linear_probe(
 
 
 def _check_examples(
-    part: str, features: Float[Array | np.ndarray, "num n"], labels: Int[Array | np.ndarray, " num"]
+    part: str, features: Real[AnyArray, "num n"], labels: Integer[AnyArray, " num"] | Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The features and labels as NumPy arrays; raises ValueError unless there is one finite row per label."""
     x, y = np.asarray(features), np.asarray(labels)

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vpf_jax import checks
+from vpf_jax.checks import AnyArray
 
 # Points and centres whose distances are formed at once: 1000 x 1000 float32 are 4 MB.
 _CHUNK = 1000
@@ -25,8 +26,8 @@ SIGMAS = tuple(round(0.10 + 0.01 * i, 2) for i in range(21))
 
 
 def parzen_log_likelihood(
-    centres: Float[Array | np.ndarray, "num_centres d"],
-    points: Float[Array | np.ndarray, "num_points d"],
+    centres: Float[AnyArray, "num_centres d"],
+    points: Float[AnyArray, "num_points d"],
     sigma: Float[Array, ""] | float,
 ) -> Float[Array, " num_points"]:
     """Log density in nats of each point under the mean of Gaussians of width sigma at the centres.
@@ -43,8 +44,8 @@ def parzen_log_likelihood(
 
 
 def choose_sigma(
-    centres: Float[Array | np.ndarray, "num_centres d"],
-    validation: Float[Array | np.ndarray, "num_points d"],
+    centres: Float[AnyArray, "num_centres d"],
+    validation: Float[AnyArray, "num_points d"],
     sigmas: Sequence[float] = SIGMAS,
 ) -> float:
     """The width among `sigmas` with the highest mean log-likelihood of the validation points.
@@ -110,7 +111,7 @@ def _chunks(rows: Array) -> tuple[Array, Array]:
     return padded.reshape(count, _CHUNK, rows.shape[1]), valid.reshape(count, _CHUNK)
 
 
-def _check(centres: Array | np.ndarray, points: Array | np.ndarray, sigma: Array | float) -> None:
+def _check(centres: AnyArray, points: AnyArray, sigma: Array | float) -> None:
     checks.array("centres", centres)
     checks.array("points", points)
     shapes = jnp.shape(centres), jnp.shape(points)

@@ -18,9 +18,10 @@ any depth is taken; a pairwise stack is not: its machines share no distribution 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from vpf_jax import checks
+from vpf_jax.checks import AnyArray
 from vpf_jax.energy import layer_field
 from vpf_jax.machine import BoltzmannMachine, State, check_machine
 from vpf_jax.sample.gibbs import draw_uniforms, sweep_layers
@@ -86,8 +87,8 @@ def random_mask(key: PRNGKeyArray, shape: tuple[int, ...], rate: float | Float[A
 
 
 def corrupt(
-    key: PRNGKeyArray, visible: Num[Array, "batch n_0"], mask: Bool[Array, "*batch n_0"]
-) -> Num[Array, "batch n_0"]:
+    key: PRNGKeyArray, visible: Shaped[AnyArray, "batch n_0"], mask: Bool[AnyArray, "*batch n_0"]
+) -> Shaped[Array, "batch n_0"]:
     """ORs Bernoulli(1/2) bits into the masked pixels of binary images: half of their zeros become ones.
 
     Args:
@@ -109,8 +110,8 @@ def corrupt(
 def reconstruct(
     key: PRNGKeyArray,
     machine: BoltzmannMachine,
-    corrupted: Num[Array, "batch n_0"],
-    mask: Bool[Array, "*batch n_0"],
+    corrupted: Shaped[AnyArray, "batch n_0"],
+    mask: Bool[AnyArray, "*batch n_0"],
     num_steps: int | Array = 2,
 ) -> Float[Array, "batch n_0"]:
     """The paper's repair: a hidden sample given the corrupted image, then free Gibbs steps (down, up).
@@ -137,8 +138,8 @@ def reconstruct(
 def inpaint(
     key: PRNGKeyArray,
     machine: BoltzmannMachine,
-    visible: Num[Array, "batch n_0"],
-    mask: Bool[Array, "*batch n_0"],
+    visible: Shaped[AnyArray, "batch n_0"],
+    mask: Bool[AnyArray, "*batch n_0"],
     num_steps: int | Array = 10,
 ) -> Float[Array, "batch n_0"]:
     """Repair with the pixels outside the mask held at their given values in every step; otherwise as `reconstruct`.
@@ -150,7 +151,9 @@ def inpaint(
 
 
 def reconstruction_error(
-    reconstructed: Num[Array, "batch n_0"], grey: Num[Array, "batch n_0"], mask: Bool[Array, "*batch n_0"]
+    reconstructed: Shaped[AnyArray, "batch n_0"],
+    grey: Shaped[AnyArray, "batch n_0"],
+    mask: Bool[AnyArray, "*batch n_0"],
 ) -> Float[Array, " batch"]:
     """L1 distance of each repaired image to its grey original: sum over masked pixels of |difference|.
 
@@ -175,7 +178,7 @@ def reconstruction_error(
 def repair(
     key: PRNGKeyArray,
     machine: BoltzmannMachine,
-    visible: Num[Array, "batch n_0"],
+    visible: Shaped[Array, "batch n_0"],
     mask: Bool[Array, "*batch n_0"],
 ) -> dict[str, Float[Array, "batch n_0"]]:
     """The same corrupted images repaired by each of `PROTOCOLS`, and "corrupted" as they were given."""
@@ -191,7 +194,7 @@ def repair(
 def band_errors(
     key: PRNGKeyArray,
     machine: BoltzmannMachine,
-    visible: Num[Array, "batch n_0"],
+    visible: Shaped[Array, "batch n_0"],
     grey: Float[Array, "batch n_0"],
     image_shape: tuple[int, int],
 ) -> dict[str, dict[str, float]]:
@@ -235,8 +238,8 @@ def guess_errors(
 def _repair(
     key: PRNGKeyArray,
     machine: BoltzmannMachine,
-    visible: Num[Array, "batch n_0"],
-    mask: Bool[Array, "*batch n_0"],
+    visible: Shaped[AnyArray, "batch n_0"],
+    mask: Bool[AnyArray, "*batch n_0"],
     num_steps: int | Array,
     *,
     clamp: bool,
@@ -269,7 +272,7 @@ def _repair(
     return checks.spoilt(in_chunks(stream_of(key), of_rows, jnp.arange(len(visible))), machine, visible)
 
 
-def _fit_mask(mask: Bool[Array, "*batch n_0"], images: Num[Array, "batch n_0"]) -> Bool[Array, "batch n_0"]:
+def _fit_mask(mask: Bool[AnyArray, "*batch n_0"], images: Shaped[AnyArray, "batch n_0"]) -> Bool[Array, "batch n_0"]:
     """The mask with one row for each image, or ValueError."""
     mask = jnp.asarray(checks.array("a mask", mask, "an array of booleans"))
     fits = mask.dtype == bool and mask.shape in (images.shape, images.shape[1:])

@@ -43,8 +43,8 @@ from vpf_jax import checks
 from vpf_jax.machine import BoltzmannMachine
 from vpf_jax.settings import Settings, setting
 
-RULES = ("huang", "meng")
-ESTEPS = ("exact", "messages")
+MSTEPS = ("huang", "meng")
+SYNAPSE_ESTEPS = ("exact", "messages")
 # Bound on |lambda| that Huang states; atanh of it is 6.1.
 LARGEST_MEAN = 0.99999
 # Hidden units over whose states a sum is formed.
@@ -62,8 +62,8 @@ class SynapseConfig(Settings):
       SettingError: a value outside its range.
     """
 
-    rule: str = setting("huang", "Of the M-step, Adam in lambda or a step of the natural gradient", choices=RULES)
-    estep: str = setting("exact", "Of the dual network, exact for up to 12 hidden units", choices=ESTEPS)
+    rule: str = setting("huang", "Of the M-step, Adam in lambda or a step of the natural gradient", choices=MSTEPS)
+    estep: str = setting("exact", "Of the dual network, exact for up to 12 hidden units", choices=SYNAPSE_ESTEPS)
     beta: float = setting(1.0, "Inverse temperature", above=0)
     prior_mean: float = setting(0.0, "Prior mean of every synapse", above=-1, below=1)
     learning_rate: float = setting(0.1, "Of Adam, of Huang's rule", above=0)
@@ -111,7 +111,7 @@ class Surrogate(NamedTuple):
         return self.data - self.model - self.divergence
 
 
-class Estimate(NamedTuple):
+class SynapseEstimate(NamedTuple):
     """What one E-step and the examples say about lambda."""
 
     surrogate: Surrogate
@@ -238,7 +238,7 @@ def surrogate_and_gradient(
     visible: Num[Array, "num_examples n"],
     draws: Float[Array, "num_draws p"],
     config: SynapseConfig,
-) -> Estimate:
+) -> SynapseEstimate:
     """L and its gradient by lambda.
 
     Args:
@@ -274,7 +274,7 @@ def surrogate_and_gradient(
     uncertain = beta / math.sqrt(n) * means * jnp.mean(1 - dual.means**2, axis=0)[None]
     by_model = num_examples * beta / math.sqrt(n) * (jnp.mean(dual.correlations, axis=0) - uncertain)
     by_prior = math.atanh(config.prior_mean) - jnp.arctanh(means)
-    return Estimate(surrogate, by_prior + by_data - by_model, jnp.max(dual.residual))
+    return SynapseEstimate(surrogate, by_prior + by_data - by_model, jnp.max(dual.residual))
 
 
 def init_synapses(

@@ -34,9 +34,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray
 
 from vpf_jax import checks
+from vpf_jax.checks import AnyArray
 from vpf_jax.sample.streams import permutation, stream_of, substreams, uniform
 from vpf_jax.settings import Settings, setting
 
@@ -44,7 +45,7 @@ ESTIMATORS = ("one_sided", "centred")
 OPTIMIZERS = ("sgd", "adam")
 
 # One array per layer above the input, the output last: [batch, n_l].
-State = tuple[Float[Array, "batch n_l"], ...]
+Layers = tuple[Float[Array, "batch _n_l"], ...]
 
 # Images that `free_phase` relaxes at once.
 _CHUNK = 1000
@@ -79,7 +80,7 @@ ACTIVATIONS = {
 }
 
 
-def _check_beta(beta: float | Array | np.ndarray) -> None:
+def _check_beta(beta: AnyArray | float) -> None:
     checks.finite_number("beta", beta)
     checks.require(checks.is_traced(beta) or beta != 0, "beta", beta, "a finite number other than 0")
 
@@ -88,9 +89,9 @@ def _check_beta(beta: float | Array | np.ndarray) -> None:
 class EquilibriumNetwork:
     """Parameters; a pytree, also the container of their gradients."""
 
-    weights: tuple[Float[Array, "n_l n_next"], ...]
+    weights: tuple[Float[Array, "_n_l _n_next"], ...]
     """One matrix per pair of consecutive layers, the input's first."""
-    biases: tuple[Float[Array, " n_l"], ...]
+    biases: tuple[Float[Array, " _n_l"], ...]
     """One vector per layer above the input."""
 
     @property
@@ -130,7 +131,7 @@ class EquilibriumConfig(Settings):
     batch_size: int = setting(20, "Examples per step, up to the number of examples", least=1)
 
 
-class Preset(NamedTuple):
+class EquilibriumPreset(NamedTuple):
     """A published setting."""
 
     hidden: tuple[int, ...]
@@ -140,18 +141,18 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "1": Preset((500,), 25, EquilibriumConfig()),
-    "2": Preset(
+    "1": EquilibriumPreset((500,), 25, EquilibriumConfig()),
+    "2": EquilibriumPreset(
         (500, 500),
         60,
         EquilibriumConfig(free_steps=100, nudged_steps=6, beta=4.0, learning_rates=(0.8, 0.2, 0.02)),
     ),
-    "3": Preset(
+    "3": EquilibriumPreset(
         (500, 500, 500),
         500,
         EquilibriumConfig(free_steps=500, nudged_steps=8, beta=2.0, learning_rates=(0.128, 0.032, 0.008, 0.002)),
     ),
-    "centred": Preset(
+    "centred": EquilibriumPreset(
         (512,),
         25,
         EquilibriumConfig(
@@ -185,7 +186,7 @@ class EquilibriumState:
 
     network: EquilibriumNetwork
     optimizer: optax.OptState
-    particles: State
+    particles: Layers
     """Free states, one row per training example in the order of the data; empty unless persistent."""
     key: PRNGKeyArray
     """Constant through a run: epoch e draws from fold_in(key, e)."""
@@ -229,7 +230,7 @@ def init_network(key: PRNGKeyArray, sizes: Sequence[int]) -> EquilibriumNetwork:
 
 
 def energy(
-    network: EquilibriumNetwork, x: Float[Array, "batch n_0"], state: State, activation: str = "hard"
+    network: EquilibriumNetwork, x: Float[Array, "batch n_0"], state: Layers, activation: str = "hard"
 ) -> Float[Array, " batch"]:
     """E of each example, for states in [0, 1]; what the input alone contributes is left out."""
     total = jnp.zeros(())
@@ -238,12 +239,12 @@ def energy(
     return total
 
 
-def cost(state: State, target: Float[Array, "batch n_out"]) -> Float[Array, " batch"]:
+def cost(state: Layers, target: Float[Array, "batch n_out"]) -> Float[Array, " batch"]:
     """C of each example: half the squared distance of the output from the target."""
     return jnp.sum((state[-1] - target) ** 2, axis=1) / 2
 
 
-def predict(network: EquilibriumNetwork, state: State) -> Int[Array, " batch"]:
+def predict(network: EquilibriumNetwork, state: Layers) -> Int[Array, " batch"]:
     """The class of each example: its highest output, and of equal ones that with the highest field.
 
     Outputs at a bound are equal: where all are 0, a plain argmax would call the example a 0.
@@ -257,11 +258,11 @@ def predict(network: EquilibriumNetwork, state: State) -> Int[Array, " batch"]:
 def force(
     network: EquilibriumNetwork,
     x: Float[Array, "batch n_0"],
-    state: State,
+    state: Layers,
     activation: str = "hard",
     target: Float[Array, "batch n_out"] | None = None,
     beta: Float[Array, ""] | float = 0.0,
-) -> State:
+) -> Layers:
     """-dF/ds of each unit: its field minus its own pull; at a bound the derivative from inside [0, 1].
 
     Args:
@@ -279,12 +280,12 @@ def force(
 def relax(
     network: EquilibriumNetwork,
     x: Float[Array, "batch n_0"],
-    state: State,
+    state: Layers,
     config: EquilibriumConfig,
     steps: int,
     target: Float[Array, "batch n_out"] | None = None,
     beta: Float[Array, ""] | float = 0.0,
-) -> tuple[State, Float[Array, " batch"]]:
+) -> tuple[Layers, Float[Array, " batch"]]:
     """Where the network is after a number of steps, all units in parallel, and how far it still moved at the last one.
 
     Args:
@@ -309,7 +310,7 @@ def relax(
 def estimate_gradient(
     network: EquilibriumNetwork,
     x: Float[Array, "batch n_0"],
-    free: State,
+    free: Layers,
     target: Float[Array, "batch n_out"],
     config: EquilibriumConfig,
     beta: Float[Array, ""] | float,
@@ -349,8 +350,8 @@ def init_state(
 
 def train_epoch(
     state: EquilibriumState,
-    images: Float[Array, "num_examples n_0"],
-    labels: Int[Array, " num_examples"],
+    images: Float[AnyArray, "num_examples n_0"],
+    labels: Integer[AnyArray, " num_examples"],
     *,
     config: EquilibriumConfig,
 ) -> tuple[EquilibriumState, EquilibriumMetrics]:
@@ -370,7 +371,7 @@ def train_epoch(
     """
     if not isinstance(state, EquilibriumState):
         raise ValueError(
-            f"got a {type(state).__name__} for the state; it takes a EquilibriumState, as init_state gives"
+            f"got a {type(state).__name__} for the state; it takes an EquilibriumState, as init_state gives"
         )
     checks.array("a state", state.epoch)
     checks.finite("images", images)
@@ -402,10 +403,10 @@ def train_epoch(
 def free_phase(
     network: EquilibriumNetwork,
     images: Float[Array, "num_images n_0"],
-    start: State | None = None,
+    start: Layers | None = None,
     *,
     config: EquilibriumConfig,
-) -> tuple[State, Float[Array, " num_images"]]:
+) -> tuple[Layers, Float[Array, " num_images"]]:
     """`relax` without a nudge for `config.free_steps`, in chunks of images; `predict` reads it.
 
     Args:
@@ -418,7 +419,7 @@ def free_phase(
       The states, and per image the largest |ds| of the last step.
     """
 
-    def settle(example: tuple[Array, State]) -> tuple[State, Array]:
+    def settle(example: tuple[Array, Layers]) -> tuple[Layers, Array]:
         x, state = jax.tree.map(lambda a: a[None], example)
         return jax.tree.map(lambda a: a[0], relax(network, x, state, config, config.free_steps))
 
@@ -480,10 +481,10 @@ def _drive(network: EquilibriumNetwork, x: Array) -> tuple[Array, ...]:
 def _fields(
     network: EquilibriumNetwork,
     drive: tuple[Array, ...],
-    state: State,
+    state: Layers,
     target: Array | None,
     beta: Array | float,
-) -> State:
+) -> Layers:
     """The local fields: what each unit gets from its bias, its neighbours and the nudge."""
     fields = list(drive)
     for lower, weights in enumerate(network.weights[1:]):
@@ -497,15 +498,15 @@ def _fields(
 def _relax(
     network: EquilibriumNetwork,
     drive: tuple[Array, ...],
-    state: State,
+    state: Layers,
     config: EquilibriumConfig,
     steps: int,
     target: Array | None = None,
     beta: Array | float = 0.0,
-) -> tuple[State, Float[Array, " batch"]]:
+) -> tuple[Layers, Float[Array, " batch"]]:
     """`relax` with the drive of the input given."""
 
-    def step(_, state: State) -> State:
+    def step(_, state: Layers) -> Layers:
         fields = _fields(network, drive, state, target, beta)
         move = ACTIVATIONS[config.activation].step
         return tuple(move(s, field, config.step_size) for s, field in zip(state, fields, strict=True))
@@ -520,14 +521,14 @@ def _estimate(
     network: EquilibriumNetwork,
     x: Array,
     drive: tuple[Array, ...],
-    free: State,
+    free: Layers,
     target: Array,
     config: EquilibriumConfig,
     beta: Array | float,
 ) -> EquilibriumNetwork:
     """`estimate_gradient` with the drive of the input given."""
 
-    def nudged(strength: Array | float) -> State:
+    def nudged(strength: Array | float) -> Layers:
         return _relax(network, drive, free, config, config.nudged_steps, target, strength)[0]
 
     plus, minus, distance = nudged(beta), free, beta
@@ -547,7 +548,7 @@ def _estimate(
     )
 
 
-def _rest(network: EquilibriumNetwork, rows: int) -> State:
+def _rest(network: EquilibriumNetwork, rows: int) -> Layers:
     return tuple(jnp.zeros((rows, bias.shape[0]), bias.dtype) for bias in network.biases)
 
 

@@ -38,9 +38,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from vpf_jax import checks
+from vpf_jax.checks import AnyArray
 from vpf_jax.settings import Settings, setting
 
 Map = Callable[[Array], Array]
@@ -104,7 +105,7 @@ class Maps(NamedTuple):
     """[n_2] -> [n_1]."""
 
 
-class Hidden(NamedTuple):
+class HiddenLayers(NamedTuple):
     """States of the hidden layers."""
 
     h1: Float[Array, "*batch n_1"]
@@ -203,7 +204,7 @@ class TargetConfig(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class Preset:
+class TargetPreset:
     """What the paper and its released code set differently; they learn alike."""
 
     widening: float
@@ -213,8 +214,8 @@ class Preset:
 
 PRESETS = {
     # "paper": the variance is multiplied by 4; "released": the standard deviation is.
-    "paper": Preset(widening=2.0, epochs=20),
-    "released": Preset(widening=4.0, epochs=20),
+    "paper": TargetPreset(widening=2.0, epochs=20),
+    "released": TargetPreset(widening=4.0, epochs=20),
 }
 
 
@@ -267,26 +268,30 @@ def target_direction(
     return f(below) - f(g(above))
 
 
-def inference_step(maps: Maps, visible: Float[Array, " n_0"], hidden: Hidden, inference: Inference) -> Hidden:
+def inference_step(
+    maps: Maps, visible: Float[Array, " n_0"], hidden: HiddenLayers, inference: Inference
+) -> HiddenLayers:
     """One step of both hidden layers, the upper one first."""
     h1, h2 = hidden
     h2 = h2 + inference.rate * target_direction(maps.f2, maps.g2, h1, h2)
     # Both terms at the h1 of before the step, as the formula has it.
     h1 = h1 + inference.rate * target_direction(maps.f1, maps.g1, visible, h1) + inference.top_down * (maps.g2(h2) - h1)
-    return Hidden(h1, h2)
+    return HiddenLayers(h1, h2)
 
 
-def infer_single(maps: Maps, visible: Float[Array, " n_0"], inference: Inference = LEARNING) -> Hidden:
+def infer_single(maps: Maps, visible: Float[Array, " n_0"], inference: Inference = LEARNING) -> HiddenLayers:
     """States of the hidden layers inferred from one example, by any maps."""
     h1 = maps.f1(visible)
 
-    def step(hidden: Hidden, _: None) -> tuple[Hidden, None]:
+    def step(hidden: HiddenLayers, _: None) -> tuple[HiddenLayers, None]:
         return inference_step(maps, visible, hidden, inference), None
 
-    return jax.lax.scan(step, Hidden(h1, maps.f2(h1)), length=inference.num_steps)[0]
+    return jax.lax.scan(step, HiddenLayers(h1, maps.f2(h1)), length=inference.num_steps)[0]
 
 
-def infer(parameters: Parameters, visible: Float[Array, "batch n_0"], inference: Inference = LEARNING) -> Hidden:
+def infer(
+    parameters: Parameters, visible: Shaped[AnyArray, "batch n_0"], inference: Inference = LEARNING
+) -> HiddenLayers:
     """States of the hidden layers inferred from images: h1 [batch, n_1], h2 [batch, n_2].
 
     h2 may leave [0, 1] and h1 may become negative: nothing clips them.
@@ -298,7 +303,7 @@ def infer(parameters: Parameters, visible: Float[Array, "batch n_0"], inference:
     return jax.vmap(lambda x: infer_single(parameters.maps, x, inference))(visible)
 
 
-def fit_prior(parameters: Parameters, visible: Float[Array, "batch n_0"], inference: Inference = LEARNING) -> Prior:
+def fit_prior(parameters: Parameters, visible: Shaped[AnyArray, "batch n_0"], inference: Inference = LEARNING) -> Prior:
     """Mean and variance of the inferred h2 over the images, and the mean square of h1 - g2(h2).
 
     The variance is the mean square of deviations from the mean. As the mean of squares minus the square of the mean it
@@ -334,7 +339,7 @@ def mean_and_variance(values: Float[Array, "n d"]) -> tuple[Float[Array, " d"], 
     return mean, jnp.mean((values - mean[None]) ** 2, axis=0)
 
 
-def log_joint(parameters: Parameters, prior: Prior, visible: Float[Array, " n_0"], hidden: Hidden) -> LogJoint:
+def log_joint(parameters: Parameters, prior: Prior, visible: Float[Array, " n_0"], hidden: HiddenLayers) -> LogJoint:
     """Log p(x, h1, h2) of one example under the model of the module's docstring; -inf or NaN where a variance is 0."""
     h1, h2 = hidden
     field = parameters.g1(h1)
@@ -348,7 +353,7 @@ def log_joint(parameters: Parameters, prior: Prior, visible: Float[Array, " n_0"
 def log_joint_curve(
     parameters: Parameters,
     prior: Prior,
-    visible: Float[Array, "batch n_0"],
+    visible: Shaped[AnyArray, "batch n_0"],
     inference: Inference = OBSERVED,
 ) -> LogJoint:
     """Log p(x, h) of each image before inference and after each of its steps.
@@ -363,7 +368,7 @@ def log_joint_curve(
     maps = parameters.maps
 
     def of_one(x: Float[Array, " n_0"]) -> LogJoint:
-        def step(hidden: Hidden, _: None) -> tuple[Hidden, LogJoint]:
+        def step(hidden: HiddenLayers, _: None) -> tuple[HiddenLayers, LogJoint]:
             hidden = inference_step(maps, x, hidden, inference)
             return hidden, log_joint(parameters, prior, x, hidden)
 
@@ -375,7 +380,9 @@ def log_joint_curve(
     return jax.lax.map(of_one, visible, batch_size=_CHUNK)
 
 
-def corrupt(key: PRNGKeyArray, visible: Float[Array, "batch n_0"], hidden: Hidden, config: TargetConfig) -> Inputs:
+def corrupt(
+    key: PRNGKeyArray, visible: Float[Array, "batch n_0"], hidden: HiddenLayers, config: TargetConfig
+) -> Inputs:
     """What each map sees of the states: Gaussian noise on x and h1, means of Bernoulli samples of h2.
 
     Inferred h2 may lie outside [0, 1]; as probabilities they are clipped.
@@ -395,7 +402,9 @@ def corrupt(key: PRNGKeyArray, visible: Float[Array, "batch n_0"], hidden: Hidde
     )
 
 
-def layer_losses(parameters: Parameters, inputs: Inputs, visible: Float[Array, "batch n_0"], hidden: Hidden) -> Losses:
+def layer_losses(
+    parameters: Parameters, inputs: Inputs, visible: Float[Array, "batch n_0"], hidden: HiddenLayers
+) -> Losses:
     """The squared error of each map against the state that it should give, all states held."""
     maps = parameters.maps
     targets = Inputs(f1=hidden.h1, f2=hidden.h2, g1=visible, g2=hidden.h1)
@@ -408,7 +417,7 @@ def layer_losses(parameters: Parameters, inputs: Inputs, visible: Float[Array, "
 
 
 def layer_gradients(
-    parameters: Parameters, inputs: Inputs, visible: Float[Array, "batch n_0"], hidden: Hidden
+    parameters: Parameters, inputs: Inputs, visible: Float[Array, "batch n_0"], hidden: HiddenLayers
 ) -> tuple[Losses, Parameters]:
     """Losses, and of each map's parameters the gradient of its own loss.
 
@@ -438,7 +447,7 @@ def init_state(key: PRNGKeyArray, sizes: tuple[int, int, int], config: TargetCon
 
 
 def train_epoch(
-    state: TargetState, visible: Float[Array, "num_examples n_0"], *, config: TargetConfig
+    state: TargetState, visible: Shaped[AnyArray, "num_examples n_0"], *, config: TargetConfig
 ) -> tuple[TargetState, Losses]:
     """One pass over the images in a fresh random order, in full minibatches; a rest smaller than one is left out.
 
@@ -530,7 +539,7 @@ def generate(
 
 
 def randomise(
-    key: PRNGKeyArray, visible: Float[Array, "batch n_0"], mask: Bool[Array, "batch n_0"]
+    key: PRNGKeyArray, visible: Shaped[AnyArray, "batch n_0"], mask: Bool[AnyArray, "batch n_0"]
 ) -> Float[Array, "batch n_0"]:
     """Uniform random values in [0, 1) where the mask is True, the image elsewhere.
 
@@ -545,8 +554,8 @@ def randomise(
 
 def inpaint(
     parameters: Parameters,
-    corrupted: Float[Array, "batch n_0"],
-    mask: Bool[Array, "batch n_0"],
+    corrupted: Shaped[AnyArray, "batch n_0"],
+    mask: Bool[AnyArray, "batch n_0"],
     num_steps: int = 20,
     inference: Inference = ENCODING,
 ) -> Float[Array, "batch n_0"]:
@@ -607,7 +616,7 @@ def _log_normal(values: Array, mean: Array, variance: Array) -> Float[Array, ""]
     return -0.5 * jnp.sum((values - mean) ** 2 / variance + jnp.log(2 * jnp.pi * variance))
 
 
-def _check_visible(parameters: Parameters, visible: Float[Array, "batch n_0"]) -> Float[Array, "batch n_0"]:
+def _check_visible(parameters: Parameters, visible: Shaped[AnyArray, "batch n_0"]) -> Float[Array, "batch n_0"]:
     """The images in the precision of the parameters, or ValueError."""
     for number in jax.tree.leaves(parameters):
         checks.finite("the parameters", number)
@@ -620,7 +629,7 @@ def _check_visible(parameters: Parameters, visible: Float[Array, "batch n_0"]) -
     return jnp.asarray(visible).astype(parameters.f1.weights.dtype)
 
 
-def _check_mask(mask: Bool[Array, "batch n_0"], images: Float[Array, "batch n_0"]) -> Bool[Array, "batch n_0"]:
+def _check_mask(mask: Bool[AnyArray, "batch n_0"], images: Float[Array, "batch n_0"]) -> Bool[Array, "batch n_0"]:
     mask = jnp.asarray(checks.array("a mask", mask, "an array of booleans"))
     if mask.shape != images.shape or mask.dtype != bool:
         raise ValueError(

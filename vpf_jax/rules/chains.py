@@ -12,15 +12,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from vpf_jax import checks, couplings
+from vpf_jax.checks import AnyArray
 from vpf_jax.energy import energy, free_energy, layer_field
-from vpf_jax.machine import BoltzmannMachine, State, check_state, check_symmetric
+from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_state, check_symmetric
 from vpf_jax.rules.base import Estimate, Rule, register
 from vpf_jax.sample.gibbs import draw_uniforms, sweep_layers
 from vpf_jax.sample.streams import Stream, stream_of, substream
 from vpf_jax.settings import setting
+
+# States apart from those of the data, as many as there are chains.
+Chains = tuple[Shaped[AnyArray, "num_chains _n_l"], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +62,14 @@ class PCD(ChainRule):
         return states
 
     def estimate(
-        self, stream: Stream, machine: BoltzmannMachine, inference: BoltzmannMachine, states: State, carry: State
+        self, stream: Stream, machine: BoltzmannMachine, inference: BoltzmannMachine, states: State, carry: Chains
     ) -> Estimate:
         return chain_estimate(stream, machine, states, carry, self.steps)
 
 
-def contrastive_divergence(key: PRNGKeyArray, machine: BoltzmannMachine, states: State, num_steps: int = 1) -> Estimate:
+def contrastive_divergence(
+    key: PRNGKeyArray, machine: BoltzmannMachine, states: AnyState, num_steps: int = 1
+) -> Estimate:
     """CD-k: the data's sufficient statistics against those of chains that start from the data.
 
     Hidden units without weights inside their layer enter with their conditional means given the layer below, in a
@@ -82,7 +88,7 @@ def contrastive_divergence(key: PRNGKeyArray, machine: BoltzmannMachine, states:
 
 
 def persistent_contrastive_divergence(
-    key: PRNGKeyArray, machine: BoltzmannMachine, states: State, chains: State, num_steps: int = 1
+    key: PRNGKeyArray, machine: BoltzmannMachine, states: AnyState, chains: Chains, num_steps: int = 1
 ) -> Estimate:
     """PCD-k: as `contrastive_divergence`, but the chains go on from `chains`, any number of them.
 
@@ -91,7 +97,9 @@ def persistent_contrastive_divergence(
     return chain_estimate(stream_of(key), machine, states, chains, num_steps)
 
 
-def chain_estimate(stream: Stream, machine: BoltzmannMachine, states: State, chains: State, num_steps: int) -> Estimate:
+def chain_estimate(
+    stream: Stream, machine: BoltzmannMachine, states: AnyState, chains: Chains, num_steps: int
+) -> Estimate:
     """Difference of the statistics of the data and of chains after `num_steps` sweeps, random numbers from a stream."""
     num_steps = checks.integer("num_steps", num_steps, 1)
     check_state(machine, states, batched=True, name="the states")
@@ -102,21 +110,21 @@ def chain_estimate(stream: Stream, machine: BoltzmannMachine, states: State, cha
         uniforms = draw_uniforms(substream(stream, i), chains)
         return jax.vmap(sweep_layers, in_axes=(None, 0, 0))(machine, chains, uniforms), None
 
-    chains = jax.lax.scan(sweep, tuple(jnp.asarray(x) for x in chains), jnp.arange(num_steps))[0]
+    moved = jax.lax.scan(sweep, tuple(jnp.asarray(x) for x in chains), jnp.arange(num_steps))[0]
     data_energy, data = _statistics(machine, states)
-    chain_energy, model = _statistics(machine, chains)
+    chain_energy, model = _statistics(machine, moved)
     return Estimate(
         objective=data_energy - chain_energy,
         # The derivative of the mean energy is minus the statistics.
         gradient=jax.tree.map(lambda m, d: m - d, model, data),
-        carry=chains,
+        carry=moved,
     )
 
 
-def _statistics(machine: BoltzmannMachine, states: State) -> tuple[Float[Array, ""], BoltzmannMachine]:
+def _statistics(machine: BoltzmannMachine, states: AnyState) -> tuple[Float[Array, ""], BoltzmannMachine]:
     """Mean (free) energy of a batch, and the means of x_i x_j and x_j, in the shape of the machine."""
     summed = len(machine.sizes) == 2 and machine.has_independent_hidden
-    x = tuple(layer.astype(b.dtype) for layer, b in zip(states, machine.biases, strict=True))
+    x = tuple(jnp.asarray(layer, b.dtype) for layer, b in zip(states, machine.biases, strict=True))
     if summed:
         hidden = machine.layer_units[1].mean(jax.vmap(lambda s: layer_field(machine, s, 1))(x))
         x = (x[0], hidden)

@@ -28,9 +28,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int, Integer, Shaped
 
 from vpf_jax import checks, couplings
+from vpf_jax.checks import AnyArray
 from vpf_jax.energy import upward_field
 from vpf_jax.machine import BoltzmannMachine, State, check_machine, check_symmetric
 from vpf_jax.rules.base import Estimate, Rule, register
@@ -97,7 +98,10 @@ class RatioMatching(FlipRule):
 
 
 def flip_estimate(
-    rule: str, machine: BoltzmannMachine, visible: Num[Array, "batch n_0"], units: Array | None = None
+    rule: str,
+    machine: BoltzmannMachine,
+    visible: Shaped[AnyArray, "batch n_0"],
+    units: Integer[AnyArray, " num_units"] | None = None,
 ) -> Estimate:
     """Pseudo-likelihood, ratio matching or marginal MPF: 'pl', 'ratio' or 'mpf'.
 
@@ -117,10 +121,10 @@ def flip_estimate(
 
 def averaged_flow(
     machine: BoltzmannMachine,
-    visible: Num[Array, "batch n_0"],
-    probabilities: Float[Array, "batch n_1"],
+    visible: Shaped[AnyArray, "batch n_0"],
+    probabilities: Float[AnyArray, "batch n_1"],
     hidden_flips: bool = True,
-    units: Int[Array, " num_units"] | None = None,
+    units: Integer[AnyArray, " num_units"] | None = None,
 ) -> tuple[Float[Array, ""], BoltzmannMachine]:
     """The probability-flow objective and its local gradient, averaged over hidden states in closed form.
 
@@ -164,9 +168,9 @@ def averaged_flow(
 
 def summed_flow(
     machine: BoltzmannMachine,
-    visible: Num[Array, "batch n_0"],
+    visible: Shaped[AnyArray, "batch n_0"],
     function: Callable[[Array], Array],
-    units: Int[Array, " num_units"] | None = None,
+    units: Integer[AnyArray, " num_units"] | None = None,
 ) -> tuple[Float[Array, ""], BoltzmannMachine]:
     """Batch mean of sum_i function(log p(x with unit i flipped) / p(x)) and its gradient by the parameters.
 
@@ -309,8 +313,8 @@ def _inside_gradient(
 
 
 def _check_flips(
-    machine: BoltzmannMachine, visible: Num[Array, "batch n_0"], units: Int[Array, " num_units"] | None
-) -> tuple[Num[Array, "batch n_0"], Int[Array, " num_units"] | None]:
+    machine: BoltzmannMachine, visible: Shaped[AnyArray, "batch n_0"], units: Integer[AnyArray, " num_units"] | None
+) -> tuple[Shaped[Array, "batch n_0"], Integer[Array, " num_units"] | None]:
     """The states and the units as arrays; raises ValueError unless both fit the machine."""
     n_0 = machine.sizes[0]
     checks.array("visible states", visible, f"an array [batch, {n_0}] of zeros and ones")

@@ -27,10 +27,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vpf_jax import checks, couplings
-from vpf_jax.couplings import Weights
+from vpf_jax.couplings import Blocks
 from vpf_jax.energy import layer_field, local_fields
 from vpf_jax.exporting import exported
-from vpf_jax.machine import BoltzmannMachine, State, check_state
+from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_state
 from vpf_jax.rules import flips
 from vpf_jax.rules.base import ESTEPS, Estimate, Rule, register
 from vpf_jax.sample.streams import Stream
@@ -95,13 +95,13 @@ class VPF(Rule):
 class DirectedGradient(NamedTuple):
     """Batch means of the directed halves; i counts rows and j columns."""
 
-    biases: tuple[Float[Array, " n_l"], ...]
+    biases: tuple[Float[Array, " _n_l"], ...]
     """< alpha_j delta_j >"""
-    forward: tuple[Weights, ...]
+    forward: Blocks
     """< x_i alpha_j delta_j >: synapses from a layer up to the next."""
-    backward: tuple[Weights, ...]
+    backward: Blocks
     """< alpha_i delta_i x_j >: synapses from the next layer back down."""
-    intra: tuple[Float[Array, "n_l n_l"] | None, ...]
+    intra: tuple[Float[Array, "_n_l _n_l"] | None, ...]
     """< x_i alpha_j delta_j > inside a layer, zero diagonal."""
 
 
@@ -112,11 +112,11 @@ class Flow(NamedTuple):
     """Batch mean of the sum of all flip rates."""
     states: State
     """The states in the parameters' precision."""
-    slopes: tuple[Float[Array, "batch n_l"], ...]
+    slopes: tuple[Float[Array, "batch _n_l"], ...]
     """alpha_j delta_j, the derivative of the summed flip rates by the bias of unit j."""
 
 
-def flip_rates(machine: BoltzmannMachine, state: State) -> tuple[Float[Array, " n_l"], ...]:
+def flip_rates(machine: BoltzmannMachine, state: AnyState) -> tuple[Float[Array, " _n_l"], ...]:
     """Rates delta_j >= 0 at which the units of one configuration flip, one array [n_l] per layer.
 
     The "firing rates" of the paper, per unit of the chain's time; of units with more than two values the sum of the
@@ -126,10 +126,10 @@ def flip_rates(machine: BoltzmannMachine, state: State) -> tuple[Float[Array, " 
       ValueError: a state whose layers do not fit the machine.
     """
     fields = local_fields(machine, state)
-    return tuple(unit.flow(x, z)[0] for unit, x, z in zip(machine.layer_units, state, fields, strict=True))
+    return tuple(unit.flow(jnp.asarray(x), z)[0] for unit, x, z in zip(machine.layer_units, state, fields, strict=True))
 
 
-def vpf_objective(machine: BoltzmannMachine, states: State) -> Float[Array, ""]:
+def vpf_objective(machine: BoltzmannMachine, states: AnyState) -> Float[Array, ""]:
     """Mean over a batch of the sum of all flip rates, visible and hidden: J without epsilon and decay.
 
     Differentiable in the machine's parameters. For a machine with intra-layer weights pass the result of `jax.grad`
@@ -146,12 +146,12 @@ def vpf_objective(machine: BoltzmannMachine, states: State) -> Float[Array, ""]:
     return mean_total(jax.vmap(flip_rates, in_axes=(None, 0))(machine, tuple(states)))
 
 
-def mean_total(deltas: tuple[Float[Array, "batch n_l"], ...]) -> Float[Array, ""]:
+def mean_total(deltas: tuple[Float[Array, "batch _n_l"], ...]) -> Float[Array, ""]:
     """Batch mean of the sum of all flip rates."""
     return jnp.mean(sum(jnp.sum(delta, axis=1) for delta in deltas))
 
 
-def local_gradient(machine: BoltzmannMachine, states: State) -> BoltzmannMachine:
+def local_gradient(machine: BoltzmannMachine, states: AnyState) -> BoltzmannMachine:
     """Gradient of `vpf_objective` in closed form, from states and firing rates alone.
 
     Args:
@@ -170,7 +170,7 @@ def local_gradient(machine: BoltzmannMachine, states: State) -> BoltzmannMachine
 
 
 def objective_and_gradient(
-    machine: BoltzmannMachine, states: State, hidden_flips: bool = True
+    machine: BoltzmannMachine, states: AnyState, hidden_flips: bool = True
 ) -> tuple[Float[Array, ""], BoltzmannMachine]:
     """`vpf_objective` and `local_gradient` at the cost of the gradient alone; same arguments and errors.
 
@@ -192,14 +192,14 @@ def objective_and_gradient(
     )
 
 
-def directed_gradient(machine: BoltzmannMachine, states: State) -> DirectedGradient:
+def directed_gradient(machine: BoltzmannMachine, states: AnyState) -> DirectedGradient:
     """The directed halves of `local_gradient`, one for each direction of a synapse; same arguments and errors."""
     flow = _flow(machine, states)
     return directed_products(machine, flow.states, flow.slopes)
 
 
 def directed_products(
-    machine: BoltzmannMachine, x: State, slopes: tuple[Float[Array, "batch n_l"], ...]
+    machine: BoltzmannMachine, x: State, slopes: tuple[Float[Array, "batch _n_l"], ...]
 ) -> DirectedGradient:
     """The directed halves of the rule, given states and alpha_j delta_j, or an estimate of it: their mean products."""
     batch = slopes[0].shape[0]
@@ -215,11 +215,11 @@ def directed_products(
     )
 
 
-def _flow(machine: BoltzmannMachine, states: State, hidden_flips: bool = True) -> Flow:
+def _flow(machine: BoltzmannMachine, states: AnyState, hidden_flips: bool = True) -> Flow:
     check_state(machine, states, batched=True)
     checks.boolean("hidden_flips", hidden_flips)
     fields = jax.vmap(local_fields, in_axes=(None, 0))(machine, tuple(states))
-    flows = [unit.flow(x, z) for unit, x, z in zip(machine.layer_units, states, fields, strict=True)]
+    flows = [unit.flow(jnp.asarray(x), z) for unit, x, z in zip(machine.layer_units, states, fields, strict=True)]
     if not hidden_flips:
         flows = [flows[0], *(jax.tree.map(jnp.zeros_like, flow) for flow in flows[1:])]
     rates, slopes = zip(*flows, strict=True)

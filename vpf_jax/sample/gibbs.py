@@ -15,11 +15,12 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from vpf_jax import checks, couplings
+from vpf_jax.checks import AnyArray
 from vpf_jax.energy import layer_field
-from vpf_jax.machine import BoltzmannMachine, State, check_layers, check_state
+from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_layers, check_state
 from vpf_jax.sample.streams import Stream, stream_of, substream, uniform
 from vpf_jax.units import BINARY, TwoValued, Unit
 
@@ -28,7 +29,7 @@ from vpf_jax.units import BINARY, TwoValued, Unit
 _BLOCK = 8
 
 
-def gibbs_sweep(key: PRNGKeyArray, machine: BoltzmannMachine, state: State, clamped: Sequence[int] = ()) -> State:
+def gibbs_sweep(key: PRNGKeyArray, machine: BoltzmannMachine, state: AnyState, clamped: Sequence[int] = ()) -> State:
     """Resamples every unclamped unit of one configuration once: odd layers first, then even ones.
 
     Args:
@@ -45,11 +46,11 @@ def gibbs_sweep(key: PRNGKeyArray, machine: BoltzmannMachine, state: State, clam
     """
     check_state(machine, state, batched=False)
     clamped = check_layers("clamped", clamped, len(machine.sizes))
-    state = tuple(jnp.asarray(x) for x in state)
-    return sweep_layers(machine, state, draw_uniforms(stream_of(key), state), clamped)
+    start = tuple(jnp.asarray(x) for x in state)
+    return sweep_layers(machine, start, draw_uniforms(stream_of(key), start), clamped)
 
 
-def draw_uniforms(stream: Stream, state: State) -> tuple[Float[Array, "*batch n_l"], ...]:
+def draw_uniforms(stream: Stream, state: State) -> tuple[Float[Array, "*batch _n_l"], ...]:
     """One uniform number in [0, 1) for each entry of a state."""
     return tuple(uniform(substream(stream, i), x.shape) for i, x in enumerate(state))
 
@@ -57,7 +58,7 @@ def draw_uniforms(stream: Stream, state: State) -> tuple[Float[Array, "*batch n_
 def sweep_layers(
     machine: BoltzmannMachine,
     state: State,
-    uniforms: tuple[Float[Array, " n_l"], ...],
+    uniforms: tuple[Float[Array, " _n_l"], ...],
     clamped: tuple[int, ...] = (),
 ) -> State:
     """`gibbs_sweep` driven by one uniform number in [0, 1) per unit."""
@@ -72,7 +73,7 @@ def sweep_layers(
 def run_chain(
     key: PRNGKeyArray,
     machine: BoltzmannMachine,
-    state: State,
+    state: AnyState,
     num_sweeps: int,
     clamped: Sequence[int] = (),
 ) -> State:
@@ -95,7 +96,7 @@ def run_chain(
 
 def resample_layer(
     machine: BoltzmannMachine, state: State, layer: int, uniforms: Float[Array, " n_l"]
-) -> Num[Array, " n_l"]:
+) -> Shaped[Array, " n_l"]:
     """New values of one layer given the rest of the state, driven by one uniform number in [0, 1) per unit."""
     outside, x, unit = layer_field(machine, state, layer, inside=False), state[layer], machine.layer_units[layer]
     intra = machine.intra[layer]
@@ -107,10 +108,10 @@ def resample_layer(
 def asynchronous_sweep(
     intra: Float[Array, "n n"],
     fields: Float[Array, " n"],
-    x: Num[Array, " n"],
+    x: Shaped[Array, " n"],
     uniforms: Float[Array, " n"],
     unit: Unit = BINARY,
-) -> Num[Array, " n"]:
+) -> Shaped[Array, " n"]:
     """Resamples the units of one layer in index order, each seeing the newest values of the others.
 
     A two-valued unit takes its upper value where its field passes the threshold that its uniform number sets. The
@@ -145,7 +146,9 @@ def _sweep(intra: Float[Array, "n n"], margins: Float[Array, " n"], x: Float[Arr
 
 
 @_sweep.def_vmap
-def _sweep_batch(axis_size: int, batched: list[bool], intra: Array, margins: Array, x: Array) -> tuple[Array, bool]:
+def _sweep_batch(axis_size: int, batched: list[bool], *operands: AnyArray) -> tuple[Array, bool]:
+    # Constants of a program come as a kind of array that is JAX's own.
+    intra, margins, x = map(jnp.asarray, operands)
     if batched[0]:
         axes = tuple(0 if b else None for b in batched)
         single = jax.vmap(_sweep.fun, in_axes=axes, axis_size=axis_size)

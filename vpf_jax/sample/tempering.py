@@ -17,9 +17,10 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vpf_jax import checks
+from vpf_jax.checks import AnyArray
 from vpf_jax.energy import energy
 from vpf_jax.exporting import exported
-from vpf_jax.machine import BoltzmannMachine, State, check_machine, check_state, check_symmetric
+from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_machine, check_state, check_symmetric
 from vpf_jax.sample.gibbs import draw_uniforms, sweep_layers
 from vpf_jax.sample.streams import stream_of, substream, uniform
 from vpf_jax.units import two_valued
@@ -40,7 +41,7 @@ class Tempered(NamedTuple):
 
 
 def independent_machine(
-    machine: BoltzmannMachine, visible_means: Float[Array, " n_0"] | None = None
+    machine: BoltzmannMachine, visible_means: Float[AnyArray, " n_0"] | None = None
 ) -> BoltzmannMachine:
     """A machine of the same structure without interactions: weights, intra-layer weights and hidden biases 0.
 
@@ -83,7 +84,7 @@ def interpolate(base: BoltzmannMachine, machine: BoltzmannMachine, beta: Float[A
 def run_tempered(
     key: PRNGKeyArray,
     machine: BoltzmannMachine,
-    states: State,
+    states: AnyState,
     inverse_temperatures: Float[Array, " num_replicas"],
     num_sweeps: int,
     base: BoltzmannMachine | None = None,
@@ -128,8 +129,9 @@ def run_tempered(
         order = jnp.arange(num_replicas) + jnp.pad(swaps, (0, 1)).astype(int) - jnp.pad(swaps, (1, 0)).astype(int)
         return tuple(x[order] for x in states), probabilities
 
-    states, probabilities = jax.lax.scan(play_round, tuple(jnp.asarray(x) for x in states), jnp.arange(num_sweeps))
-    return Tempered(states, checks.spoilt(jnp.mean(probabilities, axis=0), machine, base))
+    start = tuple(jnp.asarray(x) for x in states)
+    moved, probabilities = jax.lax.scan(play_round, start, jnp.arange(num_sweeps))
+    return Tempered(moved, checks.spoilt(jnp.mean(probabilities, axis=0), machine, base))
 
 
 def check_same_structure(base: BoltzmannMachine, machine: BoltzmannMachine) -> None:

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from vpf_jax import checks
 from vpf_jax.energy import local_fields
 from vpf_jax.exporting import exported
-from vpf_jax.machine import BoltzmannMachine, State, check_state
+from vpf_jax.machine import AnyState, BoltzmannMachine, check_state
 from vpf_jax.rules.vpf import DirectedGradient, directed_products, flip_rates
 from vpf_jax.sample.streams import Stream, stream_of, substream, substreams
 from vpf_jax.spikes.spiking import coupling_matrix, layered_machine, middles, next_event
@@ -43,7 +43,7 @@ class OnlineResult(NamedTuple):
 
 
 def event_gradient(
-    key: PRNGKeyArray, machine: BoltzmannMachine, states: State, duration: float | Float[Array, ""]
+    key: PRNGKeyArray, machine: BoltzmannMachine, states: AnyState, duration: float | Float[Array, ""]
 ) -> DirectedGradient:
     """Mean change per unit of time over the events of clamped states, the parameters held: an unbiased estimate of
     `directed_gradient`.
@@ -63,9 +63,10 @@ def event_gradient(
     """
     check_state(machine, states, batched=True, name="the states")
     checks.positive("duration", duration)
-    fields = jax.vmap(local_fields, in_axes=(None, 0))(machine, tuple(states))
+    layers = tuple(jnp.asarray(x) for x in states)
+    fields = jax.vmap(local_fields, in_axes=(None, 0))(machine, layers)
     kinds = [two_valued(unit, "learning at events") for unit in machine.layer_units]
-    alphas = tuple(unit.half_way(x, z.dtype) for unit, x, z in zip(kinds, states, fields, strict=True))
+    alphas = tuple(unit.half_way(x, z.dtype) for unit, x, z in zip(kinds, layers, fields, strict=True))
     deltas = jnp.concatenate([jnp.exp(a * z) for a, z in zip(alphas, fields, strict=True)], axis=1)
     _check_finite(deltas)
 
@@ -86,13 +87,13 @@ def event_gradient(
     bounds = list(itertools.accumulate(machine.sizes))[:-1]
     seen = jnp.split(counts / duration, bounds, axis=1)
     slopes = tuple(a * rate for a, rate in zip(alphas, seen, strict=True))
-    return directed_products(machine, tuple(x.astype(a.dtype) for x, a in zip(states, alphas, strict=True)), slopes)
+    return directed_products(machine, tuple(x.astype(a.dtype) for x, a in zip(layers, alphas, strict=True)), slopes)
 
 
 def learn_from_events(
     key: PRNGKeyArray,
     machine: BoltzmannMachine,
-    states: State,
+    states: AnyState,
     duration: float | Float[Array, ""],
     learning_rate: float | Float[Array, ""],
 ) -> OnlineResult:

@@ -27,8 +27,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, UInt8
 
 from vpf_jax import checks, couplings
+from vpf_jax.checks import AnyArray
 from vpf_jax.exporting import exported
-from vpf_jax.machine import BoltzmannMachine, State, check_layers, check_machine, check_state
+from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_layers, check_machine, check_state
 from vpf_jax.rules.vpf import flip_rates
 from vpf_jax.sample.streams import Stream, stream_of, substream, uniform
 from vpf_jax.units import two_valued
@@ -57,7 +58,7 @@ class SpikingRun(NamedTuple):
     state: State
     """After the last event, each layer in the dtype it came in."""
     events: SpikeTrain
-    occupation: tuple[Float[Array, " n_l"], ...]
+    occupation: tuple[Float[Array, " _n_l"], ...]
     """The fraction of the time for which each unit was excited, in [0, 1]."""
     duration: Float[Array, ""]
     """Time of the last event; positive."""
@@ -66,10 +67,10 @@ class SpikingRun(NamedTuple):
 def run_spiking(
     key: PRNGKeyArray,
     machine: BoltzmannMachine,
-    state: State,
+    state: AnyState,
     num_events: int,
     clamped: Sequence[int] = (),
-    held: Bool[Array, " n_0"] | None = None,
+    held: Bool[AnyArray, " n_0"] | None = None,
 ) -> SpikingRun:
     """Simulates one machine from one configuration for a number of flips.
 
@@ -191,7 +192,7 @@ def _draw(weights: Float[Array, " n"], uniform: Float[Array, ""]) -> tuple[Int[A
     return jnp.minimum(jnp.sum(below), n - 1), running[-1]
 
 
-def _joined(machine: BoltzmannMachine, state: State, x: Array, parts: tuple[tuple[Array, ...], ...]) -> SpikingRun:
+def _joined(machine: BoltzmannMachine, state: AnyState, x: Array, parts: tuple[tuple[Array, ...], ...]) -> SpikingRun:
     """One run of its parts: the flat state in layers, times counted from the start."""
     occupied, durations, units, times, values = parts
     elapsed = jnp.concatenate(durations)
@@ -212,7 +213,7 @@ def _joined(machine: BoltzmannMachine, state: State, x: Array, parts: tuple[tupl
 
 
 def _free_units(
-    machine: BoltzmannMachine, clamped: tuple[int, ...], held: Bool[Array, " n_0"] | None
+    machine: BoltzmannMachine, clamped: tuple[int, ...], held: Bool[AnyArray, " n_0"] | None
 ) -> Bool[Array, " n"]:
     """Which units may flip."""
     layers = [jnp.full(n, i not in clamped) for i, n in enumerate(machine.sizes)]

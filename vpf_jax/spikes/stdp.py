@@ -25,16 +25,17 @@ Times are in milliseconds and rates in 1 / ms throughout; any other unit does as
 whole machines (`spiking`), learning of data (`event_learning`), measured windows (`experiments/stdp.py`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Real
 from numpy.typing import ArrayLike
 
 from vpf_jax import checks
+from vpf_jax.checks import AnyArray
 from vpf_jax.exporting import exported
 from vpf_jax.sample.streams import Stream, stream_of, substream, substreams, uniform
 
@@ -57,7 +58,7 @@ class Pairings(NamedTuple):
 
 
 def stdp_window(
-    dt: Float[Array | np.ndarray, "*times"] | float,
+    dt: Float[AnyArray, "*times"] | float,
     pre_relaxation_rate: float,
     post_relaxation_rate: float,
     depression_rate: float | None = None,
@@ -127,9 +128,9 @@ def simulate_pairings(
 
 
 def binned_means(
-    dt: Float[Array | np.ndarray, " num_trials"],
-    change: Float[Array | np.ndarray, " num_trials"],
-    edges: Float[Array | np.ndarray, " num_bins+1"],
+    dt: Real[AnyArray, " num_trials"] | Sequence[float],
+    change: Real[AnyArray, " num_trials"] | Sequence[float],
+    edges: Real[AnyArray, " num_edges"] | Sequence[float],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean change of the trials in each bin of dt, its standard error, and their number; float64, [num_bins] each.
 
@@ -153,7 +154,7 @@ def binned_means(
 
 
 def binned_window(
-    edges: Float[Array | np.ndarray, " num_bins+1"],
+    edges: Real[AnyArray, " num_edges"] | Sequence[float],
     pre_relaxation_rate: float,
     post_relaxation_rate: float,
     depression_rate: float | None = None,
@@ -178,8 +179,8 @@ def binned_window(
 
 
 def binned_errors(
-    edges: Float[Array | np.ndarray, " num_bins+1"],
-    counts: Float[Array | np.ndarray, " num_bins"],
+    edges: Real[AnyArray, " num_edges"] | Sequence[float],
+    counts: Real[AnyArray, " num_bins"] | Sequence[float],
     pre_relaxation_rate: float,
     post_relaxation_rate: float,
 ) -> np.ndarray:
@@ -212,7 +213,7 @@ def binned_errors(
     return np.sqrt((_bin_average(edges, mean_square) - mean**2) / counts)
 
 
-def _bin_average(edges: Float[Array | np.ndarray, " num_bins+1"], of: Callable[[Array], Array]) -> np.ndarray:
+def _bin_average(edges: Real[AnyArray, " num_edges"] | Sequence[float], of: Callable[[Array], Array]) -> np.ndarray:
     """Averages over each bin with density 1 / |dt|."""
     edges = _increasing(edges)
     low, high = edges[:-1], edges[1:]
@@ -230,7 +231,7 @@ class _Trial(NamedTuple):
     """One trial between two events; the neurons in the order pre, post."""
 
     time: Float[Array, ""]
-    excited: Num[Array, "2"]
+    excited: Bool[Array, "2"]
     spikes: Float[Array, "2"]
     """Times of the spikes, inf before."""
     at_spike: Float[Array, ""]
@@ -271,7 +272,7 @@ def _pair(stream: Stream, relaxation: Float[Array, "2"]) -> Pairings:
     )
 
 
-def _increasing(edges: Float[Array | np.ndarray, " num_bins+1"]) -> np.ndarray:
+def _increasing(edges: Real[AnyArray, " num_edges"] | Sequence[float]) -> np.ndarray:
     edges = _finite_times("edges", edges)
     if edges.ndim != 1 or len(edges) < 2 or not np.all(np.diff(edges) > 0):
         raise ValueError(f"got edges {edges.tolist()}; they take two or more increasing times, in ms")
