@@ -8,8 +8,10 @@ from collections.abc import Iterator
 
 import jax
 import pytest
+import quick_compile
 import typed
 
+quick_compile.install()
 typed.install()
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
