@@ -62,7 +62,7 @@ PUBLISHED = {
 class Config(recipes.RecipesConfig):
     """Settings; each is a flag."""
 
-    experiment = "likelihood"
+    experiment = "likelihood_table"
 
     rules: tuple[str, ...] = setting(tuple(named_recipes.RBMS), "Rules of the RBMs", choices=tuple(named_recipes.RBMS))
     hidden: int = setting(196, "Hidden units of the RBMs", least=1)

@@ -1,6 +1,6 @@
 """Repair of corrupted images by RBMs, one table over learning rules: Table 1 of Liu, Quek and Lin, arXiv 1711.07732.
 
-    python -m experiments.repair_table --dataset=mnist --workdir=runs/mnist-reconstruction
+    python -m experiments.repair_table --dataset=mnist --workdir=runs/mnist-repair
 
 Every rule trains the same RBM in the same loop from the same seeds. A band of 12 rows or columns of each test image is
 corrupted and repaired under two protocols, the paper's and the stricter one that holds the uncorrupted pixels
@@ -36,7 +36,7 @@ NUM_DRAWN = 12
 class Config(recipes.RecipesConfig):
     """Settings; each is a flag."""
 
-    experiment = "reconstruction"
+    experiment = "repair_table"
 
     rules: tuple[str, ...] = setting(tuple(named_recipes.RBMS), "Rules in the table", choices=tuple(named_recipes.RBMS))
     hidden: int = setting(196, "Hidden units", least=1)

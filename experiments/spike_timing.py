@@ -54,7 +54,7 @@ DRAWN_EVENTS, AVERAGED_EVENTS = 20_000, 100_000
 class Config(recipes.RecipesConfig):
     """Settings; each is a flag."""
 
-    experiment = "stdp"
+    experiment = "spike_timing"
 
     dataset: str = like(runs.Config, "dataset", default="mnist_5k")
     num_seeds: int = like(runs.SeedsConfig, "num_seeds", default=3)

@@ -1,6 +1,6 @@
 """VPF beside three neighbouring learning systems: what can be compared on the same images, in one table.
 
-    python -m experiments.systems --dataset=mnist --workdir=runs/mnist-compare
+    python -m experiments.systems --dataset=mnist --workdir=runs/mnist-systems
 
 Trains each system as its own script does by default (`named_recipes`, `mnist_target`, but sampled from the released
 code's prior, `mnist_equilibrium`, `planted_synapses`, read as signs and as means) and measures
@@ -160,7 +160,7 @@ class Learnt(NamedTuple):
 class Config(recipes.RecipesConfig):
     """Settings; each is a flag."""
 
-    experiment = "compare"
+    experiment = "systems"
 
     num_seeds: int = like(runs.SeedsConfig, "num_seeds", default=3)
     scale: str = setting("full", "Sizes of the systems", choices=tuple(SCALES))

@@ -156,7 +156,7 @@ def test_independent_pixels_have_the_likelihood_of_their_frequencies():
 
 
 def test_the_folder_is_named_after_data_and_script():
-    assert repair_table.Config().folder == Path("runs/mnist-reconstruction")
+    assert repair_table.Config().folder == Path("runs/mnist-repair_table")
     assert features.Config(dataset="mnist_5k").folder == Path("runs/mnist_5k-features")
     assert likelihood_table.Config(workdir="here").folder == Path("here")
 

@@ -47,6 +47,19 @@ class Recipe(Settings):
     joint: bool = setting(False, "Whether it is one deep machine and not a two-layer machine per pair of layers")
     backward_start: str = setting("tied", "Of the backward weights", choices=BACKWARD_STARTS)
 
+    def __post_init__(self) -> None:
+        """Checks the settings.
+
+        Raises:
+          SettingError: a value outside its range, or an optimizer that no file can describe.
+        """
+        super().__post_init__()
+        for phase in self.phases:
+            fits = isinstance(phase.optimizer, Settings)
+            checks.require(
+                fits, "optimizer", phase.optimizer, "settings such as train.Adam(), which name a run's folder"
+            )
+
     @property
     def epochs(self) -> int:
         """Of all phases."""
