@@ -321,7 +321,7 @@ def _train_targets(visible: Any = GREY, config: Any = TARGETS, state: Any = "fre
 
 
 def _settings(**changed: Any) -> train.TrainConfig:
-    return training(**changed)
+    return training("cd" if "steps" in changed else "vpf", **changed)
 
 
 MACHINE_STATE = {"machine": RBM, "state": STATE}

@@ -18,6 +18,7 @@ import numpy as np
 import oracles
 import pytest
 from families import in_float64
+from typed import refused
 
 import vpf_jax
 from experiments import planted_synapses as script
@@ -429,7 +430,7 @@ MEANS, VISIBLE = jnp.full((3, 2), 0.1), jnp.ones((4, 3))
     ],
 )
 def test_what_is_out_of_range_is_refused(call, message):
-    with pytest.raises(ValueError, match=message):
+    with refused(ValueError, match=message):
         call()
 
 

@@ -66,7 +66,7 @@ def flat(network):
 
 
 def exact(found):
-    return ep.EquilibriumNetwork(tuple(found.weights), tuple(found.biases))
+    return ep.EquilibriumNetwork(tuple(map(jnp.asarray, found.weights)), tuple(map(jnp.asarray, found.biases)))
 
 
 @in_float64
@@ -252,7 +252,7 @@ def test_an_epoch_of_one_minibatch_is_one_step_with_a_random_sign(digits, estima
     config = ep.EquilibriumConfig(batch_size=50, estimator=estimator, learning_rates=(0.3, 0.7))
     network = ep.init_network(jax.random.key(0), (784, 20, 10))
     free, _ = relax(network, images, zeros(network, 50), config, config.free_steps)
-    rates = ep.EquilibriumNetwork(weights=(0.3, 0.7), biases=(0.3, 0.7))
+    rates = jax.tree.unflatten(jax.tree.structure(network), (0.3, 0.7, 0.3, 0.7))
     candidates = []
     for beta in (1.0, -1.0):
         gradient = estimate(network, images, free, jnp.eye(10)[labels], config, beta)

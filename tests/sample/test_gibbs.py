@@ -284,7 +284,8 @@ def test_the_sweep_in_blocks_equals_the_sweep_unit_by_unit_bit_for_bit(num_units
     expected, closest = oracles.asynchronous_sweep(intra, fields, x, uniforms)
     # Rounding in single precision reaches about 1e-6 times the inputs: no decision here is that close.
     assert closest > 1e-5
-    found = jax.vmap(asynchronous_sweep, in_axes=(None, 0, 0, 0))(intra, fields, x, uniforms)
+    sweep = jax.vmap(asynchronous_sweep, in_axes=(None, 0, 0, 0))
+    found = sweep(jnp.asarray(intra), fields, x, uniforms)
     np.testing.assert_array_equal(found, expected)
     assert num_units == 1 or np.any(expected != x)
 

@@ -261,10 +261,9 @@ def _phase(config: train.TrainConfig, visible: Array, at_once: int | None) -> lo
         def run(state: train.TrainState, epoch: int) -> tuple[train.TrainState, loop.Row]:
             nonlocal largest
             state, metrics = run_epoch(state, visible)
-            objectives, before = np.ravel(metrics.objective), largest
-            largest = np.ravel(metrics.max_abs_weight)
-            for one in zip(objectives, largest, before, strict=True):
-                train.check_finite(train.Metrics(*one[:2]), epoch, one[2])
+            largest, before = np.ravel(metrics.max_abs_weight), largest
+            for i, last in enumerate(before):
+                train.check_finite(jax.tree.map(lambda leaf, i=i: leaf.ravel()[i], metrics), epoch, float(last))
             return state, {"objective": metrics.objective, "max_abs_weight": metrics.max_abs_weight}
 
         return run

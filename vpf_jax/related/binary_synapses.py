@@ -439,7 +439,7 @@ def as_machine(synapses: Num[Array, "n p"], beta: float) -> BoltzmannMachine:
     return BoltzmannMachine(biases=biases, weights=(4 * couplings,), intra=(None, None))
 
 
-def hidden_states(num_hidden: int) -> Float[Array, "2**p p"]:
+def hidden_states(num_hidden: int) -> Float[Array, "num_states num_hidden"]:
     """All states of the hidden units as rows of -1 and +1; state number s has bit a of s in unit a."""
     bits = np.arange(2**num_hidden)[:, None] >> np.arange(num_hidden)[None] & 1
     return jnp.asarray(2.0 * bits - 1)

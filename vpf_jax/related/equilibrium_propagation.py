@@ -45,7 +45,7 @@ ESTIMATORS = ("one_sided", "centred")
 OPTIMIZERS = ("sgd", "adam")
 
 # One array per layer above the input, the output last: [batch, n_l].
-Layers = tuple[Float[Array, "batch _n_l"], ...]
+Layers = tuple[Float[Array, "*batch _n_l"], ...]
 
 # Images that `free_phase` relaxes at once.
 _CHUNK = 1000
