@@ -348,6 +348,7 @@ CALLS: dict[str, Call] = {
     ),
     "untie": Call(V.untie, {"key": KEY, "machine": RBM}, {"machine": "machine"}),
     "untie_stack": Call(V.untie_stack, {"key": KEY, "stack": STACK}, {"stack": "stack"}),
+    "with_units": Call(V.with_units, {"machine": RBM, "unit": V.units.SPIN}, {"machine": "machine"}),
     "energy": Call(V.energy, MACHINE_STATE, OF_STATE),
     "local_fields": Call(V.local_fields, MACHINE_STATE, OF_STATE),
     "flip_rates": Call(V.flip_rates, MACHINE_STATE, OF_STATE),

@@ -14,6 +14,7 @@ import oracles
 import pytest
 from families import assert_close, in_float64
 from programs import quick_flags, start
+from typed import refused
 
 from experiments import mnist_target as script
 from vpf_jax.app.runs import Images
@@ -454,7 +455,7 @@ def test_training_makes_inferred_states_tell_more_of_unseen_images():
     ],
 )
 def test_what_does_not_fit_is_refused(call, message):
-    with pytest.raises(ValueError, match=message):
+    with refused(ValueError, match=message):
         call(random_parameters())
 
 

@@ -582,7 +582,7 @@ def inpaint(
     def of_one(given: tuple[Array, Array]) -> Float[Array, " n_0"]:
         known, unknown = given
 
-        def step(_: int, x: Array) -> Array:
+        def step(_: Array, x: Array) -> Array:
             return jnp.where(unknown, maps.g1(infer_single(maps, x, inference).h1), known)
 
         return jax.lax.fori_loop(0, num_steps, step, known)
