@@ -50,7 +50,7 @@ OVERRIDES = ("batch_size", "free_steps", "nudged_steps", "beta", "estimator")
 class Config(runs.TrainingConfig):
     """Settings; each is a flag. What is left out is the preset's."""
 
-    experiment = "mnist_equilibrium"
+    experiment = "equilibrium"
 
     preset: str = setting("1", "Network and training", choices=tuple(ep.PRESETS))
     hidden: tuple[int, ...] | None = setting(

@@ -1,6 +1,6 @@
 """Target propagation: digits from feed-forward and feedback networks that learn locally, without backpropagation.
 
-    python -m experiments.mnist_target --dataset=mnist --preset=paper --workdir=runs/mnist-target
+    python -m experiments.mnist_target --dataset=mnist --preset=paper --workdir=runs/mnist-target_propagation
 
 The generative experiments of Bengio, Lee, Bornschein, Mesnard and Lin, arXiv 1502.04156, on grey images. Writes into
 --workdir:
@@ -61,7 +61,7 @@ DRAWN_SAMPLES, DRAWN_REPAIRS = 140, 20
 class Config(runs.TrainingConfig):
     """Settings; each is a flag."""
 
-    experiment = "mnist_target"
+    experiment = "target_propagation"
 
     preset: str = setting(
         "paper", "Widening of the top layer's prior: variance or deviation x 4", choices=tuple(tp.PRESETS)

@@ -85,7 +85,7 @@ OF_MESSAGES = ("num_iterations", "tolerance", "damping")
 class Config(runs.SeedsConfig, runs.TrainingConfig):
     """Settings; each is a flag. Those without a default depend on the data."""
 
-    experiment = "planted_synapses"
+    experiment = "binary_synapses"
 
     dataset: str = like(
         runs.Config,

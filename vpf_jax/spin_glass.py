@@ -88,7 +88,7 @@ def sample_glass(
     burn_in: int,
     thin: int,
     num_temperatures: int,
-) -> tuple[UInt8[Array, "num_draws num_chains n"], Float[Array, " num_temperatures-1"]]:
+) -> tuple[UInt8[Array, "num_draws num_chains n"], Float[Array, " num_pairs"]]:
     """Draws from a glass on the lattice by parallel tempering, and the mean acceptance of each neighbouring swap.
 
     Chains with even numbers start from all units 1, the others from random bits, at every temperature.

@@ -15,7 +15,7 @@ from families import training
 from typed import unchecked
 
 import vpf_jax as V
-from vpf_jax import train
+from vpf_jax import rules, train
 from vpf_jax.evaluate import ais, likelihood, monitor
 from vpf_jax.related import binary_synapses, equilibrium_propagation, target_propagation
 from vpf_jax.sample import tempering
@@ -320,8 +320,9 @@ def _train_targets(visible: Any = GREY, config: Any = TARGETS, state: Any = "fre
     return target_propagation.train_epoch(fresh if isinstance(state, str) else state, visible, config=config)
 
 
-def _settings(**changed: Any) -> train.TrainConfig:
-    return training("cd" if "steps" in changed else "vpf", **changed)
+def _settings(**changed: Any) -> Any:
+    # Steps are an option of another rule than the right call's.
+    return rules.make("cd", steps=changed["steps"]) if "steps" in changed else training(**changed)
 
 
 MACHINE_STATE = {"machine": RBM, "state": STATE}

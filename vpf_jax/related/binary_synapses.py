@@ -98,15 +98,15 @@ class Dual(NamedTuple):
 class Surrogate(NamedTuple):
     """The three terms of L, in nats, summed over the examples."""
 
-    divergence: Float[Array, ""]
+    divergence: Float[Array, "*steps"]
     """KL(q || prior), at least 0."""
-    data: Float[Array, ""]
+    data: Float[Array, "*steps"]
     """sum_mu sum_a E log cosh(beta X_a)"""
-    model: Float[Array, ""]
+    model: Float[Array, "*steps"]
     """M E_z log Z(z)"""
 
     @property
-    def total(self) -> Float[Array, ""]:
+    def total(self) -> Float[Array, "*steps"]:
         """L"""
         return self.data - self.model - self.divergence
 

@@ -36,7 +36,7 @@ class Tempered(NamedTuple):
 
     states: State
     """One array [num_replicas, n_l] per layer, in the order of the inverse temperatures."""
-    acceptance: Float[Array, " num_replicas-1"]
+    acceptance: Float[Array, "*batch num_pairs"]
     """Mean probability of a swap of each neighbouring pair, over all rounds."""
 
 
