@@ -10,7 +10,7 @@ FLAGS = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": "
 
 
 def install() -> None:
-    """To be called before the first computation; programs that tests start inherit the flags.
+    """To be called before the first computation; programs that tests start inherit the flags, or are given none.
 
     XLA ends a process that is given a flag which it does not know, so the library is asked first.
     """

@@ -57,7 +57,7 @@ def bonds(size: int) -> Bool[np.ndarray, "n n"]:
     return np.triu(distance == 1)
 
 
-def draw_glass(key: PRNGKeyArray, size: int, coupling_std: float) -> Glass:
+def draw_glass(key: PRNGKeyArray, size: int, coupling_std: float | Float[Array, ""]) -> Glass:
     """A glass without fields whose bonds are normal with mean 0."""
     there = bonds(size)
     strengths = coupling_std * jax.random.normal(key, there.shape)
@@ -137,7 +137,12 @@ def disagreement(draws: UInt8[np.ndarray, "num_draws num_chains n"]) -> float:
 
 
 def fit_flips(
-    rule: str, samples: UInt8[Array, "num_samples n"], *, penalty: float, tolerance: float, max_steps: int
+    rule: str,
+    samples: UInt8[Array, "num_samples n"],
+    *,
+    penalty: float | Float[Array, ""],
+    tolerance: float,
+    max_steps: int,
 ) -> Fit:
     """The minimum of the flow ('mpf') or of the negative pseudo-log-likelihood ('pl') by L-BFGS.
 
@@ -175,7 +180,7 @@ def fit_pcd(
     key: PRNGKeyArray,
     samples: UInt8[Array, "num_samples n"],
     *,
-    penalty: float,
+    penalty: float | Float[Array, ""],
     num_chains: int,
     num_steps: int,
     rate: float,
