@@ -23,7 +23,9 @@ ROOT = Path(__file__).parent.parent
 
 def run(*command, cwd, **kwargs):
     # Nothing of this checkout may leak into the clean environment.
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME")}
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME", "XLA_FLAGS")
+    }
     return subprocess.run(
         command, cwd=cwd, env=environment, check=True, capture_output=True, text=True, timeout=900, **kwargs
     )

@@ -22,9 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
+from numpy.typing import ArrayLike
 
 # What a function takes that converts by itself; what it gives is JAX's.
 AnyArray = jax.Array | np.ndarray
+# What becomes an array of numbers: a tuple too, which numpy.typing.ArrayLike does not admit at run time.
+Numbers = ArrayLike | Sequence[float]
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
+
+from vpf_jax.checks import Numbers
 
 try:
     from matplotlib.axes import Axes
@@ -23,7 +24,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 
-def save_tiles(path: str | Path, images: ArrayLike, *, title: str, columns: int = 14, signed: bool = False) -> None:
+def save_tiles(path: str | Path, images: Numbers, *, title: str, columns: int = 14, signed: bool = False) -> None:
     """Draws images side by side, on one grey scale.
 
     Args:
@@ -39,7 +40,7 @@ def save_tiles(path: str | Path, images: ArrayLike, *, title: str, columns: int 
     _save(figure, path)
 
 
-def save_reconstructions(path: str | Path, rows: Mapping[str, ArrayLike], *, title: str) -> None:
+def save_reconstructions(path: str | Path, rows: Mapping[str, Numbers], *, title: str) -> None:
     """Draws one row of images per entry, its name at the left: originals, corrupted ones, repairs of the same.
 
     Args:
@@ -58,7 +59,7 @@ def save_reconstructions(path: str | Path, rows: Mapping[str, ArrayLike], *, tit
     _save(figure, path)
 
 
-def save_curves(path: str | Path, curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, title: str) -> None:
+def save_curves(path: str | Path, curves: Mapping[str, tuple[Numbers, Numbers]], *, title: str) -> None:
     """Draws one panel per named curve (epochs, values) over a common epoch axis; empty curves are left out."""
     drawn = {name: curve for name, curve in curves.items() if len(np.asarray(curve[0]))}
     figure = Figure(figsize=(7, 2.1 * len(drawn) + 0.6), layout="constrained")
@@ -75,7 +76,7 @@ def save_curves(path: str | Path, curves: Mapping[str, tuple[ArrayLike, ArrayLik
 
 def save_lines(
     path: str | Path,
-    lines: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike | None]],
+    lines: Mapping[str, tuple[Numbers, Numbers, Numbers | None]],
     *,
     xlabel: str,
     ylabel: str,
@@ -104,7 +105,7 @@ def save_lines(
 
 def save_panels(
     path: str | Path,
-    panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike | None]]],
+    panels: Mapping[str, Mapping[str, tuple[Numbers, Numbers, Numbers | None]]],
     *,
     xlabel: str,
     title: str,
@@ -142,8 +143,8 @@ def save_panels(
 
 def save_raster(
     path: str | Path,
-    spikes: Mapping[str, tuple[ArrayLike, ArrayLike]],
-    images: Mapping[str, ArrayLike],
+    spikes: Mapping[str, tuple[Numbers, Numbers]],
+    images: Mapping[str, Numbers],
     *,
     title: str,
 ) -> None:
@@ -172,7 +173,7 @@ def save_raster(
 
 
 def save_histograms(
-    path: str | Path, values: Sequence[ArrayLike], *, names: Sequence[str], xlabel: str, title: str
+    path: str | Path, values: Sequence[Numbers], *, names: Sequence[str], xlabel: str, title: str
 ) -> None:
     """Draws a histogram over [0, 1] of each set of values, one panel under the other."""
     figure = Figure(figsize=(7, 1.9 * len(values) + 0.6), layout="constrained")
@@ -185,7 +186,7 @@ def save_histograms(
     _save(figure, path)
 
 
-def save_confusion(path: str | Path, counts: ArrayLike, *, title: str) -> None:
+def save_confusion(path: str | Path, counts: Numbers, *, title: str) -> None:
     """Draws a confusion matrix with its counts: a row per true class, a column per predicted one.
 
     Args:

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import users_environment
 
 import vpf_jax
 from benchmarks import measure, peers, report, run
@@ -68,7 +69,14 @@ def test_weights_are_counted_as_the_products_see_them():
 @pytest.mark.slow
 def test_the_command_runs_at_tiny_sizes(tmp_path):
     command = [sys.executable, "-m", "benchmarks.run", "--tiny=on", "--rounds=1", "--dataset=mnist_5k"]
-    done = subprocess.run([*command, f"--workdir={tmp_path}"], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [*command, f"--workdir={tmp_path}"],
+        cwd=ROOT,
+        env=users_environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
     names = [row["name"] for row in results["rows"]]
@@ -87,7 +95,7 @@ def test_the_command_runs_at_tiny_sizes(tmp_path):
 def test_a_trace_names_operations_and_how_often_they_ran():
     flags = ["--dataset=mnist_5k", "--hidden=12,8", "--intra=on", "--batch_size=100", "--rows=200"]
     command = [sys.executable, "-m", "benchmarks.trace", *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=users_environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][2:]
     steps = [name for name, times, _ in rows if int(times) % 40 == 0]
@@ -105,7 +113,7 @@ def test_a_trace_names_operations_and_how_often_they_ran():
 )
 def test_wrong_flags_are_refused_in_one_line(program, flag, message):
     command = [sys.executable, "-m", f"benchmarks.{program}", "--dataset=mnist_5k", flag]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, cwd=ROOT, env=users_environment(), capture_output=True, text=True, timeout=100)
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
