@@ -235,7 +235,8 @@ def test_more_seeds_go_through_as_many_at_once_as_is_asked(tmp_path):
     state = RECIPE.initial_states(range(3), 6)
     found = RECIPE.run(tmp_path / "one", state, VISIBLE, 1, checkpoint_every=9, stops=[])
     both = run(tmp_path / "all", 3)
-    np.testing.assert_allclose(objectives(found)[1], objectives(both)[1], rtol=1e-5)
+    # That of PCD is a difference of energies of order one in single precision, and may be near 0.
+    np.testing.assert_allclose(objectives(found)[1], objectives(both)[1], rtol=1e-5, atol=5e-7)
 
 
 ROW = {"objective": 512.25, "max_abs_weight": 0.5}
