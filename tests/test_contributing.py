@@ -83,6 +83,12 @@ def test_a_coupling_from_a_users_file(example, tmp_path):
         assert_close(function(machine, states), function(dense, states), 1e-5)
     found, expected = (vpf_jax.local_gradient(one, states) for one in (machine, dense))
     assert_close(found.weights[0].weights, jnp.diag(expected.weights[0]), 1e-5)
+    for refusing in (
+        lambda: vpf_jax.flip_estimate("pl", machine, BITS),
+        lambda: vpf_jax.learn_from_events(jax.random.key(0), machine, states, 1.0, 0.1),
+    ):
+        with pytest.raises(ValueError, match=r"got a coupling of kind OneToOne; .* takes matrices of weights"):
+            refusing()
     for rule in ("vpf", "pcd"):
         config = training(rule, batch_size=10, epochs=4, learning_rate=0.02, max_weight=0.25)
         state, _, _ = trained_and_resumed((machine,), BITS, config, tmp_path / rule)

@@ -5,10 +5,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import oracles
 import pytest
 from families import assert_close, assert_same_machine, make_case, training
 from test_train import TINY_STEP, bits, copy_of, run, start
+from typed import refused
 
 import vpf_jax
 from vpf_jax import rules, train
@@ -204,3 +206,34 @@ def test_a_minibatch_larger_than_the_data_is_refused():
     state = start(plain, dataclasses.replace(config, batch_size=5))
     with pytest.raises(ValueError, match="batch_size=40 with 9 examples"):
         train.start_phase(state, bits((9, 6)), config)
+
+
+def test_any_optax_transformation_trains():
+    """A step of plain gradient descent is the gradient times the rate; one that needs the parameters has them."""
+    visible = bits((20, 6))
+    plain = training(batch_size=20, weight_decay=0.0, epochs=1, epsilon=0.5)
+    config = dataclasses.replace(plain, optimizer=optax.sgd(0.1))
+    state, _ = run(start((CASE.machine,), config), visible, config)
+    # Adam's first moment holds a tenth of the same gradient.
+    gradient, _ = first_gradient(training(batch_size=20, weight_decay=0.0, epochs=1, epsilon=0.5), visible)
+    wanted = jax.tree.map(lambda p, g: p - 0.1 * g, CASE.machine, gradient)
+    assert_same_machine(state.stack[0], wanted, 1e-5)
+    decayed = dataclasses.replace(plain, optimizer=optax.chain(optax.clip(1.0), optax.adamw(1e-2, weight_decay=0.5)))
+    state, metrics = run(start((CASE.machine,), decayed), visible, decayed)
+    assert np.isfinite(metrics.objective)
+    with pytest.raises(ValueError, match="start_phase goes on from a trained stack under other settings"):
+        train.train_epoch(state, visible, config=plain)
+    with refused(vpf_jax.SettingError, match="got optimizer=adam; it takes settings of Adam or an optax"):
+        dataclasses.replace(plain, optimizer="adam")
+
+
+def test_the_table_of_rules_refuses_doubles_and_strangers():
+    @dataclasses.dataclass(frozen=True)
+    class Other(rules.PL):
+        """Of a name that is taken."""
+
+    with pytest.raises(vpf_jax.SettingError, match="a name other than 'pl', which is taken"):
+        rules.register(Other)
+    with refused(vpf_jax.SettingError, match="a dataclass derived from Rule, with a name"):
+        rules.register(dict)
+    assert rules.get("pl") is rules.PL

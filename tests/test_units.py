@@ -300,3 +300,50 @@ def test_the_oracle_of_bits_is_untouched():
     """A machine without a word about units is one of bits."""
     assert vpf_jax.init_machine(jax.random.key(0), (3, 2)).units is BINARY
     assert set(np.unique(oracles.all_states(2))) == {0, 1}
+
+
+@each_case("rbm", "semi_restricted", "dbm", "intra_dbm")
+@in_float64
+def test_long_calls_on_spins_are_those_on_bits(case):
+    """Repair, tempering and generation by the same random numbers; a visible mean m of bits is 2 m - 1 of spins."""
+    spins = spins_of(case)
+    visible = jnp.asarray(case.all_states()[::7, : case.sizes[0]], jnp.uint8)
+    (s,) = as_spins((visible,))
+    mask = jnp.arange(case.sizes[0]) < 2
+    # Inputs from above are zeroed in the first pass, which is another start where there are several hidden layers.
+    if case.machine.has_independent_hidden:
+        for repair in (vpf_jax.reconstruct, vpf_jax.inpaint):
+            ours, theirs = (repair(jax.random.key(1), m, v, mask) for m, v in ((spins, s), (case.machine, visible)))
+            assert_close(ours, 2 * theirs - 1)
+        for prior in (None, jnp.linspace(0.1, 0.9, case.sizes[-1])):
+            ours, theirs = (
+                vpf_jax.confabulate(jax.random.key(2), (m,), 20, steps=4, prior=prior) for m in (spins, case.machine)
+            )
+            if case.intra[0] is None:
+                assert_close(ours, 2 * theirs - 1)
+    bits = tuple(jnp.asarray(np.random.default_rng(0).integers(0, 2, (3, n)), jnp.uint8) for n in case.sizes)
+    betas = jnp.array([0.0, 0.5, 1.0])
+    base = with_units(vpf_jax.independent_machine(case.machine), SPIN)
+    ours = vpf_jax.run_tempered(jax.random.key(3), spins, as_spins(bits), betas, 6, base)
+    theirs = vpf_jax.run_tempered(jax.random.key(3), case.machine, bits, betas, 6)
+    for a, b in zip(ours.states, as_spins(theirs.states), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@in_float64
+def test_the_bound_and_learning_at_events_of_spins_are_those_of_their_own_machines():
+    case = CASES["rbm-moderate"]
+    spins, rows = spins_of(case), case.all_states()
+    visible = jnp.asarray(rows[::11, : case.sizes[0]], jnp.uint8)
+    pairs = ((spins, as_spins((visible,))[0]), (case.machine, visible))
+    bounds = [vpf_jax.stack_bound(jax.random.key(0), (m,), v, vpf_jax.log_partition_exact(m)) for m, v in pairs]
+    assert_close(*bounds)
+    # Means over events, within five standard errors of the exact directed halves.
+    states = as_spins(np.split(rows[::37], np.cumsum(case.sizes)[:-1], axis=1))
+    exact = vpf_jax.directed_gradient(spins, states)
+    found = jax.vmap(lambda key: vpf_jax.event_gradient(key, spins, states, 200.0))(
+        jax.random.split(jax.random.key(5), 30)
+    )
+    for some, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True):
+        error = np.std(some, axis=0, ddof=1) / np.sqrt(30)
+        assert (np.abs(np.mean(some, axis=0) - wanted) < 5 * error + 1e-12).all()

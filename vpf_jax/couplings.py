@@ -78,8 +78,15 @@ def products(weights: AnyWeights, a: Float[Array, "batch n"], b: Float[Array, "b
 def dense(weights: Weights) -> Float[Array, "n m"]:
     """The weights as a matrix."""
     if isinstance(weights, Coupling):
-        return weights.up(jnp.eye(weights.shape[0]), jnp.float32)
+        return weights.up(jnp.eye(weights.shape[0], dtype=weights.dtype), weights.dtype)
     return weights
+
+
+def check_dense(blocks: Blocks, what: str) -> None:
+    """Raises ValueError for a coupling that is no matrix; `what` takes matrices alone."""
+    for block in blocks:
+        if isinstance(block, Coupling):
+            raise ValueError(f"got a coupling of kind {type(block).__name__}; {what} takes matrices of weights")
 
 
 def rows(weights: Weights, units: Integer[Array, "*k"] | int) -> Float[Array, "..."]:

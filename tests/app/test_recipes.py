@@ -5,6 +5,7 @@ import threading
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import vpf_jax
@@ -149,3 +150,8 @@ def test_watching_draws_by_seed_and_epoch():
 
     assert len({watched(seed, epoch) for seed in (0, 1) for epoch in (1, 2)}) == 4
     assert watched(1, 2) == watched(1, 2)
+
+
+def test_an_optimizer_that_no_file_can_describe_is_refused():
+    with pytest.raises(SettingError, match=r"got optimizer=.*; it takes settings such as train.Adam\(\)"):
+        Recipe("bare", (5,), (TrainConfig(optimizer=optax.sgd(0.1)),))

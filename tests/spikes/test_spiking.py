@@ -209,7 +209,7 @@ def test_strong_fields_are_simulated_and_overflowing_ones_refused():
     [
         ({"num_events": 0}, "got num_events=0; it takes an integer of at least 1"),
         ({"num_events": 2.5}, "num_events=2.5"),
-        ({"clamped": (0, 1)}, "every unit is clamped or held"),
+        ({"clamped": (0, 1)}, "got every unit clamped or held"),
         ({"clamped": (2,)}, "got clamped="),
         ({"held": np.zeros(3, bool)}, r"held of shape \(3,\)"),
         ({"held": np.zeros(5)}, "dtype float"),

@@ -200,6 +200,7 @@ def check_closed_form(machine: BoltzmannMachine, what: str, layers: tuple[int, .
     """Raises ValueError unless the machine has symmetric weights, layers as allowed, and independent hidden units."""
     check_machine(machine)
     check_symmetric(machine, what)
+    couplings.check_dense(machine.weights, what)
     for unit in machine.layer_units:
         two_valued(unit, what)
     if len(machine.sizes) not in layers or not machine.has_independent_hidden:

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from vpf_jax import checks
+from vpf_jax import checks, couplings
 from vpf_jax.energy import local_fields
 from vpf_jax.exporting import exported
 from vpf_jax.machine import AnyState, BoltzmannMachine, check_state
@@ -117,6 +117,7 @@ def learn_from_events(
     check_state(machine, states, batched=True, name="the states")
     checks.positive("duration", duration)
     checks.positive("learning_rate", learning_rate)
+    couplings.check_dense((*machine.weights, *machine.downward), "learning at events")
     start = jnp.stack([jnp.sum(delta) for delta in flip_rates(machine, tuple(x[0] for x in states))])
     _check_finite(start)
     x = jnp.concatenate([jnp.asarray(x).astype(machine.biases[0].dtype) for x in states], axis=1)

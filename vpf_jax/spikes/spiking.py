@@ -227,7 +227,7 @@ def _free_units(
         layers[0] = layers[0] & ~held
     free = jnp.concatenate(layers)
     if not isinstance(free, jax.core.Tracer) and not bool(jnp.any(free)):
-        raise ValueError("every unit is clamped or held; at least one has to be free to flip")
+        raise ValueError("got every unit clamped or held; at least one has to be free to flip")
     return free
 
 
