@@ -155,17 +155,17 @@ def playground_page(
             "examples": _examples(data, examples),
         }
     # No "</script>" may end the element early, whatever the names are.
-    content_text = json.dumps(content).replace("<", r"\u003c")
+    text = json.dumps(content).replace("<", r"\u003c")
     page = _source("playground.html")
     parts = {
         "TITLE": html.escape(title),
         "STYLE": _source("playground.css"),
-        "CONTENT": content_text,
+        "CONTENT": text,
         "SAMPLER": _source("sampler.js"),
         "PAGE": _source("playground.js"),
     }
-    for name, text in parts.items():
-        page = page.replace(f"@@{name}@@", text)
+    for name, part in parts.items():
+        page = page.replace(f"@@{name}@@", part)
     return page
 
 
@@ -217,10 +217,10 @@ def _check(stack: Stack) -> None:
     check_stack(stack)
     for i, machine in enumerate(stack[:-1]):
         if len(machine.sizes) != 2 or machine.intra[0] is not None:
+            inside = "" if machine.intra[0] is None else " and weights inside its lower layer"
             raise ValueError(
-                f"got a stack whose machine {i}, below the top one, has layer sizes {machine.sizes}"
-                f"{' and weights inside its lower layer' if machine.intra[0] is not None else ''}; the playground takes "
-                "two layers there, without weights inside the lower one"
+                f"got a stack whose machine {i}, below the top one, has layer sizes {machine.sizes}{inside}; the "
+                "playground takes two layers there, without weights inside the lower one"
             )
 
 
@@ -229,7 +229,9 @@ def _data(run: Path, data_dir: str | Path | None) -> Dataset:
     config = read_object(run / "config.json") or read_object(run / "recipe.json") or {}
     name = config.get("dataset")
     if not isinstance(name, str) or name not in SOURCES:
-        told = "no config.json that names its data" if name is None else f"a run on {name!r}, which no source loads here"
+        told = (
+            "no config.json that names its data" if name is None else f"a run on {name!r}, which no source loads here"
+        )
         raise UsageError(f"{run} holds {told}; --examples=0 writes a page without examples")
     try:
         return load_dataset(name, config.get("data_dir") if data_dir is None else data_dir)

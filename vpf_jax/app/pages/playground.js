@@ -7,8 +7,11 @@ const playground = (() => {
   const [rows, columns] = content.shape;
   const pixels = rows * columns;
   const CELL = 12;
-  const ON = [230, 159, 0];
-  const OFF = [0, 114, 178];
+  /* Bright and dark as the picture's white and black, orange and blue for whoever sees colours in whichever way. */
+  const ON = [255, 190, 80];
+  const OFF = [0, 52, 92];
+  /* A frame takes no more time than this, in milliseconds, however many steps are asked for. */
+  const LONGEST = 200;
   const prior = content.prior && VPF.decode(content.prior);
   const sampler = new VPF.Sampler(content.machines, crypto.getRandomValues(new Uint32Array(1))[0]);
   const { low, high } = sampler.units[0];
@@ -58,9 +61,12 @@ const playground = (() => {
     context.imageSmoothingEnabled = false;
     context.drawImage(small, 0, 0, canvas.width, canvas.height);
     if (document.activeElement === canvas && canvas.matches(":focus-visible")) {
+      const [x, y] = [cursor.column * CELL, cursor.row * CELL];
       context.lineWidth = 2;
-      context.strokeStyle = "#fff";
-      context.strokeRect(cursor.column * CELL + 1, cursor.row * CELL + 1, CELL - 2, CELL - 2);
+      for (const [inset, colour] of [[1, "#000"], [3, "#fff"]]) {
+        context.strokeStyle = colour;
+        context.strokeRect(x + inset, y + inset, CELL - 2 * inset, CELL - 2 * inset);
+      }
     }
   }
 
@@ -81,7 +87,7 @@ const playground = (() => {
     drawVisible();
     drawHidden();
     const held = sampler.held.reduce((sum, one) => sum + one, 0);
-    element("status").textContent = `${steps.toLocaleString("en")} steps, ${held} of ${pixels} pixels held`;
+    element("status").textContent = `${steps.toLocaleString("en")} ${steps === 1 ? "step" : "steps"}, ${held} of ${pixels} pixels held`;
     if (task) drawTask();
   }
 
@@ -94,8 +100,11 @@ const playground = (() => {
   }
 
   function advance() {
-    sampler.run(number("sweeps"), number("temperature"));
-    steps += number("sweeps");
+    const end = performance.now() + LONGEST;
+    for (let left = number("sweeps"); left > 0 && performance.now() < end; left--, steps++) {
+      sampler.sweep(number("temperature"));
+    }
+    sampler.descend(number("temperature"));
     draw();
   }
 
@@ -264,7 +273,7 @@ const playground = (() => {
 
   function drawTask() {
     paint(element("repaired"), rows, columns, (i) => grey(shown(0, i)));
-    const now = distance(task.original.length ? Array.from(task.original, (_, i) => shown(0, i)) : []);
+    const now = distance(Array.from(task.original, (_, i) => shown(0, i)));
     element("error").textContent =
       `Distance from the original, summed over the ${task.mask.reduce((a, b) => a + b, 0)} corrupted pixels: ` +
       `given ${distance(task.given).toFixed(0)}, now ${now.toFixed(0)}.`;
