@@ -325,7 +325,7 @@ def test_what_the_page_cannot_sample_or_write_is_refused_in_a_sentence(runs, tmp
     with pytest.raises(DatasetError, match="holds no bars; or --examples=0 for a page without examples"):
         playground.write_playground(runs / "rbm", data_dir=tmp_path)
     other = make_run(tmp_path / "other", init_stack(jax.random.key(0), (4, 2)))
-    with pytest.raises(SettingError, match=r"got dataset=playground_bars; it takes the data of the run, .* 4 pixels"):
+    with pytest.raises(UsageError, match="got data playground_bars of 48 pixels for a stack of 4; they are the same"):
         playground.write_playground(other)
     strange = make_run(tmp_path / "strange", init_stack(jax.random.key(0), (4, 2)), dataset="tea_leaves")
     with pytest.raises(UsageError, match="a run on 'tea_leaves', which no source loads here"):

@@ -142,12 +142,8 @@ def playground_page(
         "version": vpf_jax.__version__,
     }
     if data is not None:
-        checks.require(
-            data.train.images.shape[1] == num_visible,
-            "dataset",
-            data.name,
-            f"the data of the run, whose machines have {num_visible} pixels",
-        )
+        if (found := data.train.images.shape[1]) != num_visible:
+            raise ValueError(f"got data {data.name} of {found} pixels for a stack of {num_visible}; they are the same")
         content |= {
             "dataset": data.name,
             "shape": list(data.image_shape),

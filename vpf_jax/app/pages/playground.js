@@ -10,8 +10,10 @@ const playground = (() => {
   /* Bright and dark as the picture's white and black, orange and blue for whoever sees colours in whichever way. */
   const ON = [255, 190, 80];
   const OFF = [0, 52, 92];
-  /* A frame takes no more time than this, in milliseconds, however many steps are asked for. */
+  /* In milliseconds: a frame takes no more, however many steps are asked for; and a picture to repair is seen so long as
+     it was given. */
   const LONGEST = 200;
+  const GIVEN = 700;
   const prior = content.prior && VPF.decode(content.prior);
   const sampler = new VPF.Sampler(content.machines, crypto.getRandomValues(new Uint32Array(1))[0]);
   const { low, high } = sampler.units[0];
@@ -301,6 +303,7 @@ const playground = (() => {
       button.append(canvas);
       button.addEventListener("click", () => {
         repair(index);
+        last = performance.now() + GIVEN;
         dream(true);
       });
       element("examples").append(button);
@@ -326,8 +329,8 @@ const playground = (() => {
 
   const LAWS = {
     directed:
-      "The machine is directed: the weights up and those down differ. Its units are drawn from their local fields as " +
-      "the library draws them, but no energy and no closed form say what the chain's distribution is.",
+      "The weights up and those down differ. In a directed machine units are drawn from their local fields as everywhere, " +
+      "odd layers first, then even ones, but no energy and no closed form say what the distribution of such a chain is.",
     single:
       "One machine: a step is a Gibbs sweep, odd layers first, then even ones, and the units of a layer with weights " +
       "inside one after another. Left alone, the chain samples the machine's distribution; with pixels held, that of " +
@@ -348,7 +351,7 @@ const playground = (() => {
       `A ${kind} of ${sampler.sizes.join("-")} units${data}: watch it dream, draw, and see the rest completed.`;
     const directed = content.machines.some((machine) => machine.backward);
     const words = [
-      LAWS[deep ? "deep" : "single"],
+      ...(deep ? [LAWS.deep] : directed ? [] : [LAWS.single]),
       ...(directed ? [LAWS.directed] : []),
       "A temperature divides all weights and biases. A chain takes a while to forget where it started, the longer the " +
         "colder it is.",
