@@ -28,6 +28,7 @@ import vpf_jax
 from vpf_jax import checks
 from vpf_jax.app.folder import UsageError, read_object, write_text
 from vpf_jax.app.keys import key_for
+from vpf_jax.checkpoint import CheckpointError
 from vpf_jax.data import SOURCES, Dataset, DatasetError, binarise, load_dataset
 from vpf_jax.evaluate import generation
 from vpf_jax.loading import load_stack
@@ -87,7 +88,7 @@ def write_playground(
       The file.
 
     Raises:
-      UsageError: a folder without a trained stack, or with one that the page cannot sample.
+      UsageError: no folder, or one without a trained stack, or with one that the page cannot sample.
       SettingError: an option out of range.
       vpf_jax.data.DatasetError: data that cannot be read.
       vpf_jax.checkpoint.CheckpointError: all checkpoints are damaged.
@@ -95,6 +96,8 @@ def write_playground(
     run = Path(run)
     checks.one_of("precision", precision, tuple(PRECISIONS))
     examples = checks.integer("examples", examples, 0)
+    if not run.is_dir():
+        raise UsageError(f"got {run}, which is no folder; the playground takes the folder of a run")
     path = run / "playground.html" if out is None else Path(out)
     checks.require(path.parent.is_dir() and not path.is_dir(), "out", str(path), "a file in a folder that exists")
     try:
@@ -106,7 +109,7 @@ def write_playground(
             data=_data(run, data_dir) if examples else None,
             examples=examples,
         )
-    except (checks.SettingError, DatasetError):
+    except (checks.SettingError, UsageError, DatasetError, CheckpointError):
         raise
     except ValueError as error:
         raise UsageError(str(error)) from None
@@ -150,13 +153,17 @@ def playground_page(
             "prior": stored(_prior(stack, data), "float32"),
             "examples": _examples(data, examples),
         }
-    # No "</script>" may end the element early, whatever the names are.
-    text = json.dumps(content).replace("<", r"\u003c")
+    return assembled(content)
+
+
+def assembled(content: dict[str, Any]) -> str:
+    """The page around what one page differs from another by; also of the content of a page that is there already."""
     page = _source("playground.html")
     parts = {
-        "TITLE": html.escape(title),
+        "TITLE": html.escape(content["title"]),
         "STYLE": _source("playground.css"),
-        "CONTENT": text,
+        # No "</script>" may end the element early, whatever the names are.
+        "CONTENT": json.dumps(content).replace("<", r"\u003c"),
         "SAMPLER": _source("sampler.js"),
         "PAGE": _source("playground.js"),
     }
