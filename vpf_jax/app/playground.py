@@ -16,6 +16,7 @@ import dataclasses
 import html
 import json
 import math
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,6 @@ def playground_page(
 
 def assembled(content: dict[str, Any]) -> str:
     """The page around what one page differs from another by; also of the content of a page that is there already."""
-    page = _source("playground.html")
     parts = {
         "TITLE": html.escape(content["title"]),
         "STYLE": _source("playground.css"),
@@ -167,9 +167,7 @@ def assembled(content: dict[str, Any]) -> str:
         "SAMPLER": _source("sampler.js"),
         "PAGE": _source("playground.js"),
     }
-    for name, part in parts.items():
-        page = page.replace(f"@@{name}@@", part)
-    return page
+    return re.sub("@@([A-Z]+)@@", lambda place: parts[place[1]], _source("playground.html"))
 
 
 def stored_machine(machine: BoltzmannMachine, precision: str) -> dict[str, Any]:
