@@ -79,7 +79,7 @@ def run(config: Config) -> dict[str, Any]:
 
 def measure(trained: recipes.Seeds, images: runs.Images, num_samples: int) -> dict[str, Any]:
     """One number per seed of everything in the table."""
-    start = dense(trained.initial_stacks[0].weights[0])
+    start = jax.vmap(dense)(trained.initial_stacks[0].weights[0])
     found: dict[str, Any] = {"alignment": trained.alignment()[-1].tolist()}
     for index, seed in enumerate(trained.seeds):
         (machine,) = stack = trained.stack(index)

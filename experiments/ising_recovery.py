@@ -6,10 +6,11 @@ writes into --workdir: config.json, samples/ (one file per glass) and fits/ (one
 as it is done, then table.md, recovery.png and summary.json. A second start with the same folder resumes; a finished
 run says so. Within a minute or two on two cores, with few samples and glasses,
 
-    python -m experiments.ising_recovery --sample_sizes=300,1000,3000 --num_seeds=3 --sampler_chains=600 --workdir=...
+    python -m experiments.ising_recovery --size=6 --sample_sizes=300,1000,3000 --num_seeds=3 --sampler_chains=600 \
+        --workdir=...
 
-and the same on images with --dataset=mnist_5k instead of --sampler_chains. After Sohl-Dickstein, Battaglino and
-DeWeese, "Minimum probability flow learning", arXiv 0906.4779; sizes, strengths and optimizers are our own.
+and the same on images with --dataset=mnist_5k instead of --size and --sampler_chains. After Sohl-Dickstein, Battaglino
+and DeWeese, "Minimum probability flow learning", arXiv 0906.4779; sizes, strengths and optimizers are our own.
 
 The truth is a glass on a square lattice with open borders, in spins s = 2 x - 1 of -1 and +1:
 

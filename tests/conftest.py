@@ -17,6 +17,12 @@ typed.install()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
+
+def pytest_configure() -> None:
+    """The small data set is a source before a script is imported, whose choices it then is one of."""
+    import programs  # noqa: F401
+
+
 # What a shell starts in its background ignores interrupts, and so do its children; some tests send them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -198,6 +198,12 @@ def test_images_shrink_to_means_of_blocks_of_their_middle():
     assert spin_glass.shrink_images(image.reshape(1, -1), (28, 28), 28).reshape(28, 28)[0].all()
 
 
+@pytest.mark.parametrize("size", [0, 5])
+def test_images_have_no_more_blocks_than_pixels(size):
+    with pytest.raises(ValueError, match=rf"got size={size}; it takes 1 to 4, as images are 4 x 6"):
+        spin_glass.shrink_images(np.zeros((1, 24), np.float32), (4, 6), size)
+
+
 def test_images_that_are_not_square_shrink_to_their_middle():
     image = np.arange(24).reshape(1, 4, 6) / 24
     small = spin_glass.shrink_images(image.reshape(1, -1), (4, 6), 2)

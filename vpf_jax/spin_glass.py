@@ -23,7 +23,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray, UInt8
 
-from vpf_jax import couplings
+from vpf_jax import checks, couplings
 from vpf_jax.machine import BoltzmannMachine, State
 from vpf_jax.rules.chains import chain_estimate
 from vpf_jax.rules.flips import flip_estimate
@@ -249,7 +249,13 @@ def coupling_agreement(first: Glass, second: Glass) -> dict[str, Float[np.ndarra
 def shrink_images(
     images: Float[np.ndarray, "num_images pixels"], image_shape: tuple[int, int], size: int
 ) -> UInt8[np.ndarray, "num_images n"]:
-    """The middle of each image as size x size blocks, as large as fit; 1 where the mean of a block is above 1/2."""
+    """The middle of each image as size x size blocks, as large as fit; 1 where the mean of a block is above 1/2.
+
+    Raises:
+      ValueError: a size below 1, or above the smaller side of an image.
+    """
+    least = min(image_shape)
+    checks.require(1 <= size <= least, "size", size, f"1 to {least}, as images are {image_shape[0]} x {image_shape[1]}")
     block = min(image_shape) // size
     square = np.asarray(images).reshape(-1, *image_shape)
     for axis, length in zip((1, 2), image_shape, strict=True):

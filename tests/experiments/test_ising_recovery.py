@@ -25,7 +25,7 @@ from vpf_jax.spin_glass import shrink_images
 ROOT = Path(__file__).parents[2]
 RULES = tuple(ising_recovery.TITLES)
 # The quick settings of the module's docstring, and smaller ones still.
-QUICK = ["--sample_sizes=300,1000,3000", "--num_seeds=3", "--sampler_chains=600"]
+QUICK = ["--size=6", "--sample_sizes=300,1000,3000", "--num_seeds=3", "--sampler_chains=600"]
 TINY = {
     "size": 3,
     "sample_sizes": (50, 200),
@@ -143,8 +143,8 @@ def test_a_stopped_run_resumes_to_the_same_numbers(straight, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_the_quick_setting_of_the_docstring_recovers_the_couplings(tmp_path):
-    command = re.search(r"ising_recovery (--sample_sizes\S+ .*?) --workdir", ising_recovery.__doc__)
-    assert command[1].split() == QUICK
+    command = re.search(r"ising_recovery (--size\S+ .*?) --workdir", ising_recovery.__doc__, re.DOTALL)
+    assert command[1].replace("\\", " ").split() == QUICK
     done = start(*QUICK, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     summary = workdir.read_json(tmp_path / "run" / "summary.json")
@@ -157,7 +157,7 @@ def test_the_quick_setting_of_the_docstring_recovers_the_couplings(tmp_path):
 
 @pytest.mark.slow
 def test_images_are_fitted_with_the_quick_setting(tmp_path):
-    quick = [flag for flag in QUICK if not flag.startswith("--sampler_chains")]
+    quick = [flag for flag in QUICK if not flag.startswith(("--size", "--sampler_chains"))]
     done = start(*quick, "--dataset=mnist_5k", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     summary = workdir.read_json(tmp_path / "run" / "summary.json")
@@ -224,9 +224,9 @@ def test_defaults_depend_on_the_data():
 
 
 def test_the_command_explains_its_flags_and_refuses_wrong_ones_in_one_line():
-    told = start("--help").stdout
+    told = programs.start_here("ising_recovery", "--help").stdout
     assert all(f"--{name}:" in told for name in options(Config))
-    wrong = start("--sample_sizes=many")
+    wrong = programs.start_here("ising_recovery", "--sample_sizes=many")
     assert wrong.returncode == 2
     assert len(wrong.stderr.splitlines()) == 1
     assert "--sample_sizes=many; it takes" in wrong.stderr

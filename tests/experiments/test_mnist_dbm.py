@@ -2,19 +2,17 @@
 
 import csv
 import dataclasses
+import functools
 import json
-import os
 import re
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
 import matplotlib.image
 import numpy as np
 import pytest
+from programs import SMALL, start_here
 
 import vpf_jax
 from experiments import mnist_dbm
@@ -25,16 +23,18 @@ from vpf_jax.evaluate import generation, parzen
 from vpf_jax.settings import options
 
 ROOT = Path(__file__).parents[2]
-TINY = {"hidden": (12, 8), "epochs": 6, "num_samples": 60, "checkpoint_every": 2, "evaluate_every": 3}
-TINY_FLAGS = ["--hidden=12,8", "--epochs=6", "--num_samples=60", "--checkpoint_every=2", "--evaluate_every=3"]
+TINY = {"dataset": SMALL, "hidden": (12, 8), "epochs": 6, "num_samples": 60, "checkpoint_every": 2, "evaluate_every": 3}
+TINY_FLAGS = [
+    f"--dataset={SMALL}",
+    "--hidden=12,8",
+    "--epochs=6",
+    "--num_samples=60",
+    "--checkpoint_every=2",
+    "--evaluate_every=3",
+]
 
 
-def command(*arguments):
-    return [sys.executable, "-m", "experiments.mnist_dbm", *arguments]
-
-
-def start(*arguments, **kwargs):
-    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300, **kwargs)
+start = functools.partial(start_here, "mnist_dbm")
 
 
 def parameters(workdir):
@@ -139,7 +139,14 @@ def test_a_finished_run_goes_on_to_the_bits_of_a_longer_one(straight, tmp_path):
     ],
 )
 def test_where_more_epochs_would_be_another_training_they_are_refused(settings, reason, tmp_path):
-    tiny = {"model": "rbm", "hidden": (6,), "epochs": 1, "num_samples": 20, "workdir": str(tmp_path / "run")}
+    tiny = {
+        "dataset": SMALL,
+        "model": "rbm",
+        "hidden": (6,),
+        "epochs": 1,
+        "num_samples": 20,
+        "workdir": str(tmp_path / "run"),
+    }
     config = mnist_dbm.Config(**tiny | settings)
     mnist_dbm.run(config)
     with pytest.raises(UsageError, match=rf"--epochs=1, but --epochs=2 was given \({reason}\)"):
@@ -177,48 +184,11 @@ def test_images_are_sent_and_the_last_epoch_is_evaluated_once(tmp_path, monkeypa
     monkeypatch.setattr(parzen, "choose_sigma", chosen)
     config = mnist_dbm.Config(workdir=str(tmp_path / "run"), **TINY | {"epochs": 2, "evaluate_every": 1})
     summary = mnist_dbm.run(config)
-    assert calls["binarised"] == [4000]
+    assert calls["binarised"] == [300]
     # Of epoch 1, of each sampler, the configured one being that of epoch 2, and of real images.
     assert calls["scored"] == 1 + len(summary["samplers"]) + 1
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     assert float(rows[-1].split(",")[-2]) == summary["samplers"][0]["validation_mean"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seconds_after", [0.0, 0.05, 0.4])
-def test_a_killed_run_resumes_to_the_same_bits(straight, tmp_path, seconds_after):
-    workdir, _, _ = straight
-    flags = [*TINY_FLAGS, f"--workdir={tmp_path / 'run'}"]
-    process = subprocess.Popen(command(*flags), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    # Killed as the first checkpoint is being written, shortly after, and later.
-    while not list((tmp_path / "run" / "checkpoints").glob("*")):
-        assert process.poll() is None
-        time.sleep(0.005)
-    time.sleep(seconds_after)
-    process.kill()
-    process.wait()
-    finished = start(*flags)
-    assert finished.returncode == 0, finished.stderr
-    assert_same_run(workdir, tmp_path / "run")
-
-
-@pytest.mark.slow
-def test_sigterm_saves_first_and_the_run_resumes_to_the_same_bits(straight, tmp_path):
-    workdir, _, _ = straight
-    flags = [*TINY_FLAGS, f"--workdir={tmp_path / 'run'}", "--checkpoint_every=1000"]
-    process = subprocess.Popen(command(*flags), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("epoch 1/"):
-            break
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "stopped by SIGTERM" in errors
-    assert len(errors.splitlines()) == 1
-    finished = start(*flags)
-    assert finished.returncode == 0, finished.stderr
-    assert "resuming after epoch" in finished.stdout or "epoch 6 of 6" in errors
-    assert_same_run(workdir, tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -369,18 +339,3 @@ def test_defaults_depend_on_the_model():
     first, second = mnist_dbm.Config(refine="pcd", rule_steps=4, estep="minibatch").recipe().phases
     assert (first.rule.estep, second.rule.steps, second.epochs) == ("minibatch", 4, 40)
     assert (second.optimizer.learning_rate, second.weight_decay) == (2e-3, 2e-3)
-
-
-@pytest.mark.slow
-def test_a_second_start_reuses_what_the_first_compiled(tmp_path):
-    cache = tmp_path / "cache"
-    # Everything is kept, however short its compilation.
-    kept = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    environment = os.environ | kept
-    written = []
-    for name in ("first", "second"):
-        done = start(*TINY_FLAGS, f"--workdir={tmp_path / name}", env=environment)
-        assert done.returncode == 0, done.stderr
-        written.append({file.name for file in cache.glob("*-cache")})
-    assert any("epoch" in name for name in written[0])
-    assert written[1] == written[0]

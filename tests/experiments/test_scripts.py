@@ -2,14 +2,16 @@
 
 import ast
 import dataclasses
+import functools
 import json
 import re
 from pathlib import Path
 
+import jax
 import matplotlib.image
 import numpy as np
 import pytest
-from programs import quick_flags, start
+from programs import FEW, SMALL, quick_flags, start_here
 
 from experiments import (
     directed,
@@ -30,6 +32,14 @@ SCRIPTS = {
     script.__name__.removeprefix("experiments."): script
     for script in (repair_table, likelihood_table, features, directed, spike_timing, systems)
 }
+SYSTEMS = [name for name in systems.TITLES if "refined" not in name]
+# What is smaller than in the quick flags, as are the images: one rule of each kind.
+SMALLER = {
+    "repair_table": ("--rules=vpf_paper,vpf_pcd,cd1,pl", "--epochs=4"),
+    "likelihood_table": ("--stacks=intra_dbm",),
+    # Not the refined ones; and binary synapses are of 28 x 28 images there.
+    "systems": (f"--systems={','.join(SYSTEMS)}", f"--dataset={FEW}"),
+}
 NEIGHBOURS = {
     "mnist_target": mnist_target,
     "mnist_equilibrium": mnist_equilibrium,
@@ -39,10 +49,11 @@ NEIGHBOURS = {
 
 @pytest.fixture(scope="module", params=SCRIPTS)
 def quick(request, tmp_path_factory):
-    """A quick run of each script as a command."""
-    workdir = tmp_path_factory.mktemp("quick") / request.param
-    flags = [*quick_flags(SCRIPTS[request.param]), f"--workdir={workdir}"]
-    return request.param, workdir, flags, start(request.param, *flags)
+    """A run of each script with the quick flags of its docstring, of small images and networks."""
+    name = request.param
+    workdir = tmp_path_factory.mktemp("quick") / name
+    flags = [*quick_flags(SCRIPTS[name]), f"--dataset={SMALL}", *SMALLER.get(name, ()), f"--workdir={workdir}"]
+    return name, workdir, flags, start_here(name, *flags)
 
 
 @pytest.mark.slow
@@ -56,7 +67,7 @@ def test_the_quick_setting_writes_its_table_and_summary(quick):
     assert "nan" not in table
     assert table in ended.stdout
     if name == "repair_table":
-        assert set(summary["rules"]) == set(named_recipes.RBMS)
+        assert set(summary["rules"]) == {"vpf_paper", "vpf_pcd", "cd1", "pl"}
         for row in summary["rules"].values():
             for protocol in ("paper", "clamped"):
                 assert {side: len(found) for side, found in row[protocol].items()} == dict.fromkeys(
@@ -81,7 +92,7 @@ def test_the_quick_setting_writes_its_table_and_summary(quick):
             assert all(error > 0 for error in row["clamped"]["left"])
         assert (workdir / "alignment.png").exists()
     if name == "systems":
-        assert set(summary["systems"]) == set(systems.TITLES)
+        assert set(summary["systems"]) == set(SYSTEMS)
         for system, row in summary["systems"].items():
             generates = system != "equilibrium_propagation"
             assert all((one["parzen"] is not None) == generates for one in row["runs"])
@@ -117,7 +128,7 @@ def test_a_finished_run_says_so(quick):
     name, workdir, flags, ended = quick
     assert ended.returncode == 0, ended.stderr
     before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file() and p.name != "config.json"}
-    again = start(name, *flags)
+    again = start_here(name, *flags)
     assert again.returncode == 0
     assert "finished already" in again.stdout
     assert before == {p: p.stat().st_mtime_ns for p in before}
@@ -128,7 +139,7 @@ def test_trained_machines_are_shared_and_a_lost_table_is_made_again(quick, tmp_p
     name, workdir, flags, ended = quick
     assert ended.returncode == 0, ended.stderr
     shared = [*flags[:-1], f"--models={workdir / 'models'}", f"--workdir={tmp_path / 'other'}"]
-    again = start(name, *shared)
+    again = start_here(name, *shared)
     assert again.returncode == 0, again.stderr
     assert not (tmp_path / "other" / "models").exists()
     assert (tmp_path / "other" / "table.md").read_text() == (workdir / "table.md").read_text()
@@ -138,11 +149,11 @@ def test_recipes_fit_their_models_and_keep_the_number_of_epochs():
     for rule in named_recipes.RBMS:
         recipe = named_recipes.rbm(rule, 20, 10)
         assert recipe.epochs == 10
-        recipe.initial_states((0,), 784)
+        jax.eval_shape(functools.partial(recipe.initial_states, (0,), 784))
     for name in named_recipes.STACKS:
         recipe = named_recipes.stack(name, (6, 5), 10)
         assert recipe.epochs == (10 if name in ("dbm", "intra_dbm") else 4 if "refined" in name else 2)
-        recipe.initial_states((0,), 9)
+        jax.eval_shape(functools.partial(recipe.initial_states, (0,), 9))
     # One epoch is enough where there is one phase.
     assert named_recipes.directed("drawn_minibatch", 4, 1).epochs == 1
     titles = [recipe for titles in (named_recipes.RBMS, named_recipes.DIRECTED) for recipe in titles.values()]
@@ -203,7 +214,8 @@ def test_a_window_without_pairs_is_refused_before_anything_is_trained(settings, 
 @pytest.mark.slow
 def test_a_bin_that_is_empty_by_chance_leaves_no_run(tmp_path):
     """Sixty pairs in fifty bins: enough, and some bin will get none."""
-    settings = {"num_trials": 60, "epochs": 2, "num_seeds": 1, "hidden": 4, "workdir": str(tmp_path / "run")}
+    small = {"dataset": SMALL, "epochs": 2, "num_seeds": 1, "hidden": 4}
+    settings = small | {"num_trials": 60, "workdir": str(tmp_path / "run")}
     with pytest.raises(SettingError, match="got num_trials=60; it takes more, or fewer bins than 50"):
         spike_timing.run(spike_timing.Config(**settings))
     assert not (tmp_path / "run" / "config.json").exists()
@@ -227,7 +239,7 @@ def test_a_bin_that_is_empty_by_chance_leaves_no_run(tmp_path):
 )
 def test_wrong_flags_give_one_line_and_status_2(name, arguments, message, tmp_path):
     arguments = [argument.replace("EMPTY", str(tmp_path)) for argument in arguments]
-    ended = start(name, f"--workdir={tmp_path / 'run'}", *arguments)
+    ended = start_here(name, f"--workdir={tmp_path / 'run'}", *arguments)
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1
     assert re.search(message, ended.stderr)
@@ -237,7 +249,7 @@ def test_wrong_flags_give_one_line_and_status_2(name, arguments, message, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "script"), (SCRIPTS | NEIGHBOURS).items())
 def test_help_explains_every_flag(name, script):
-    ended = start(name, "--help")
+    ended = start_here(name, "--help")
     assert ended.returncode == 0
     for field in dataclasses.fields(script.Config):
         assert re.search(rf"--(\[no\])?{field.name}:", ended.stdout)
@@ -246,7 +258,7 @@ def test_help_explains_every_flag(name, script):
 @pytest.mark.slow
 def test_a_request_to_stop_ends_the_script_with_what_was_trained(tmp_path):
     folders = {"models": str(tmp_path / "models"), "workdir": str(tmp_path / "run")}
-    given = {"dataset": "mnist_5k", "num_seeds": 1, "hidden": 8, "epochs": 2, "rules": ("vpf", "cd1"), **folders}
+    given = {"dataset": SMALL, "num_seeds": 1, "hidden": 8, "epochs": 2, "rules": ("vpf", "cd1"), **folders}
     config = repair_table.Config(**given)
     with stop_requests() as stops:
         stops.append(15)

@@ -3,36 +3,31 @@
 In: for each script of experiments/ commands with unknown flags, values of the wrong kind or out of range, settings that
 do not fit one another, the model or the data, folders that cannot be the run's, and damaged data files. The table,
 `COMMANDS`, holds what is given and what the line has to say. A command runs inside this process as `python -m
-experiments.NAME` would run it (`start`); a few are started as processes too, to see that both agree.
+experiments.NAME` would run it (`programs.start_here`); a few are started as processes too, to see that both agree.
 
 Among them are sizes beyond memory, settings that others make meaningless, and lists that are empty. Not in: runs that
 are damaged or killed after a good start, and calls of the library.
 """
 
-import contextlib
 import gzip
 import hashlib
-import io
 import json
 import logging
 import os
-import runpy
 import shlex
 import signal
 import struct
 import subprocess
 import sys
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import pytest
 from absl import app, flags
 from absl import logging as absl_logging
-from absl.testing import flagsaver
+from programs import Ended, start_here
 
 from vpf_jax.app import runs
 from vpf_jax.data import images
@@ -485,14 +480,6 @@ COMMANDS = (
 )
 
 
-class Ended(NamedTuple):
-    """How a command ended."""
-
-    status: object
-    stdout: str
-    stderr: str
-
-
 class AcceptedError(AssertionError):
     """The command was about to train."""
 
@@ -515,59 +502,9 @@ def contents() -> dict[str, bytes | None]:
     return {str(path): path.read_bytes() if path.is_file() else None for path in Path().rglob("*")}
 
 
-@contextlib.contextmanager
-def process_state():
-    """Puts back what a program sets for its whole process: flags, logging, handlers of signals, JAX's settings."""
-    # absl defines its flags at the first start of a program; they are none of that program's.
-    app.define_help_flags()
-    flag_values = flagsaver.save_flag_values()
-    parsed = flags.FLAGS.is_parsed()
-    verbosity = absl_logging.get_verbosity()
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    on_signal = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    cache = jax.config.jax_compilation_cache_dir
-    try:
-        yield
-    finally:
-        flagsaver.restore_flag_values(flag_values)
-        if parsed:
-            flags.FLAGS.mark_as_parsed()
-        else:
-            flags.FLAGS.unparse_flags()
-        absl_logging.set_verbosity(verbosity)
-        root.handlers[:], root.level = handlers, level
-        for number, handler in on_signal.items():
-            signal.signal(number, handler)
-        jax.config.update("jax_compilation_cache_dir", cache)
-
-
-def start(program: str, given: list[str]) -> Ended:
-    """Runs `python -m experiments.PROGRAM GIVEN` in this process, with modules that are imported already."""
-    stdout, stderr = io.StringIO(), io.StringIO()
-    status: object = 0
-    argv = sys.argv
-    with (
-        process_state(),
-        contextlib.redirect_stdout(stdout),
-        contextlib.redirect_stderr(stderr),
-        warnings.catch_warnings(),
-    ):
-        # That a module is imported before it is run is what this is for.
-        warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
-        sys.argv = [program, *given]
-        try:
-            runpy.run_module(f"experiments.{program}", run_name="__main__", alter_sys=True)
-        except SystemExit as end:
-            status = end.code
-        finally:
-            sys.argv = argv
-    return Ended(status, stdout.getvalue(), stderr.getvalue())
-
-
 def check(command: Command, ended: Ended, before: dict[str, bytes | None]) -> None:
     """The one form that every refusal has."""
-    assert ended.status == 2, ended
+    assert ended.returncode == 2, ended
     assert ended.stdout == ""
     assert "Traceback" not in ended.stderr
     (line,) = ended.stderr.splitlines()
@@ -582,8 +519,6 @@ def folder(tmp_path, monkeypatch):
     """An empty working folder; data are small, and come from where the command says or from nowhere."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))
-    # Else a program takes the user's cache, and JAX keeps to it for the rest of this process.
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.devnull)
     monkeypatch.setenv("VPF_DATA_DIR", str(tmp_path / "nowhere"))
     monkeypatch.setattr(images, "_NUM_VALIDATION", NUM_VALIDATION)
     for half, size in HALVES.items():
@@ -606,7 +541,7 @@ def test_a_wrong_command_is_refused_in_one_line(command, folder, monkeypatch, ca
         monkeypatch.setenv("VPF_DATA_DIR", command.environment)
     write(command.files)
     before = contents()
-    check(command, start(command.program, arguments(command)), before)
+    check(command, start_here(command.program, *arguments(command)), before)
     # Nor has anything outside Python written.
     assert capfd.readouterr() == ("", "")
 
@@ -632,14 +567,14 @@ def test_a_start_inside_this_process_leaves_it_as_it_was(program, folder):
 
     app.define_help_flags()
     before = state()
-    assert start(program, ["--seed=-1", "--workdir=run"]).status == 2
+    assert start_here(program, "--seed=-1", "--workdir=run").returncode == 2
     assert state() == before
 
 
 def test_a_command_that_is_right_is_let_through(folder, monkeypatch):
     monkeypatch.setattr(runs, "stop_requests", refuse_to_train)
     with pytest.raises(AcceptedError):
-        start("mnist_dbm", ["--model=rbm", "--dataset=mnist_5k", "--workdir=run"])
+        start_here("mnist_dbm", "--model=rbm", "--dataset=mnist_5k", "--workdir=run")
     assert set(contents()) == {"run", "run/.lock", "run/config.json"}
 
 
@@ -657,4 +592,4 @@ def test_a_process_says_the_same(command, folder):
     given = [sys.executable, "-m", f"experiments.{command.program}", *arguments(command)]
     done = subprocess.run(given, capture_output=True, text=True, timeout=300, env=environment, check=False)
     check(command, Ended(done.returncode, done.stdout, done.stderr), {})
-    assert start(command.program, arguments(command)) == (done.returncode, done.stdout, done.stderr)
+    assert start_here(command.program, *arguments(command)) == (done.returncode, done.stdout, done.stderr)

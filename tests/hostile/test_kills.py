@@ -19,7 +19,14 @@ import pytest
 import vpf_jax
 
 ROOT = Path(__file__).parents[2]
-FLAGS = ["--model=rbm", "--hidden=6", "--epochs=30", "--num_samples=20", "--checkpoint_every=2", "--evaluate_every=10"]
+FLAGS = [
+    "--model=intra_dbm",
+    "--hidden=6,4",
+    "--epochs=30",
+    "--num_samples=20",
+    "--checkpoint_every=2",
+    "--evaluate_every=10",
+]
 TIMINGS = ("train_seconds", "seconds_per_epoch")
 KILLS = 6
 
@@ -27,6 +34,7 @@ KILLS = 6
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     cache = str(tmp_path_factory.mktemp("cache"))
+    # Everything is kept, however short its compilation.
     kept = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return os.environ | kept
 
@@ -50,9 +58,16 @@ def straight(environment, tmp_path_factory):
     assert end(begin(folder, environment)) == (0, "")
     # The first start has compiled; the next ones take as long as this.
     shutil.rmtree(folder)
-    started = time.perf_counter()
+    kept, started = compiled(environment), time.perf_counter()
     assert end(begin(folder, environment)) == (0, "")
-    return outcome(folder), time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    assert any("epoch" in name for name in kept)
+    assert compiled(environment) == kept
+    return outcome(folder), seconds
+
+
+def compiled(environment):
+    return {file.name for file in Path(environment["JAX_COMPILATION_CACHE_DIR"]).glob("*-cache")}
 
 
 def outcome(folder):
@@ -79,6 +94,8 @@ def test_a_run_killed_again_and_again_arrives_at_the_same_bits(straight, environ
         if number % 3 == 2:
             while process.poll() is None and not (folder / "checkpoints" / ".writing").exists():
                 time.sleep(0.0005)
+            # In the middle, and shortly after.
+            time.sleep((number // 3) * 0.05)
         else:
             time.sleep(rng.uniform(0.3, 1) * seconds)
         process.kill()
@@ -130,6 +147,7 @@ def test_signals_at_every_stage_end_quietly_and_the_run_resumes(straight, enviro
         # After saving, or, where nothing is to be saved, by the signal itself.
         assert status in (128 + number, -number), (number, status, errors)
         assert_quiet(errors)
+        assert status < 0 or f"stopped by {signal.Signals(number).name}" in errors
     # A second Ctrl-C does not wait for the epoch.
     process = begin(folder, environment)
     wait_for_opening(process)

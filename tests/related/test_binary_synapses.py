@@ -8,14 +8,12 @@ import json
 import math
 import re
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
+import programs
 import pytest
 from families import in_float64
 from typed import refused
@@ -27,8 +25,6 @@ from vpf_jax.app.folder import Stopped
 from vpf_jax.checks import SettingError
 from vpf_jax.related import binary_synapses as bs
 from vpf_jax.related.binary_synapses import SynapseConfig
-
-ROOT = Path(__file__).parents[2]
 
 
 def random_means(n, p, largest=0.9, seed=0):
@@ -434,9 +430,7 @@ def test_what_is_out_of_range_is_refused(call, message):
         call()
 
 
-def start(*arguments):
-    command = [sys.executable, "-m", "experiments.planted_synapses", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+start = functools.partial(programs.start_here, "planted_synapses")
 
 
 def quick_flags(number):

@@ -4,12 +4,9 @@ Networks of the oracle have all units strictly inside (0, 1), so that the exact 
 """
 
 import dataclasses
-import functools
 import itertools
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -19,6 +16,7 @@ import oracles
 import pytest
 from families import assert_close, in_float64
 from jax.flatten_util import ravel_pytree
+from programs import start, start_here
 from typed import refused
 
 from experiments import mnist_equilibrium as script
@@ -409,21 +407,19 @@ def test_relaxing_takes_a_step():
 
 # The script.
 
-command_line = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, timeout=600)
-
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
     """The quick setting that the script's own docstring gives, in another folder."""
     workdir = tmp_path_factory.mktemp("quick") / "run"
     line = re.search(r"^    python -m (.* --epochs=3) --workdir=runs/quick$", script.__doc__, re.MULTILINE)[1]
-    command = [sys.executable, "-m", *line.split(), f"--workdir={workdir}"]
-    return workdir, command, command_line(command)
+    flags = [*line.split()[1:], f"--workdir={workdir}"]
+    return workdir, flags, start("mnist_equilibrium", *flags)
 
 
 @pytest.mark.slow
 def test_the_quick_setting_learns_and_draws(quick):
-    workdir, command, ended = quick
+    workdir, flags, ended = quick
     assert ended.returncode == 0, ended.stderr
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["sizes"] == [784, 500, 10]
@@ -439,7 +435,7 @@ def test_the_quick_setting_learns_and_draws(quick):
     lines = (workdir / "metrics.csv").read_text().splitlines()
     assert lines[0] == ",".join(("epoch", *script.COLUMNS))
     assert len(lines) == 4
-    again = command_line(command)
+    again = start_here("mnist_equilibrium", *flags)
     assert again.returncode == 0
     assert "finished already" in again.stdout
 
@@ -447,7 +443,7 @@ def test_the_quick_setting_learns_and_draws(quick):
 @pytest.mark.slow
 def test_more_images_per_step_than_there_are_is_one_line(tmp_path):
     flags = ["--dataset=mnist_5k", "--batch_size=5000", f"--workdir={tmp_path / 'run'}"]
-    ended = command_line([sys.executable, "-m", "experiments.mnist_equilibrium", *flags])
+    ended = start_here("mnist_equilibrium", *flags)
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1
     assert "--batch_size=5000; it takes up to 4000, as mnist_5k has 4000 training images" in ended.stderr

@@ -13,7 +13,7 @@ import optax
 import oracles
 import pytest
 from families import assert_close, in_float64
-from programs import quick_flags, start
+from programs import FEW, quick_flags, start_here
 from typed import refused
 
 from experiments import mnist_target as script
@@ -490,8 +490,8 @@ def test_the_presets_differ_in_the_width_of_the_prior():
 
 @pytest.mark.slow
 def test_the_quick_setting_writes_everything_and_a_second_start_says_so(tmp_path):
-    flags = [*quick_flags(script), f"--workdir={tmp_path / 'run'}"]
-    ended = start("mnist_target", *flags)
+    flags = [*quick_flags(script), f"--dataset={FEW}", "--hidden=40,10", f"--workdir={tmp_path / 'run'}"]
+    ended = start_here("mnist_target", *flags)
     assert ended.returncode == 0, ended.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     table = (tmp_path / "run" / "table.md").read_text()
@@ -509,7 +509,7 @@ def test_the_quick_setting_writes_everything_and_a_second_start_says_so(tmp_path
     assert pictures == {"samples.png", "direct.png", "inpainted.png", "losses.png", "log_joint.png"}
     assert all(matplotlib.image.imread(tmp_path / "run" / name).shape[0] > 200 for name in pictures)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file() and p.name != "config.json"}
-    again = start("mnist_target", *flags)
+    again = start_here("mnist_target", *flags)
     assert again.returncode == 0
     assert "finished already" in again.stdout
     assert before == {p: p.stat().st_mtime_ns for p in before}
