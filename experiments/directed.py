@@ -70,7 +70,7 @@ def run(config: Config) -> dict[str, Any]:
             if recipe.backward_start != "tied":
                 aligning.append(trained)
         if aligning:
-            named_recipes.save_alignment(folder / "alignment.png", aligning, f"Directed learning on {images.name}")
+            named_recipes.draw_alignment(folder / "alignment.png", aligning, f"Directed learning on {images.name}")
         guesses = reconstruction.guess_errors(images.train.grey, images.test.grey, images.image_shape)
         return {"variants": rows, "guesses": guesses}, told + tabulate(rows, guesses)
 

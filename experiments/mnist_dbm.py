@@ -304,17 +304,21 @@ def summarise(judge: Judge, trained: loop.Trained, stops: Sequence[int]) -> dict
 def draw(folder: Path, title: str, judge: Judge, trained: loop.Trained) -> None:
     """The four figures."""
     shape = judge.images.image_shape
-    figures.save_tiles(
+    figures.save(
         folder / "samples.png",
-        np.asarray(judge.centres[:140]).reshape(-1, *shape),
-        title=f"{title}: generated visible means, {judge.sampler.gibbs_steps} Gibbs steps",
+        figures.tiles(
+            np.asarray(judge.centres[:140]).reshape(-1, *shape),
+            title=f"{title}: generated visible means, {judge.sampler.gibbs_steps} Gibbs steps",
+        ),
     )
     filters = np.asarray(judge.stack[0].weights[0]).T[:196]
-    figures.save_tiles(
+    figures.save(
         folder / "filters.png",
-        filters.reshape(-1, *shape),
-        title=f"{title}: weights of the first hidden layer (red > 0, blue < 0)",
-        signed=True,
+        figures.tiles(
+            filters.reshape(-1, *shape),
+            title=f"{title}: weights of the first hidden layer (red > 0, blue < 0)",
+            signed=True,
+        ),
     )
     names = {
         "objective": "objective J",
@@ -326,13 +330,15 @@ def draw(folder: Path, title: str, judge: Judge, trained: loop.Trained) -> None:
         "alignment": "cosine of forward\nand backward",
     }
     curves = {label: trained.column(column) for column, label in names.items()}
-    figures.save_curves(folder / "curves.png", curves, title=title)
-    figures.save_histograms(
+    figures.save(folder / "curves.png", figures.curves(curves, title=title))
+    figures.save(
         folder / "activations.png",
-        judge.activations,
-        names=[f"layer {i + 1}" for i in range(len(judge.activations))],
-        xlabel="mean activation over the training images",
-        title=title,
+        figures.histograms(
+            judge.activations,
+            names=[f"layer {i + 1}" for i in range(len(judge.activations))],
+            xlabel="mean activation over the training images",
+            title=title,
+        ),
     )
 
 

@@ -126,9 +126,9 @@ def test_submodules_are_reached_without_importing_them_by_name():
     program = (
         "import sys, vpf_jax; before = set(sys.modules); assert 'vpf_jax.train' not in before;"
         "print(vpf_jax.train.TrainConfig().rule.name, list(vpf_jax.data.SOURCES)[0], vpf_jax.checkpoint.KEPT,"
-        " vpf_jax.figures.save_tiles.__name__, {'train', 'figures'} <= set(dir(vpf_jax)))"
+        " vpf_jax.figures.tiles.__name__, {'train', 'figures'} <= set(dir(vpf_jax)))"
     )
-    assert run(sys.executable, "-c", program, cwd=ROOT).stdout.split() == ["vpf", "mnist_5k", "2", "save_tiles", "True"]
+    assert run(sys.executable, "-c", program, cwd=ROOT).stdout.split() == ["vpf", "mnist_5k", "2", "tiles", "True"]
     with pytest.raises(AttributeError, match="module 'vpf_jax' has no attribute 'trian'"):
         vpf_jax.trian  # noqa: B018
 
