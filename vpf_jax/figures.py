@@ -92,7 +92,8 @@ def animation(frames: Sequence[Figure], *, seconds: float = 0.5) -> Animation:
     images = [Image.open(io.BytesIO(_drawn(frame, "png"))).convert("RGB") for frame in frames]
     durations = [int(1000 * seconds)] * (len(images) - 1) + [int(4000 * seconds)]
     file = io.BytesIO()
-    images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
+    told = {"comment": " ".join(frames[-1].get_suptitle().split()).encode()}
+    images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, **told)
     return Animation(file.getvalue())
 
 
