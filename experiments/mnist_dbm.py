@@ -370,7 +370,7 @@ def film(folder: Path, title: str) -> figures.Animation:
             _log.warning("%s cannot be read (%s); samples.gif goes without it", path, error)
             continue
         frames.append(figures.tiles(images, title=f"{title}, epoch {int(path.stem)}", columns=10))
-    return figures.animation(frames)
+    return figures.animation(frames, title=f"{title}: samples of {len(frames)} evaluations")
 
 
 def main(config: Config) -> None:

@@ -45,8 +45,8 @@ _KINDS = {".png": "image/png", ".gif": "image/gif"}
 class Config(Settings):
     """Settings of the command; the runs are its arguments."""
 
-    runs: tuple[str, ...] = setting((), "Folders of runs", fewest=0)
-    out: str = setting(NAME, "The page")
+    runs: tuple[str, ...] = setting((".",), "the folder of a run, or of each of several", distinct=False)
+    out: str = setting(NAME, "The page; left out: report.html where the command is called")
 
 
 class Training(NamedTuple):
@@ -94,14 +94,13 @@ class Table(NamedTuple):
 
     title: str
     header: Sequence[str]
+    """Empty: the rows are pairs."""
     rows: Sequence[Sequence[str]]
     folded: bool = False
 
 
 def run(config: Config) -> Path:
     """Writes the page of runs and says where it lies; raises UsageError for what is no run, or cannot be read."""
-    if not config.runs:
-        raise UsageError("got no run; it takes the folders of one or more: report RUN...")
     folders = [Path(given) for given in config.runs]
     names = [folder.resolve().name for folder in folders]
     same = len({folder.resolve() for folder in folders}) < len(folders)
@@ -180,8 +179,9 @@ def read_pictures(folder: Path) -> list[Picture]:
     """The pictures of a folder with the titles that they keep; what is no picture is left out."""
     paths = [path for path in folder.iterdir() if path.suffix in _KINDS and not path.name.startswith(".")]
 
-    def order(path: Path) -> tuple[int, str]:
-        return next((n for n, first in enumerate(_FIRST) if path.stem.startswith(first)), len(_FIRST)), path.name
+    def order(path: Path) -> tuple[int, bool, str]:
+        number = next((n for n, first in enumerate(_FIRST) if path.stem.startswith(first)), len(_FIRST))
+        return number, path.suffix == ".gif", path.name
 
     found = (_picture(path, path.stat().st_mtime_ns) for path in sorted(paths, key=order))
     return [picture for picture in found if picture is not None]
@@ -189,16 +189,17 @@ def read_pictures(folder: Path) -> list[Picture]:
 
 def page(runs: Sequence[Run], title: str, *, command: str = "", goes_on: bool = False) -> str:
     """HTML of one run, or of several side by side; of one that goes on the page loads itself again."""
+    differ, same = _settings(runs)
     shown = {
         "title": title,
         "command": command,
         "goes_on": goes_on,
         "runs": runs,
-        "first": [table for table in (_told(runs), *_scores(runs)) if table.rows],
+        "first": [table for table in (_told(runs), differ, _scores(runs)) if table.rows],
         "prose": [(run.name, _MARKDOWN.render(run.table)) for run in runs if run.table],
         "groups": _pictures(runs),
         "charts": json.dumps(charts(runs)).replace("<", "\\u003c"),
-        "last": [*_lists(runs), *_settings(runs)],
+        "last": [table for table in (*_lists(runs), same) if table.rows],
     }
     return _template().render(shown)
 
@@ -278,7 +279,12 @@ def _told(runs: Sequence[Run]) -> Table:
     rows = [[name, *(_text(fact(run)) for run in runs)] for name, fact in facts.items()]
     # Of a single run the head of the page says how far it is.
     rows = [row for row in rows[len(runs) == 1 :] if set(row[1:]) != {"-"}]
-    return Table("", ["", *(run.name for run in runs)], rows)
+    return Table("", _header(runs), rows)
+
+
+def _header(runs: Sequence[Run]) -> list[str]:
+    """Over values of runs; none over those of a single one."""
+    return ["", *(run.name for run in runs)] if len(runs) > 1 else []
 
 
 def _seconds(given: Any) -> str | None:
@@ -287,16 +293,22 @@ def _seconds(given: Any) -> str | None:
     return f"{given:.1f} s" if given < 120 else f"{given / 60:.1f} min" if given < 7200 else f"{given / 3600:.1f} h"
 
 
-def _scores(runs: Sequence[Run]) -> list[Table]:
+def _scores(runs: Sequence[Run]) -> Table:
     """Numbers of the summaries; those of several seeds as mean +- standard error."""
-    beside = {"version", "jax_version", "device", "train_seconds", *(name for run in runs for name in run.settings)}
+    beside = {
+        "version",
+        "jax_version",
+        "device",
+        "train_seconds",
+        "seeds",
+        *(name for run in runs for name in run.settings),
+    }
     found = [dict(_flat(run.summary or {}, len((run.summary or {}).get("seeds", [])))) for run in runs]
     names = [name for name in dict.fromkeys(name for some in found for name in some) if name not in beside]
     # The table of a single run says better what lies deeper.
     names = [name for name in names if len(runs) > 1 or ", " not in name]
     rows = [[name.replace("_", " "), *(_text(some.get(name)) for some in found)] for name in names]
-    header = ["", *(run.name for run in runs)]
-    return [Table("Results", header, rows, folded=len(rows) > _SHOWN)] if rows else []
+    return Table("Results", _header(runs), rows, folded=len(rows) > _SHOWN)
 
 
 def _flat(value: Any, num_seeds: int, name: str = "") -> Iterable[tuple[str, Any]]:
@@ -323,17 +335,15 @@ def _lists(runs: Sequence[Run]) -> list[Table]:
     return found
 
 
-def _settings(runs: Sequence[Run]) -> list[Table]:
-    """Those that differ, and the others; of a single run all."""
+def _settings(runs: Sequence[Run]) -> tuple[Table, Table]:
+    """Those that differ, and those that are the same in all."""
     names = list(dict.fromkeys(name for run in runs for name in run.settings))
     rows = {name: [_text(run.settings[name]) if name in run.settings else "" for run in runs] for name in names}
-    header = ["", *(run.name for run in runs)]
-    if len(runs) == 1:
-        return [Table("Settings", header, [[name, *values] for name, values in rows.items()])]
     differ = [[name, *values] for name, values in rows.items() if len(set(values)) > 1]
     same = [[name, values[0]] for name, values in rows.items() if len(set(values)) == 1]
-    tables = Table("Settings that differ", header, differ), Table("Settings of all", ["", "all"], same, folded=True)
-    return [table for table in tables if table.rows]
+    alone = len(runs) == 1
+    title = "Settings" if alone else "Settings that are the same in all"
+    return Table("Settings that differ", _header(runs), differ), Table(title, [], same, folded=not alone)
 
 
 def _pictures(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, Picture]]]]:
