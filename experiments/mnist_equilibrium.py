@@ -174,6 +174,7 @@ class Learner(NamedTuple):
             [loop.Phase(self.plan.epochs, lambda _: run_epoch)],
             columns=COLUMNS,
             measure=measure,
+            evaluated=due,
             checkpoint_every=checkpoint_every,
             stops=stops,
         )

@@ -76,11 +76,12 @@ def save(path: str | Path, picture: Figure | Animation) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def animation(frames: Sequence[Figure], *, seconds: float = 0.5) -> Animation:
+def animation(frames: Sequence[Figure], *, title: str = "", seconds: float = 0.5) -> Animation:
     """Figures one after the other, without end; the last one stays four times as long.
 
     Args:
       frames: one or more, of one size.
+      title: kept in the file, as its comment.
       seconds: that each is seen.
 
     Raises:
@@ -92,7 +93,8 @@ def animation(frames: Sequence[Figure], *, seconds: float = 0.5) -> Animation:
     images = [Image.open(io.BytesIO(_drawn(frame, "png"))).convert("RGB") for frame in frames]
     durations = [int(1000 * seconds)] * (len(images) - 1) + [int(4000 * seconds)]
     file = io.BytesIO()
-    images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
+    told = {"duration": durations, "loop": 0, "comment": title.encode()}
+    images[0].save(file, "GIF", save_all=True, append_images=images[1:], **told)
     return Animation(file.getvalue())
 
 
