@@ -54,6 +54,8 @@ def test_the_wheel_holds_the_library_alone(wheel):
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "vpf_jax").rglob("*.py")}
     assert {name for name in names if name.startswith("vpf_jax/") and name.endswith(".py")} == modules
     assert "vpf_jax/py.typed" in names
+    pages = {str(path.relative_to(ROOT)) for path in (ROOT / "vpf_jax" / "app" / "pages").iterdir()}
+    assert pages <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
 
 
