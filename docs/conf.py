@@ -62,7 +62,12 @@ html_css_files = ["tables.css"]
 html_extra_path = ["_extra"]
 html_math_renderer = "mathml"
 html_copy_source = False
-html_theme_options = {"show_toc_level": 2, "home_page_in_toc": False, "use_download_button": False}
+html_theme_options = {
+    "show_toc_level": 2,
+    "use_download_button": False,
+    # One search button, above the table of pages, is enough.
+    "navbar_persistent": [],
+}
 
 # A line of prose, then lines that are indented more: a formula or a table of the docstring.
 _LIST = re.compile(r"\s*([-*]|\d+\.) ")
