@@ -38,6 +38,7 @@ nitpick_ignore_regex = [
 ]
 default_role = "py:obj"
 smartquotes = False
+highlight_language = "none"
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
@@ -46,7 +47,7 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_merge_streams = True
 
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
@@ -127,6 +128,8 @@ def link(app: Any, environment: Any, node: Any, shown: nodes.Node) -> nodes.Node
     if node.get("refdomain") != "py":
         return None
     domain, target = environment.get_domain("py"), node["reftarget"].removeprefix("vpf_jax.").removesuffix("()")
+    if target in vpf_jax.__all__:
+        target = f"{getattr(vpf_jax, target).__module__}.{target}".removeprefix("vpf_jax.")
     package, _, last = target.rpartition(".")
     if not last.isidentifier():
         return None

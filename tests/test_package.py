@@ -90,7 +90,7 @@ def test_the_readme_example_runs_and_learns():
 
 def test_the_oldest_versions_that_are_tried_are_the_lower_bounds():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    # The extra left out, bench, has the peers of the benchmarks, which `make oldest` does not install.
+    # Left out: bench and docs, the peers of the benchmarks and the makers of the pages, which `make oldest` does not need.
     extras = [project["optional-dependencies"][extra] for extra in ("experiments", "tfds", "dev")]
     bounds = {}
     for requirement in map(Requirement, itertools.chain(project["dependencies"], *extras)):
@@ -103,15 +103,6 @@ def test_the_oldest_versions_that_are_tried_are_the_lower_bounds():
             name, version = line.split("==")
             tried[name] = Version(version)
     assert tried == bounds
-
-
-def test_commands_of_the_readme_exist():
-    shell = "\n".join(readme_blocks("bash"))
-    makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make (\w+)", shell, flags=re.MULTILINE):
-        assert f"\n{target}:" in makefile
-    for module in re.findall(r"python -m experiments\.(\w+)", shell):
-        assert (ROOT / "experiments" / f"{module}.py").exists()
 
 
 @pytest.mark.slow
