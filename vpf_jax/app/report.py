@@ -209,7 +209,8 @@ def charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         for training in run.trainings:
-            parts = [run.name] * (len(runs) > 1) + [training.name] * bool(training.name)
+            alone = len(runs) == 1 and (training.name or len(run.trainings) == 1)
+            parts = [run.name] * (not alone) + [training.name] * bool(training.name)
             names = dict.fromkeys(name for row in training.rows for name in row if name != "epoch")
             for name in names:
                 points = [(row["epoch"], float(np.mean(row[name]))) for row in training.rows if name in row]
@@ -354,10 +355,10 @@ def _pictures(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, Picture]]]
 
 @functools.cache
 def _template() -> jinja2.Template:
-    pages = {path.name: path.read_text() for path in (resources.files(__package__) / "pages").iterdir()}
-    environment = jinja2.Environment(
-        loader=jinja2.DictLoader(pages), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    folder = resources.files(__package__) / "pages"
+    pages = {path.name: path.read_text() for path in folder.iterdir() if path.name.startswith("report.")}
+    loader = jinja2.DictLoader(pages)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template(NAME)
 
 

@@ -24,6 +24,12 @@ const colour = (name) => COLOURS[names.indexOf(name) % COLOURS.length];
 const dash = (name) => DASHES[Math.floor(names.indexOf(name) / COLOURS.length) % DASHES.length];
 const told = (value) => String(Number(value.toPrecision(5)));
 
+function key(name) {
+  const made = svg("svg", { viewBox: "0 0 24 8", class: "key", "aria-hidden": true });
+  svg("line", { x1: 0, x2: 24, y1: 4, y2: 4, stroke: colour(name), "stroke-width": 3, "stroke-dasharray": dash(name) }, made);
+  return made;
+}
+
 // Round numbers between two others, about so many.
 function ticks(low, high, number) {
   const rough = (high - low) / number;
@@ -129,7 +135,7 @@ class Chart {
     this.selected.setAttribute("width", 0);
     this.ruler.setAttribute("visibility", "hidden");
     const last = this.shown.filter((curve) => curve.x.length);
-    this.values.textContent = last.map((curve) => this.value(curve, told(curve.y.at(-1)))).join("; ");
+    this.values.replaceChildren(...last.map((curve) => this.value(curve, curve.y.at(-1))));
   }
 
   // The values at the measured epochs nearest to one.
@@ -141,11 +147,15 @@ class Chart {
     this.ruler.setAttribute("visibility", "visible");
     this.ruler.setAttribute("x1", this.x(at));
     this.ruler.setAttribute("x2", this.x(at));
-    this.values.textContent = `epoch ${told(at)}: ${found.map(([curve, point]) => this.value(curve, told(point[1]))).join("; ")}`;
+    this.values.replaceChildren(`epoch ${told(at)}: `, ...found.map(([curve, point]) => this.value(curve, point[1])));
   }
 
-  value(curve, text) {
-    return names.length > 1 ? `${curve.name} ${text}` : text;
+  // Of several curves with the look of its line; the legend has the name.
+  value(curve, number) {
+    const made = document.createElement("span");
+    if (names.length > 1) { made.append(key(curve.name)); made.title = curve.name; }
+    made.append(told(number));
+    return made;
   }
 }
 
@@ -171,9 +181,7 @@ function legend() {
       if (box.checked) hidden.delete(name); else hidden.add(name);
       for (const chart of drawn) chart.draw();
     });
-    const key = svg("svg", { viewBox: "0 0 24 8", class: "key" });
-    svg("line", { x1: 0, x2: 24, y1: 4, y2: 4, stroke: colour(name), "stroke-width": 3, "stroke-dasharray": dash(name) }, key);
-    label.append(box, key, name);
+    label.append(box, key(name), name);
     place.append(label);
   }
 }
