@@ -139,6 +139,7 @@ def test_the_page_says_how_far_a_run_is(tmp_path):
     # After epoch 3 there was an evaluation, with its picture; a page that goes on loads itself again.
     assert "Going on: epoch 3 of 6, " in seen[4]
     assert "<body data-goes-on>" in seen[4]
+    assert "<dt>device</dt><dd>cpu</dd>" in seen[4]
     assert "after 3" in seen[4]
     assert "data-goes-on>" not in (folder / report.NAME).read_text()
 
@@ -193,14 +194,18 @@ def test_a_page_that_cannot_be_written_is_said_once_and_harms_nothing(tmp_path, 
     assert walks(Config(workdir=str(folder))) == summary
 
 
-def test_the_page_costs_a_small_part_of_the_time(tmp_path, monkeypatch):
+def test_pages_are_written_at_evaluations_and_otherwise_seldom(tmp_path, monkeypatch):
     """Epochs that take nothing are not followed by a page each."""
     written = []
     write = follow.Follower._write
     monkeypatch.setattr(follow.Follower, "_write", lambda *given: written.append(1) or write(*given))
-    walks(Config(workdir=str(tmp_path / "run"), epochs=60))
-    # At the start, of two trainings, and at the end; 20 evaluations; a second may have passed more than once.
-    assert 20 <= len(written) < 40
+    for pause, seldom, expected in ((1e6, 0, 3), (0, 1e9, 3), (0, 0, 3 + 12 - 2)):
+        monkeypatch.setattr(follow, "_PAUSE", pause)
+        monkeypatch.setattr(follow, "_SELDOM", seldom)
+        written.clear()
+        walks(Config(workdir=str(tmp_path / f"{expected}-{seldom}")))
+        # At the start, of two trainings, after two evaluations, and at the end; else after each of twice six epochs.
+        assert len(written) == expected + 3
 
 
 def test_runs_side_by_side(finished, tmp_path, capsys):

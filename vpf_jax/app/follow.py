@@ -14,7 +14,7 @@ import importlib.util
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ _followed: contextvars.ContextVar["Follower | None"] = contextvars.ContextVar("f
 class Follower:
     """Of one run."""
 
-    def __init__(self, folder: Path, command: str, events: bool) -> None:
-        self._folder, self._command, self._events = folder, command, events
+    def __init__(self, folder: Path, command: str, about: Mapping[str, Any], events: bool) -> None:
+        self._folder, self._command, self._about, self._events = folder, command, about, events
         self._trainings: dict[Path, report.Training] = {}
         self._writers: list[Any] = []
         self._broken: set[str] = set()
@@ -73,7 +73,7 @@ class Follower:
         if time.perf_counter() - self._written > max(_PAUSE, _SELDOM * self._took):
             self.write()
 
-    def write(self, ending: str = "", summary: dict[str, Any] | None = None) -> None:
+    def write(self, ending: str = "", summary: Mapping[str, Any] | None = None) -> None:
         """The page, as far as the run is; at its end with what it has found."""
         now = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
         state = f"{ending}, {now}" if ending else f"Going on: {self._told}, {now}"
@@ -87,12 +87,12 @@ class Follower:
         for writer in self._writers:
             self._try("TensorBoard events", writer.close)
 
-    def _write(self, state: str, summary: dict[str, Any] | None, goes_on: bool) -> None:
+    def _write(self, state: str, summary: Mapping[str, Any] | None, goes_on: bool) -> None:
         run = report.Run(
             name=self._folder.resolve().name,
             settings=read_object(self._folder / "config.json") or {},
             trainings=list(self._trainings.values()),
-            summary=summary,
+            summary=summary or self._about,
             table=report.read_table(self._folder) if summary else "",
             pictures=report.read_pictures(self._folder),
             state=state,
@@ -118,16 +118,17 @@ class Follower:
 
 
 @contextlib.contextmanager
-def following(folder: Path, command: str, *, events: bool = False) -> Iterator[Follower]:
+def following(folder: Path, command: str, about: Mapping[str, Any], *, events: bool = False) -> Iterator[Follower]:
     """Follows what this thread does in the folder of a run.
 
     Args:
       folder: of the run.
       command: what was typed, as the page shows it.
+      about: what of the summary is known before the end.
       events: whether metrics become TensorBoard events, too.
     """
     new = not (folder / report.NAME).exists()
-    follower = Follower(folder, command, events)
+    follower = Follower(folder, command, about, events)
     before = _followed.set(follower)
     try:
         follower.write()

@@ -81,7 +81,7 @@ class Run:
     settings: Mapping[str, Any]
     trainings: Sequence[Training]
     summary: Mapping[str, Any] | None
-    """None before its end."""
+    """Before its end what is known of it, or None."""
     table: str
     """Markdown, or nothing."""
     pictures: Sequence[Picture]
@@ -239,7 +239,7 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=32)
 def _picture(path: Path, _written: int) -> Picture | None:
     content = path.read_bytes()
     try:

@@ -1,7 +1,8 @@
 "use strict";
 // Curves over epochs as SVG: one chart per quantity, all over the same epochs, zoomed together.
 
-const SIZE = { width: 600, height: 220, left: 62, right: 10, top: 8, bottom: 26 };
+// Pixels; the width is that of the page's column.
+const SIZE = { width: 600, height: 220, left: 62, right: 14, top: 8, bottom: 26 };
 // Okabe and Ito's colours, in which `vpf_jax.figures` draws, too; black is left to the text.
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 const DASHES = ["", "6 3", "2 2", "8 2 2 2"];
@@ -56,7 +57,7 @@ class Chart {
     this.name.textContent = chart.name;
     this.values = document.createElement("output");
     this.caption.append(this.name, " ", this.values);
-    this.svg = svg("svg", { viewBox: `0 0 ${SIZE.width} ${SIZE.height}`, role: "img", "aria-label": `${chart.name} over epochs` });
+    this.svg = svg("svg", { role: "img", "aria-label": `${chart.name} over epochs` });
     this.clip = `clip${number}`;
     this.figure.append(this.caption, this.svg);
     this.svg.addEventListener("pointerdown", (event) => this.begin(event));
@@ -76,6 +77,7 @@ class Chart {
     const { width, height, left, right, top, bottom } = SIZE;
     this.x = (value) => left + (value - range[0]) / (range[1] - range[0]) * (width - left - right);
     const y = (value) => height - bottom - (value - low) / (high - low) * (height - top - bottom);
+    this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.svg.replaceChildren();
     const clip = svg("clipPath", { id: this.clip }, this.svg);
     svg("rect", { x: left, y: top, width: width - left - right, height: height - top - bottom }, clip);
@@ -83,7 +85,7 @@ class Chart {
       svg("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }, this.svg);
       svg("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, this.svg, told(value));
     }
-    for (const value of ticks(range[0], range[1], 6).filter(Number.isInteger)) {
+    for (const value of ticks(range[0], range[1], SIZE.width / 80).filter(Number.isInteger)) {
       svg("line", { class: "grid", x1: this.x(value), x2: this.x(value), y1: top, y2: height - bottom }, this.svg);
       svg("text", { x: this.x(value), y: height - 8, "text-anchor": "middle" }, this.svg, told(value));
     }
@@ -166,6 +168,7 @@ function zoom(to) {
   const zoomed = range !== whole;
   document.body.toggleAttribute("data-zoomed", zoomed);
   document.getElementById("whole").disabled = !zoomed;
+  SIZE.width = drawn[0].figure.clientWidth;
   for (const chart of drawn) chart.draw();
 }
 
@@ -191,6 +194,7 @@ if (drawn.length) {
   document.getElementById("whole").addEventListener("click", () => zoom(whole));
   legend();
   zoom(whole);
+  addEventListener("resize", () => zoom(range));
 }
 if (document.body.hasAttribute("data-goes-on")) {
   setInterval(() => { if (!document.body.hasAttribute("data-zoomed")) location.reload(); }, 20000);
