@@ -245,6 +245,21 @@ def test_runs_of_different_experiments_and_unfinished_ones_lie_side_by_side(fini
     assert data_of(out)[0]["curves"] == [{"name": str(twin), "x": [1, 3], "y": [2, 4]}]
 
 
+def test_the_page_that_a_run_has_written_stays(finished, tmp_path):
+    runs = (str(finished / "long"),)
+    before = (finished / "long" / report.NAME).read_bytes()
+    for out, told in (
+        (finished / "long" / report.NAME, "which a run has written itself; it takes another file"),
+        (tmp_path, "it takes a file in a folder that exists"),
+        (tmp_path / "missing" / "page.html", "it takes a file in a folder that exists"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            report.run(report.Config(runs=runs, out=str(out)))
+    with pytest.raises(UsageError, match="it takes folders that differ from one another"):
+        report.run(report.Config(runs=runs * 2, out=str(tmp_path / "page.html")))
+    assert (finished / "long" / report.NAME).read_bytes() == before
+
+
 def copy_of(finished, tmp_path):
     return Path(shutil.copytree(finished / "long", tmp_path / "copy"))
 

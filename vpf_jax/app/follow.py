@@ -58,8 +58,7 @@ class Follower:
             self._told = f"{own} {self._trainings[folder].told}".strip()
             if writer is not None:
                 self._try("TensorBoard events", lambda: _add(writer, rows[-1]))
-            pause = max(_PAUSE, _SELDOM * self._took)
-            if evaluated or time.perf_counter() - self._written > pause:
+            if evaluated or self._due():
                 self.write()
 
         if rows:
@@ -70,7 +69,7 @@ class Follower:
     def say(self, told: str) -> None:
         """Of what is done after training."""
         self._told = told
-        if time.perf_counter() - self._written > max(_PAUSE, _SELDOM * self._took):
+        if self._due():
             self.write()
 
     def write(self, ending: str = "", summary: Mapping[str, Any] | None = None) -> None:
@@ -86,6 +85,9 @@ class Follower:
         """Ends the events."""
         for writer in self._writers:
             self._try("TensorBoard events", writer.close)
+
+    def _due(self) -> bool:
+        return time.perf_counter() - self._written > max(_PAUSE, _SELDOM * self._took)
 
     def _write(self, state: str, summary: Mapping[str, Any] | None, goes_on: bool) -> None:
         run = report.Run(
@@ -167,11 +169,14 @@ def require_events() -> None:
 
 
 def write_events(folder: Path) -> None:
-    """TensorBoard events of a finished run that has none."""
-    for one in report.read_trainings(folder):
-        with contextlib.closing(_fresh_writer(folder, one.name)) as writer:
-            for row in one.rows:
-                _add(writer, row)
+    """TensorBoard events of a finished run that has none; where they cannot be written this is said."""
+    try:
+        for one in report.read_trainings(folder):
+            with contextlib.closing(_fresh_writer(folder, one.name)) as writer:
+                for row in one.rows:
+                    _add(writer, row)
+    except Exception as error:
+        _log.warning("TensorBoard events of %s cannot be written (%s)", folder, error)
 
 
 def _fresh_writer(run: Path, training: str) -> Any:

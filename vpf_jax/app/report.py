@@ -26,7 +26,7 @@ import numpy as np
 from markdown_it import MarkdownIt
 from PIL import Image, UnidentifiedImageError
 
-from vpf_jax.app.folder import SUMMARY, UsageError, damage, read_object, write_text
+from vpf_jax.app.folder import SUMMARY, UsageError, damage, read_manifest, read_object, write_text
 from vpf_jax.app.tables import cell
 from vpf_jax.checkpoint import newest_info
 from vpf_jax.settings import Settings, setting, typed
@@ -45,7 +45,7 @@ _KINDS = {".png": "image/png", ".gif": "image/gif"}
 class Config(Settings):
     """Settings of the command; the runs are its arguments."""
 
-    runs: tuple[str, ...] = setting((".",), "the folder of a run, or of each of several", distinct=False)
+    runs: tuple[str, ...] = setting((".",), "The folder of a run, or of each of several", distinct=False)
     out: str = setting(NAME, "The page; left out: report.html where the command is called")
 
 
@@ -111,6 +111,8 @@ def run(config: Config) -> Path:
     out = Path(config.out)
     if not out.parent.is_dir() or out.is_dir():
         raise UsageError(f"got --out={out}; it takes a file in a folder that exists")
+    if out.name in (read_manifest(out.parent) or {}):
+        raise UsageError(f"got --out={out}, which a run has written itself; it takes another file")
     title = labels[0] if len(labels) == 1 else f"{len(labels)} runs side by side"
     write_text(out, page(runs, title))
     print(f"{out}: {out.stat().st_size / 1000:.0f} KB; open it in a browser")
