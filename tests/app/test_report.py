@@ -53,7 +53,7 @@ def walks(config, *, during=lambda epoch: None, after=lambda folder: None):
             during(epoch)
             if epoch % 3:
                 return {}
-            picture = figures.tiles(np.full((2, 4, 4), epoch / 9), title=f"<b>walk</b> after {epoch}")
+            picture = figures.tiles(np.full((28, 4, 4), epoch / 9), title=f"<b>walk</b> after {epoch}")
             figures.save(folder / "samples.png", picture)
             return {"evaluated": 10.0 * epoch}
 
