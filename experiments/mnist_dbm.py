@@ -202,14 +202,19 @@ class Config(runs.TrainingConfig):
         return rule(**{option: value for option, value in given.items() if value is not None})
 
 
+@dataclasses.dataclass
 class Judge:
     """Scores and draws what a stack generates; what belongs to the newest epoch is kept, for the summary."""
 
-    def __init__(self, folder: Path, title: str, images: runs.Images, config: Config) -> None:
-        self.folder, self.title, self.images = folder, title, images
-        self.sampler, self.num_samples, self.seed = config.sampler(), config.num_samples, config.seed
-        self.films = config.gif
-        self.epoch = -1
+    folder: Path
+    title: str
+    images: runs.Images
+    sampler: generation.Sampler
+    num_samples: int
+    seed: int
+    films: bool
+    """Whether samples of each epoch are kept for an animation."""
+    epoch: int = -1
 
     def look(self, epoch: int, stack: vpf_jax.Stack) -> None:
         """Measures and draws an epoch's stack, unless this has been done."""
@@ -225,12 +230,11 @@ class Judge:
         shape = self.images.image_shape
         samples = np.asarray(self.centres[:140]).reshape(-1, *shape)
         told = f"{self.title}, epoch {self.epoch}"
-        steps = self.sampler.gibbs_steps
-        figure = figures.tiles(samples, title=f"{told}: generated visible means, {steps} Gibbs steps")
-        figures.save(self.folder / "samples.png", figure)
+        title = f"{told}: generated visible means, {self.sampler.gibbs_steps} Gibbs steps"
+        figures.save(self.folder / "samples.png", figures.tiles(samples, title=title))
         filters = np.asarray(self.stack[0].weights[0]).T[:196].reshape(-1, *shape)
-        told_filters = f"{told}: weights of the first hidden layer (red > 0, blue < 0)"
-        figures.save(self.folder / "filters.png", figures.tiles(filters, title=told_filters, signed=True))
+        title = f"{told}: weights of the first hidden layer (red > 0, blue < 0)"
+        figures.save(self.folder / "filters.png", figures.tiles(filters, title=title, signed=True))
         figure = figures.histograms(
             self.activations,
             names=[f"layer {i + 1}" for i in range(len(self.activations))],
@@ -269,20 +273,21 @@ def run(config: Config) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"--model={config.model} with --coupling={config.coupling}: {error}") from None
     details = {"model": config.model, "seed": config.seed, "epochs": recipe.epochs}
-    due, pace = config.evaluate_every, config.checkpoint_every
+    due, pace, films = config.evaluate_every, config.checkpoint_every, config.gif
+    sampler, num_samples, seed = config.sampler(), config.num_samples, config.seed
 
     def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
-        judge = Judge(folder, recipe.title, images, config)
+        judge = Judge(folder, recipe.title, images, sampler, num_samples, seed, films)
         trained = train(recipe, judge, due, checkpoint_every=pace, stops=stops)
         judge.look(recipe.epochs, trained.state.stack)
         summary = details | summarise(judge, trained, stops)
         draw_curves(folder, recipe.title, trained)
-        if config.gif:
+        if films:
             figures.save(folder / "samples.gif", film(folder, recipe.title))
         return summary, ""
 
     summary = runs.carry_out(config, work)
-    if config.gif and not (config.folder / "samples.gif").exists():
+    if films and not (config.folder / "samples.gif").exists():
         print("no samples.gif: the run was finished without --gif, and has kept no samples of its evaluations")
     return summary
 

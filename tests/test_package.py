@@ -53,9 +53,8 @@ def test_the_wheel_holds_the_library_alone(wheel):
     assert {name.split("/")[0].split("-")[0] for name in names} == {"vpf_jax"}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "vpf_jax").rglob("*.py")}
     assert {name for name in names if name.startswith("vpf_jax/") and name.endswith(".py")} == modules
-    assert "vpf_jax/py.typed" in names
-    pages = {str(path.relative_to(ROOT)) for path in (ROOT / "vpf_jax" / "app" / "pages").iterdir()}
-    assert pages <= set(names)
+    pages = {str(path.relative_to(ROOT)) for path in (ROOT / "vpf_jax/app/pages").iterdir()}
+    assert {"vpf_jax/py.typed", *pages} <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
 
 

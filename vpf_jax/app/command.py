@@ -88,16 +88,17 @@ def failure(error: Exception) -> tuple[int, str] | None:
 
 def _arguments(given: Sequence[str], name: str | None, known: Mapping[str, Option]) -> dict[str, Any]:
     """The setting that has no flag, from what stands beside the flags."""
-    option = None if name is None else known[name]
-    many = option is not None and option.many
-    if len(given) > 1 - (option is None) and not many:
-        told = "only flags are" if option is None else f"one ({option.setting.help}) and flags are"
-        raise UsageError(f"got the argument {given[-1]!r}; {told} allowed, --help lists them")
-    if option is None:
+    if name is None:
+        if given:
+            raise UsageError(f"got the argument {given[0]!r}; only flags are allowed, --help lists them")
         return {}
+    option = known[name]
+    told = option.setting.help[0].lower() + option.setting.help[1:]
     if not given:
-        raise UsageError(f"got no argument; it takes {option.setting.help}, and --help lists the flags")
-    return {option.name: tuple(given) if many else option.read(given[0])}
+        raise UsageError(f"got no argument; it takes {told}, and --help lists the flags")
+    if len(given) > 1 and not option.many:
+        raise UsageError(f"got the arguments {' '.join(given)}; it takes one, {told}, and --help lists the flags")
+    return {name: tuple(given) if option.many else option.read(given[0])}
 
 
 class _Parser(flags.ArgumentParser):

@@ -14,7 +14,7 @@ import importlib.util
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ _followed: contextvars.ContextVar["Follower | None"] = contextvars.ContextVar("f
 class Follower:
     """Of one run."""
 
-    def __init__(self, folder: Path, command: str, events: bool) -> None:
-        self._folder, self._command, self._events = folder, command, events
+    def __init__(self, folder: Path, command: str, about: Mapping[str, Any], events: bool) -> None:
+        self._folder, self._command, self._about, self._events = folder, command, about, events
         self._trainings: dict[Path, report.Training] = {}
         self._writers: list[Any] = []
         self._broken: set[str] = set()
@@ -58,8 +58,7 @@ class Follower:
             self._told = f"{own} {self._trainings[folder].told}".strip()
             if writer is not None:
                 self._try("TensorBoard events", lambda: _add(writer, rows[-1]))
-            pause = max(_PAUSE, _SELDOM * self._took)
-            if evaluated or time.perf_counter() - self._written > pause:
+            if evaluated or self._due():
                 self.write()
 
         if rows:
@@ -70,10 +69,10 @@ class Follower:
     def say(self, told: str) -> None:
         """Of what is done after training."""
         self._told = told
-        if time.perf_counter() - self._written > max(_PAUSE, _SELDOM * self._took):
+        if self._due():
             self.write()
 
-    def write(self, ending: str = "", summary: dict[str, Any] | None = None) -> None:
+    def write(self, ending: str = "", summary: Mapping[str, Any] | None = None) -> None:
         """The page, as far as the run is; at its end with what it has found."""
         now = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
         state = f"{ending}, {now}" if ending else f"Going on: {self._told}, {now}"
@@ -87,12 +86,15 @@ class Follower:
         for writer in self._writers:
             self._try("TensorBoard events", writer.close)
 
-    def _write(self, state: str, summary: dict[str, Any] | None, goes_on: bool) -> None:
+    def _due(self) -> bool:
+        return time.perf_counter() - self._written > max(_PAUSE, _SELDOM * self._took)
+
+    def _write(self, state: str, summary: Mapping[str, Any] | None, goes_on: bool) -> None:
         run = report.Run(
             name=self._folder.resolve().name,
             settings=read_object(self._folder / "config.json") or {},
             trainings=list(self._trainings.values()),
-            summary=summary,
+            summary=summary or self._about,
             table=report.read_table(self._folder) if summary else "",
             pictures=report.read_pictures(self._folder),
             state=state,
@@ -118,16 +120,17 @@ class Follower:
 
 
 @contextlib.contextmanager
-def following(folder: Path, command: str, *, events: bool = False) -> Iterator[Follower]:
+def following(folder: Path, command: str, about: Mapping[str, Any], *, events: bool = False) -> Iterator[Follower]:
     """Follows what this thread does in the folder of a run.
 
     Args:
       folder: of the run.
       command: what was typed, as the page shows it.
+      about: what of the summary is known before the end.
       events: whether metrics become TensorBoard events, too.
     """
     new = not (folder / report.NAME).exists()
-    follower = Follower(folder, command, events)
+    follower = Follower(folder, command, about, events)
     before = _followed.set(follower)
     try:
         follower.write()
@@ -166,11 +169,14 @@ def require_events() -> None:
 
 
 def write_events(folder: Path) -> None:
-    """TensorBoard events of a finished run that has none."""
-    for one in report.read_trainings(folder):
-        with contextlib.closing(_fresh_writer(folder, one.name)) as writer:
-            for row in one.rows:
-                _add(writer, row)
+    """TensorBoard events of a finished run that has none; where they cannot be written this is said."""
+    try:
+        for one in report.read_trainings(folder):
+            with contextlib.closing(_fresh_writer(folder, one.name)) as writer:
+                for row in one.rows:
+                    _add(writer, row)
+    except Exception as error:
+        _log.warning("TensorBoard events of %s cannot be written (%s)", folder, error)
 
 
 def _fresh_writer(run: Path, training: str) -> Any:

@@ -26,7 +26,7 @@ import numpy as np
 from markdown_it import MarkdownIt
 from PIL import Image, UnidentifiedImageError
 
-from vpf_jax.app.folder import SUMMARY, UsageError, damage, read_object, write_text
+from vpf_jax.app.folder import SUMMARY, UsageError, damage, read_manifest, read_object, write_text
 from vpf_jax.app.tables import cell
 from vpf_jax.checkpoint import newest_info
 from vpf_jax.settings import Settings, setting, typed
@@ -45,7 +45,7 @@ _KINDS = {".png": "image/png", ".gif": "image/gif"}
 class Config(Settings):
     """Settings of the command; the runs are its arguments."""
 
-    runs: tuple[str, ...] = setting((".",), "the folder of a run, or of each of several", distinct=False)
+    runs: tuple[str, ...] = setting((".",), "The folder of a run, or of each of several", distinct=False)
     out: str = setting(NAME, "The page; left out: report.html where the command is called")
 
 
@@ -81,7 +81,7 @@ class Run:
     settings: Mapping[str, Any]
     trainings: Sequence[Training]
     summary: Mapping[str, Any] | None
-    """None before its end."""
+    """Before its end what is known of it, or None."""
     table: str
     """Markdown, or nothing."""
     pictures: Sequence[Picture]
@@ -111,6 +111,8 @@ def run(config: Config) -> Path:
     out = Path(config.out)
     if not out.parent.is_dir() or out.is_dir():
         raise UsageError(f"got --out={out}; it takes a file in a folder that exists")
+    if out.name in (read_manifest(out.parent) or {}):
+        raise UsageError(f"got --out={out}, which a run has written itself; it takes another file")
     title = labels[0] if len(labels) == 1 else f"{len(labels)} runs side by side"
     write_text(out, page(runs, title))
     print(f"{out}: {out.stat().st_size / 1000:.0f} KB; open it in a browser")
@@ -209,7 +211,8 @@ def charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         for training in run.trainings:
-            parts = [run.name] * (len(runs) > 1) + [training.name] * bool(training.name)
+            alone = len(runs) == 1 and (training.name or len(run.trainings) == 1)
+            parts = [run.name] * (not alone) + [training.name] * bool(training.name)
             names = dict.fromkeys(name for row in training.rows for name in row if name != "epoch")
             for name in names:
                 points = [(row["epoch"], float(np.mean(row[name]))) for row in training.rows if name in row]
@@ -238,7 +241,7 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=32)
 def _picture(path: Path, _written: int) -> Picture | None:
     content = path.read_bytes()
     try:
@@ -354,10 +357,10 @@ def _pictures(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, Picture]]]
 
 @functools.cache
 def _template() -> jinja2.Template:
-    pages = {path.name: path.read_text() for path in (resources.files(__package__) / "pages").iterdir()}
-    environment = jinja2.Environment(
-        loader=jinja2.DictLoader(pages), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    folder = resources.files(__package__) / "pages"
+    pages = {path.name: path.read_text() for path in folder.iterdir() if path.name.startswith("report.")}
+    loader = jinja2.DictLoader(pages)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template(NAME)
 
 

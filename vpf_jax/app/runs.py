@@ -203,20 +203,18 @@ def carry_out(config: Config, work: Callable[[Path, list[int]], tuple[dict[str, 
         follow.require_events()
 
     def finish(folder: Path) -> dict[str, Any]:
-        with follow.following(folder, _command(config), events=events) as follower:
+        about = {
+            "version": vpf_jax.__version__,
+            "jax_version": jax.__version__,
+            "device": jax.devices()[0].device_kind,
+        }
+        with follow.following(folder, _command(config), about, events=events) as follower:
             with stop_requests() as stops:
                 found, table = work(folder, stops)
             if table:
                 write_text(folder / "table.md", table)
                 print(table)
-            summary = {
-                "dataset": config.dataset,
-                "seeds": list(config.seeds),
-                **found,
-                "version": vpf_jax.__version__,
-                "jax_version": jax.__version__,
-                "device": jax.devices()[0].device_kind,
-            }
+            summary = {"dataset": config.dataset, "seeds": list(config.seeds), **found, **about}
             follower.write("Finished", summary)
         return summary
 

@@ -1,7 +1,8 @@
 "use strict";
 // Curves over epochs as SVG: one chart per quantity, all over the same epochs, zoomed together.
 
-const SIZE = { width: 600, height: 220, left: 62, right: 10, top: 8, bottom: 26 };
+// Pixels; the width is that of the page's column.
+const SIZE = { width: 600, height: 220, left: 62, right: 14, top: 8, bottom: 26 };
 // Okabe and Ito's colours, in which `vpf_jax.figures` draws, too; black is left to the text.
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 const DASHES = ["", "6 3", "2 2", "8 2 2 2"];
@@ -23,6 +24,12 @@ const svg = (name, attributes, parent, text) => {
 const colour = (name) => COLOURS[names.indexOf(name) % COLOURS.length];
 const dash = (name) => DASHES[Math.floor(names.indexOf(name) / COLOURS.length) % DASHES.length];
 const told = (value) => String(Number(value.toPrecision(5)));
+
+function key(name) {
+  const made = svg("svg", { viewBox: "0 0 24 8", class: "key", "aria-hidden": true });
+  svg("line", { x1: 0, x2: 24, y1: 4, y2: 4, stroke: colour(name), "stroke-width": 3, "stroke-dasharray": dash(name) }, made);
+  return made;
+}
 
 // Round numbers between two others, about so many.
 function ticks(low, high, number) {
@@ -50,7 +57,7 @@ class Chart {
     this.name.textContent = chart.name;
     this.values = document.createElement("output");
     this.caption.append(this.name, " ", this.values);
-    this.svg = svg("svg", { viewBox: `0 0 ${SIZE.width} ${SIZE.height}`, role: "img", "aria-label": `${chart.name} over epochs` });
+    this.svg = svg("svg", { role: "img", "aria-label": `${chart.name} over epochs` });
     this.clip = `clip${number}`;
     this.figure.append(this.caption, this.svg);
     this.svg.addEventListener("pointerdown", (event) => this.begin(event));
@@ -70,6 +77,7 @@ class Chart {
     const { width, height, left, right, top, bottom } = SIZE;
     this.x = (value) => left + (value - range[0]) / (range[1] - range[0]) * (width - left - right);
     const y = (value) => height - bottom - (value - low) / (high - low) * (height - top - bottom);
+    this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.svg.replaceChildren();
     const clip = svg("clipPath", { id: this.clip }, this.svg);
     svg("rect", { x: left, y: top, width: width - left - right, height: height - top - bottom }, clip);
@@ -77,7 +85,7 @@ class Chart {
       svg("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }, this.svg);
       svg("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, this.svg, told(value));
     }
-    for (const value of ticks(range[0], range[1], 6).filter(Number.isInteger)) {
+    for (const value of ticks(range[0], range[1], SIZE.width / 80).filter(Number.isInteger)) {
       svg("line", { class: "grid", x1: this.x(value), x2: this.x(value), y1: top, y2: height - bottom }, this.svg);
       svg("text", { x: this.x(value), y: height - 8, "text-anchor": "middle" }, this.svg, told(value));
     }
@@ -129,7 +137,7 @@ class Chart {
     this.selected.setAttribute("width", 0);
     this.ruler.setAttribute("visibility", "hidden");
     const last = this.shown.filter((curve) => curve.x.length);
-    this.values.textContent = last.map((curve) => this.value(curve, told(curve.y.at(-1)))).join("; ");
+    this.values.replaceChildren(...last.map((curve) => this.value(curve, curve.y.at(-1))));
   }
 
   // The values at the measured epochs nearest to one.
@@ -141,11 +149,15 @@ class Chart {
     this.ruler.setAttribute("visibility", "visible");
     this.ruler.setAttribute("x1", this.x(at));
     this.ruler.setAttribute("x2", this.x(at));
-    this.values.textContent = `epoch ${told(at)}: ${found.map(([curve, point]) => this.value(curve, told(point[1]))).join("; ")}`;
+    this.values.replaceChildren(`epoch ${told(at)}: `, ...found.map(([curve, point]) => this.value(curve, point[1])));
   }
 
-  value(curve, text) {
-    return names.length > 1 ? `${curve.name} ${text}` : text;
+  // Of several curves with the look of its line; the legend has the name.
+  value(curve, number) {
+    const made = document.createElement("span");
+    if (names.length > 1) { made.append(key(curve.name)); made.title = curve.name; }
+    made.append(told(number));
+    return made;
   }
 }
 
@@ -156,6 +168,7 @@ function zoom(to) {
   const zoomed = range !== whole;
   document.body.toggleAttribute("data-zoomed", zoomed);
   document.getElementById("whole").disabled = !zoomed;
+  SIZE.width = drawn[0].figure.clientWidth;
   for (const chart of drawn) chart.draw();
 }
 
@@ -171,9 +184,7 @@ function legend() {
       if (box.checked) hidden.delete(name); else hidden.add(name);
       for (const chart of drawn) chart.draw();
     });
-    const key = svg("svg", { viewBox: "0 0 24 8", class: "key" });
-    svg("line", { x1: 0, x2: 24, y1: 4, y2: 4, stroke: colour(name), "stroke-width": 3, "stroke-dasharray": dash(name) }, key);
-    label.append(box, key, name);
+    label.append(box, key(name), name);
     place.append(label);
   }
 }
@@ -183,6 +194,7 @@ if (drawn.length) {
   document.getElementById("whole").addEventListener("click", () => zoom(whole));
   legend();
   zoom(whole);
+  addEventListener("resize", () => zoom(range));
 }
 if (document.body.hasAttribute("data-goes-on")) {
   setInterval(() => { if (!document.body.hasAttribute("data-zoomed")) location.reload(); }, 20000);
