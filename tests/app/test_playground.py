@@ -24,12 +24,13 @@ from families import CASES
 from vpf_jax import BoltzmannMachine, init_stack, units, untie_stack
 from vpf_jax.app import playground
 from vpf_jax.app.folder import UsageError
-from vpf_jax.checkpoint import save_checkpoint
+from vpf_jax.checkpoint import CheckpointError, save_checkpoint
 from vpf_jax.checks import SettingError
 from vpf_jax.data import Dataset, DatasetError, Part, register_source
 
 NUM_CHAINS = 40_000
 SAMPLER = Path(playground.__file__).parent / "pages" / "sampler.js"
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "_extra" / "playground.html"
 SHAPE = (6, 8)
 
 
@@ -291,6 +292,12 @@ def test_a_page_without_examples_needs_no_data_and_another_file_may_be_named(run
         playground.write_playground(bare)
 
 
+def test_the_page_of_the_documentation_is_small_and_has_the_sources_as_they_are():
+    """Where it has not, `assembled(content(DOCUMENTED))` is what to write there."""
+    assert DOCUMENTED.stat().st_size < 500_000
+    assert DOCUMENTED.read_text() == playground.assembled(content(DOCUMENTED))
+
+
 def test_a_name_cannot_leave_its_place_in_the_page():
     stack = init_stack(jax.random.key(0), (4, 2))
     page = playground.playground_page(stack, "</script><script>alert(1)</script>")
@@ -316,8 +323,16 @@ def test_what_the_page_cannot_sample_or_write_is_refused_in_a_sentence(runs, tmp
     inside = CASES["semi_restricted-moderate"].machine
     with pytest.raises(ValueError, match=r"machine 0, below the top one, has layer sizes \(4, 3\) and weights inside"):
         playground.playground_page((inside, upper), "no")
+    with pytest.raises(
+        UsageError, match=r"got .*/absent, which is no folder; the playground takes the folder of a run"
+    ):
+        playground.write_playground(tmp_path / "absent")
     with pytest.raises(UsageError, match="holds no checkpoints"):
         playground.write_playground(tmp_path)
+    damaged = make_run(tmp_path / "damaged", init_stack(jax.random.key(0), (4, 2)))
+    (damaged / "checkpoints" / "1" / "record.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"all checkpoints in .* are damaged"):
+        playground.write_playground(damaged)
     with pytest.raises(SettingError, match=r"got out=.*missing/page\.html'; it takes a file in a folder that exists"):
         playground.write_playground(runs / "rbm", tmp_path / "missing" / "page.html")
     with pytest.raises(SettingError, match="got precision=int4; it takes one of float32, float16, int8"):

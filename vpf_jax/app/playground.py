@@ -16,6 +16,7 @@ import dataclasses
 import html
 import json
 import math
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ import vpf_jax
 from vpf_jax import checks
 from vpf_jax.app.folder import UsageError, read_object, write_text
 from vpf_jax.app.keys import key_for
+from vpf_jax.checkpoint import CheckpointError
 from vpf_jax.data import SOURCES, Dataset, DatasetError, binarise, load_dataset
 from vpf_jax.evaluate import generation
 from vpf_jax.loading import load_stack
@@ -87,7 +89,7 @@ def write_playground(
       The file.
 
     Raises:
-      UsageError: a folder without a trained stack, or with one that the page cannot sample.
+      UsageError: no folder, or one without a trained stack, or with one that the page cannot sample.
       SettingError: an option out of range.
       vpf_jax.data.DatasetError: data that cannot be read.
       vpf_jax.checkpoint.CheckpointError: all checkpoints are damaged.
@@ -95,6 +97,8 @@ def write_playground(
     run = Path(run)
     checks.one_of("precision", precision, tuple(PRECISIONS))
     examples = checks.integer("examples", examples, 0)
+    if not run.is_dir():
+        raise UsageError(f"got {run}, which is no folder; the playground takes the folder of a run")
     path = run / "playground.html" if out is None else Path(out)
     checks.require(path.parent.is_dir() and not path.is_dir(), "out", str(path), "a file in a folder that exists")
     try:
@@ -106,7 +110,7 @@ def write_playground(
             data=_data(run, data_dir) if examples else None,
             examples=examples,
         )
-    except (checks.SettingError, DatasetError):
+    except (checks.SettingError, UsageError, DatasetError, CheckpointError):
         raise
     except ValueError as error:
         raise UsageError(str(error)) from None
@@ -150,19 +154,20 @@ def playground_page(
             "prior": stored(_prior(stack, data), "float32"),
             "examples": _examples(data, examples),
         }
-    # No "</script>" may end the element early, whatever the names are.
-    text = json.dumps(content).replace("<", r"\u003c")
-    page = _source("playground.html")
+    return assembled(content)
+
+
+def assembled(content: dict[str, Any]) -> str:
+    """The page around what one page differs from another by; also of the content of a page that is there already."""
     parts = {
-        "TITLE": html.escape(title),
+        "TITLE": html.escape(content["title"]),
         "STYLE": _source("playground.css"),
-        "CONTENT": text,
+        # No "</script>" may end the element early, whatever the names are.
+        "CONTENT": json.dumps(content).replace("<", r"\u003c"),
         "SAMPLER": _source("sampler.js"),
         "PAGE": _source("playground.js"),
     }
-    for name, part in parts.items():
-        page = page.replace(f"@@{name}@@", part)
-    return page
+    return re.sub("@@([A-Z]+)@@", lambda place: parts[place[1]], _source("playground.html"))
 
 
 def stored_machine(machine: BoltzmannMachine, precision: str) -> dict[str, Any]:
