@@ -98,11 +98,15 @@ def _in_section(above: list[str]) -> bool:
 
 def _shielded(line: str) -> str:
     """Bars, stars and trailing underscores as they stand, outside backticks."""
+    # Every second part is code.
     parts = re.split(r"(``.*?``|`[^`]*`)", line)
-    return "".join(part if n % 2 else re.sub(r"([|*])|(?<=\w)_(?!\w)", r"\\\g<0>", part) for n, part in enumerate(parts))
+    parts[::2] = [re.sub(r"([|*])|(?<=\w)_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
+    return "".join(parts)
 
 
 _SHORT = (
+    (r"numpy\._typing\._array_like\._Buffer \| .*?_NestedSequence\[complex \| bytes \| str\]", "ArrayLike"),
+    (r"str \| type\[Any\] \| numpy\.dtype \| jax\._src\.typing\.SupportsDType", "DTypeLike"),
     (r"jax\.jaxlib\._jax\.|jaxlib\._jax\.|jaxtyping\.|numpy\.(?=ndarray)", ""),
     (r"Key\[Array, ''\] \| UInt32\[Array, '2'\] \| UInt32\[Array, '4'\]", "PRNGKeyArray"),
     (r"(\w+)\[Array, ('[^']*')\] \| \1\[ndarray, \2\]", r"\1[Array | ndarray, \2]"),

@@ -49,7 +49,7 @@ COSINE = Adam(schedule="cosine")
 
 
 def rbm(rule: str, hidden: int, epochs: int) -> Recipe:
-    """How one of `RBMS` is trained in a number of epochs, with the settings that suit it (docs/results/likelihood_gap.md)."""
+    """How one of `RBMS` is trained in a number of epochs; docs/results/likelihood_gap.md says how that was chosen."""
     first = max(1, epochs // 4)
 
     def flow(epochs: int) -> TrainConfig:

@@ -89,7 +89,7 @@ def test_the_readme_example_runs_and_learns():
 
 def test_the_oldest_versions_that_are_tried_are_the_lower_bounds():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    # Left out: bench and docs, the peers of the benchmarks and the makers of the pages, which `make oldest` does not need.
+    # Left out are the peers of the benchmarks and what builds the documentation: `make oldest` does without.
     extras = [project["optional-dependencies"][extra] for extra in ("experiments", "tfds", "dev")]
     bounds = {}
     for requirement in map(Requirement, itertools.chain(project["dependencies"], *extras)):
