@@ -29,7 +29,8 @@ release = version = vpf_jax.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 nitpicky = True
-# Types of other packages: linking to those would need the network at each build.
+# Types of other packages: linking to those would need the network at each build. And what docstrings have between single
+# backticks, names and other code; pages link by {py:func}, which has to lead somewhere.
 _TYPE_VARIABLE = r"vpf_jax\..*\.(Any\w+|Class|Tree|T)"
 nitpick_ignore_regex = [
     ("py:class", rf"(?!vpf_jax).*|{_TYPE_VARIABLE}"),
@@ -44,7 +45,7 @@ myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_execution_timeout = 300
 nb_merge_streams = True
 
 autodoc_default_options = {"members": True}
@@ -54,6 +55,7 @@ autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 add_module_names = False
+add_function_parentheses = False
 python_maximum_signature_line_length = 90
 
 html_theme = "sphinx_book_theme"

@@ -114,7 +114,7 @@ def test_every_module_has_one_place_in_the_reference():
 
 def test_every_public_function_has_a_purpose():
     table = (DOCS / "functions.md").read_text()
-    told = set(re.findall(r"\{py:obj\}`([\w.]+)`", table))
+    told = set(re.findall(r"\{py:func\}`([\w.]+)`", table))
     told = {one.rpartition(".")[2] for one in told}
     types = {name for name in vpf_jax.__all__ if isinstance(getattr(vpf_jax, name), type) or name in ("Stack", "State")}
     assert set(vpf_jax.__all__) - types <= told
