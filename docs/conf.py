@@ -29,8 +29,8 @@ release = version = vpf_jax.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 nitpicky = True
-# Types of other packages: linking to those would need the network at each build. And what docstrings have between single
-# backticks, names and other code; pages link by {py:func}, which has to lead somewhere.
+# Types of other packages, which only the network could link; and what docstrings have between single backticks, names
+# and other code. Pages link by {py:func}, which has to lead somewhere.
 _TYPE_VARIABLE = r"vpf_jax\..*\.(Any\w+|Class|Tree|T)"
 nitpick_ignore_regex = [
     ("py:class", rf"(?!vpf_jax).*|{_TYPE_VARIABLE}"),
