@@ -53,6 +53,15 @@ def test_the_readme_is_short_and_begins_with_a_picture():
     assert any(line.startswith("![") for line in lines[:20])
 
 
+def test_headline_numbers_are_those_of_the_pages():
+    table = (ROOT / "README.md").read_text().partition("## Results")[2].partition("\n## ")[0]
+    numbers = re.findall(r"-?\d+\.\d+(?: \+- \d+\.\d+)?", table)
+    assert len(numbers) >= 10
+    pages = [*(DOCS / "results").glob("*.md"), DOCS / "speed.md", ROOT / "benchmarks" / "README.md"]
+    told = "\n".join(path.read_text() for path in pages)
+    assert [number for number in numbers if number not in told] == []
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_links_lead_somewhere(path):
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
