@@ -8,7 +8,7 @@ CONSTRAINTS :=
 DEMO := runs/demo
 EPOCHS := 300
 
-.PHONY: install demo bench test check fast oldest newest versions lint format clean
+.PHONY: install demo docs bench test check fast oldest newest versions lint format clean
 
 install: $(INSTALLED)
 
@@ -23,6 +23,15 @@ demo: install
 	$(BIN)/python -m experiments.mnist_dbm --model=intra_dbm --dataset=mnist_5k --epochs=$(EPOCHS) \
 	    --evaluate_every=100 --workdir=$(DEMO)
 	@echo "pictures: $(DEMO)/samples.png filters.png curves.png activations.png; numbers: $(DEMO)/summary.json"
+
+# The documentation in docs/_build/html, its notebooks executed; a warning or a link that leads nowhere is an error.
+docs: $(VENV)/documented
+	$(BIN)/python -m sphinx --builder=html --fresh-env --jobs=auto --fail-on-warning --keep-going --quiet docs docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html
+
+$(VENV)/documented: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[experiments,docs]"
+	touch $@
 
 # Without the peers the benchmarks still run, and say which are missing.
 bench: install
@@ -66,4 +75,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .venv-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest docs/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,7 +11,7 @@ images, and Parzen scores. Writes table.md, summary.json and alignment.png into 
     python -m experiments.directed --dataset=mnist_5k --epochs=6 --num_seeds=2 --hidden=64 --num_samples=1000 \
         --workdir=runs/quick
 
-What is found is in the README. Not here: the timing of spikes (`experiments.spike_timing`).
+What is found is in docs/results/directed.md. Not here: the timing of spikes (`experiments.spike_timing`).
 """
 
 import dataclasses
@@ -70,7 +70,7 @@ def run(config: Config) -> dict[str, Any]:
             if recipe.backward_start != "tied":
                 aligning.append(trained)
         if aligning:
-            named_recipes.save_alignment(folder / "alignment.png", aligning, f"Directed learning on {images.name}")
+            named_recipes.draw_alignment(folder / "alignment.png", aligning, f"Directed learning on {images.name}")
         guesses = reconstruction.guess_errors(images.train.grey, images.test.grey, images.image_shape)
         return {"variants": rows, "guesses": guesses}, told + tabulate(rows, guesses)
 

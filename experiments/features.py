@@ -113,24 +113,28 @@ def draw(folder: Path, models: dict[int, recipes.Seeds], images: runs.Images, ti
     """Filters and activations of the first seed, curves of all."""
     for hidden, trained in models.items():
         filters = np.asarray(trained.stack(0)[0].weights[0]).T[:196]
-        figures.save_tiles(
+        figures.save(
             folder / f"filters-{hidden}.png",
-            filters.reshape(-1, *images.image_shape),
-            title=f"{title}: weights of {len(filters)} of {hidden} hidden units (red > 0, blue < 0)",
-            signed=True,
+            figures.tiles(
+                filters.reshape(-1, *images.image_shape),
+                title=f"{title}: weights of {len(filters)} of {hidden} hidden units (red > 0, blue < 0)",
+                signed=True,
+            ),
         )
     for name, label in CURVES.items():
         lines = {
             f"{hidden} hidden units": line_over_seeds(1 + np.arange(trained.recipe.epochs), trained.curves[name])
             for hidden, trained in models.items()
         }
-        figures.save_lines(folder / f"{name}.png", lines, xlabel="epoch", ylabel=label, title=title)
-    figures.save_histograms(
+        figures.save(folder / f"{name}.png", figures.lines(lines, xlabel="epoch", ylabel=label, title=title))
+    figures.save(
         folder / "activations.png",
-        [first_layer(trained.stack(0), images.train).mean(axis=0) for trained in models.values()],
-        names=[f"{hidden} hidden" for hidden in models],
-        xlabel="mean activation over the training images",
-        title=title,
+        figures.histograms(
+            [first_layer(trained.stack(0), images.train).mean(axis=0) for trained in models.values()],
+            names=[f"{hidden} hidden" for hidden in models],
+            xlabel="mean activation over the training images",
+            title=title,
+        ),
     )
 
 

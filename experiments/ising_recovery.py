@@ -380,14 +380,16 @@ def draw(folder: Path, rows: list[dict[str, Any]], measure: str, title: str) -> 
         sizes, values = [row["num_samples"] for row in own], [row[measure] for row in own]
         bars = None if values[0]["sem"] is None else [value["sem"] for value in values]
         lines[TITLES[rule]] = sizes, [value["mean"] for value in values], bars
-    figures.save_lines(
+    figures.save(
         folder / "recovery.png",
-        lines,
-        xlabel="samples" if glass else "training images",
-        ylabel="root mean square error of J" if glass else "pseudo-log-likelihood per test image, nats",
-        title=title,
-        logx=True,
-        logy=glass,
+        figures.lines(
+            lines,
+            xlabel="samples" if glass else "training images",
+            ylabel="root mean square error of J" if glass else "pseudo-log-likelihood per test image, nats",
+            title=title,
+            logx=True,
+            logy=glass,
+        ),
     )
 
 

@@ -3,14 +3,17 @@
     python -m experiments.mnist_dbm --model=intra_dbm --dataset=mnist --workdir=runs/mnist-intra
 
 writes into --workdir: config.json, metrics.csv (one row per epoch), summary.json, checkpoints/, samples.png,
-filters.png, curves.png, activations.png, and files.sha256, by which `sha256sum -c` checks them. A second start with the
-same folder resumes; a finished run says so, and goes on where --epochs is larger than before.
+filters.png, curves.png, activations.png, report.html with all of these, which can be read while the run goes on, and
+files.sha256, by which `sha256sum -c` checks them; with --gif samples.gif, too, the samples of one evaluation after the
+other, from what frames/ keeps of each. A second start with the same folder resumes; a finished run says so, and goes on
+where --epochs is larger than before.
 
 The experiment behind Table 2 and the sample figures of Liu, Quek and Lin, arXiv 1711.07732. Not here: the comparison
 with other training rules.
 """
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +24,13 @@ import numpy as np
 import vpf_jax
 from vpf_jax import checks, figures, rules
 from vpf_jax.app import command, loop, recipes, runs
-from vpf_jax.app.folder import Growth, UsageError
+from vpf_jax.app.folder import Growth, UsageError, write_arrays
 from vpf_jax.app.keys import key_for
 from vpf_jax.evaluate import generation
 from vpf_jax.settings import like, options, refuse_given, setting
 from vpf_jax.train import Adam, TrainConfig
+
+_log = logging.getLogger(__name__)
 
 COLUMNS = (
     "objective",
@@ -39,6 +44,8 @@ COLUMNS = (
 )
 # Flags that are options of rules, those of a rule being found by its class.
 RULE_OPTIONS = ("rule_steps", "hidden_flips", "expectation", "flips_per_step", "estep")
+# Samples in each frame of the animation.
+FILMED = 50
 REFINING = ("refine_epochs", "refine_learning_rate", "refine_weight_decay")
 
 
@@ -106,6 +113,7 @@ class Config(runs.TrainingConfig):
     evaluate_every: int = setting(
         25, "Epochs between Parzen scores on the validation images; 0 scores only at the end", least=0
     )
+    gif: bool = setting(False, "Whether the samples of all evaluations become an animation, samples.gif")
 
     experiment = "mnist_dbm"
 
@@ -194,20 +202,49 @@ class Config(runs.TrainingConfig):
         return rule(**{option: value for option, value in given.items() if value is not None})
 
 
+@dataclasses.dataclass
 class Judge:
-    """Scores the images that a stack generates; what belongs to the newest epoch is kept, for the summary."""
+    """Scores and draws what a stack generates; what belongs to the newest epoch is kept, for the summary."""
 
-    def __init__(self, images: runs.Images, sampler: generation.Sampler, num_samples: int, seed: int) -> None:
-        self.images, self.sampler, self.num_samples, self.seed = images, sampler, num_samples, seed
-        self.epoch = -1
+    folder: Path
+    title: str
+    images: runs.Images
+    sampler: generation.Sampler
+    num_samples: int
+    seed: int
+    films: bool
+    """Whether samples of each epoch are kept for an animation."""
+    epoch: int = -1
 
     def look(self, epoch: int, stack: vpf_jax.Stack) -> None:
-        """Measures an epoch's stack, unless this has been done."""
+        """Measures and draws an epoch's stack, unless this has been done."""
         if self.epoch == epoch:
             return
         self.epoch, self.stack = epoch, stack
         self.activations = generation.activations(key_for(self.seed, "activations"), stack, self.images.train.bits)
         self.centres, self.scores = self.sample(0, self.sampler)
+        self.draw()
+
+    def draw(self) -> None:
+        """Samples, filters and activations, and of the samples what an animation needs."""
+        shape = self.images.image_shape
+        samples = np.asarray(self.centres[:140]).reshape(-1, *shape)
+        told = f"{self.title}, epoch {self.epoch}"
+        title = f"{told}: generated visible means, {self.sampler.gibbs_steps} Gibbs steps"
+        figures.save(self.folder / "samples.png", figures.tiles(samples, title=title))
+        filters = np.asarray(self.stack[0].weights[0]).T[:196].reshape(-1, *shape)
+        title = f"{told}: weights of the first hidden layer (red > 0, blue < 0)"
+        figures.save(self.folder / "filters.png", figures.tiles(filters, title=title, signed=True))
+        figure = figures.histograms(
+            self.activations,
+            names=[f"layer {i + 1}" for i in range(len(self.activations))],
+            xlabel="mean activation over the training images",
+            title=told,
+        )
+        figures.save(self.folder / "activations.png", figure)
+        if self.films:
+            frame = np.round(255 * samples[:FILMED]).astype(np.uint8)
+            write_arrays(self.folder / "frames" / f"{self.epoch:06d}.npz", images=frame)
 
     def sample(self, number: int, sampler: generation.Sampler) -> tuple[jax.Array, dict[str, float]]:
         """Generated means of one sampler, and their scores."""
@@ -235,38 +272,48 @@ def run(config: Config) -> dict[str, Any]:
         raise
     except ValueError as error:
         raise UsageError(f"--model={config.model} with --coupling={config.coupling}: {error}") from None
-    judge = Judge(images, config.sampler(), config.num_samples, config.seed)
     details = {"model": config.model, "seed": config.seed, "epochs": recipe.epochs}
-    due, pace = config.evaluate_every, config.checkpoint_every
+    due, pace, films = config.evaluate_every, config.checkpoint_every, config.gif
+    sampler, num_samples, seed = config.sampler(), config.num_samples, config.seed
 
     def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
-        trained = train(folder, recipe, judge, due, checkpoint_every=pace, stops=stops)
+        judge = Judge(folder, recipe.title, images, sampler, num_samples, seed, films)
+        trained = train(recipe, judge, due, checkpoint_every=pace, stops=stops)
         judge.look(recipe.epochs, trained.state.stack)
         summary = details | summarise(judge, trained, stops)
-        draw(folder, recipe.title, judge, trained)
+        draw_curves(folder, recipe.title, trained)
+        if films:
+            figures.save(folder / "samples.gif", film(folder, recipe.title))
         return summary, ""
 
-    return runs.carry_out(config, work)
+    summary = runs.carry_out(config, work)
+    if films and not (config.folder / "samples.gif").exists():
+        print("no samples.gif: the run was finished without --gif, and has kept no samples of its evaluations")
+    return summary
 
 
-def train(folder: Path, recipe: recipes.Recipe, judge: Judge, evaluate_every: int, **options: Any) -> loop.Trained:
+def train(recipe: recipes.Recipe, judge: Judge, evaluate_every: int, **options: Any) -> loop.Trained:
     """Runs the epochs that are left."""
     visible, seed = judge.images.train.bits, np.uint32(judge.seed)
     watched = visible[: recipes.NUM_WATCHED]
 
+    def evaluated(epoch: int) -> bool:
+        return evaluate_every > 0 and (epoch % evaluate_every == 0 or epoch == recipe.epochs)
+
     def measure(state: Any, epoch: int) -> loop.Row:
         row = dict(recipes.watch(seed, epoch, state.stack, watched))
-        if evaluate_every and (epoch % evaluate_every == 0 or epoch == recipe.epochs):
+        if evaluated(epoch):
             judge.look(epoch, jax.tree.map(lambda leaf: leaf.copy(), state.stack))
             row |= {"parzen_validation": judge.scores["validation_mean"], "parzen_sigma": judge.scores["sigma"]}
         return row
 
     return recipe.run(
-        folder,
+        judge.folder,
         recipe.initial_state(judge.seed, visible.shape[1]),
         visible,
         columns=COLUMNS if recipe.backward_start == "tied" else (*COLUMNS, "alignment"),
         measure=measure,
+        evaluated=evaluated,
         told=recipes.told_of_flow,
         **options,
     )
@@ -301,21 +348,8 @@ def summarise(judge: Judge, trained: loop.Trained, stops: Sequence[int]) -> dict
     }
 
 
-def draw(folder: Path, title: str, judge: Judge, trained: loop.Trained) -> None:
-    """The four figures."""
-    shape = judge.images.image_shape
-    figures.save_tiles(
-        folder / "samples.png",
-        np.asarray(judge.centres[:140]).reshape(-1, *shape),
-        title=f"{title}: generated visible means, {judge.sampler.gibbs_steps} Gibbs steps",
-    )
-    filters = np.asarray(judge.stack[0].weights[0]).T[:196]
-    figures.save_tiles(
-        folder / "filters.png",
-        filters.reshape(-1, *shape),
-        title=f"{title}: weights of the first hidden layer (red > 0, blue < 0)",
-        signed=True,
-    )
+def draw_curves(folder: Path, title: str, trained: loop.Trained) -> None:
+    """What was measured over the epochs."""
     names = {
         "objective": "objective J",
         "weight_sparsity": "weight sparsity",
@@ -326,14 +360,22 @@ def draw(folder: Path, title: str, judge: Judge, trained: loop.Trained) -> None:
         "alignment": "cosine of forward\nand backward",
     }
     curves = {label: trained.column(column) for column, label in names.items()}
-    figures.save_curves(folder / "curves.png", curves, title=title)
-    figures.save_histograms(
-        folder / "activations.png",
-        judge.activations,
-        names=[f"layer {i + 1}" for i in range(len(judge.activations))],
-        xlabel="mean activation over the training images",
-        title=title,
-    )
+    figures.save(folder / "curves.png", figures.curves(curves, title=title))
+
+
+def film(folder: Path, title: str) -> figures.Animation:
+    """The samples of all evaluations, those before a stop among them."""
+    frames = []
+    for path in sorted((folder / "frames").glob("*.npz")):
+        try:
+            with np.load(path) as file:
+                images = file["images"] / 255
+        # What is no archive, or a damaged one, fails in many ways.
+        except Exception as error:
+            _log.warning("%s cannot be read (%s); samples.gif goes without it", path, error)
+            continue
+        frames.append(figures.tiles(images, title=f"{title}, epoch {int(path.stem)}", columns=10))
+    return figures.animation(frames, title=f"{title}: samples of {len(frames)} evaluations")
 
 
 def main(config: Config) -> None:

@@ -174,6 +174,7 @@ class Learner(NamedTuple):
             [loop.Phase(self.plan.epochs, lambda _: run_epoch)],
             columns=COLUMNS,
             measure=measure,
+            evaluated=due,
             checkpoint_every=checkpoint_every,
             stops=stops,
         )
@@ -232,21 +233,23 @@ def draw(
         epochs, values = trained.column(name)
         if epochs:
             lines[label] = epochs, 100 * np.array(values), None
-    figures.save_lines(folder / "errors.png", lines, xlabel="epoch", ylabel="error, %", title=title)
+    figures.save(folder / "errors.png", figures.lines(lines, xlabel="epoch", ylabel="error, %", title=title))
     curves = {"cost C": "cost", "residual, mean": "residual", "residual, largest": "largest_residual"}
     columns = {label: trained.column(name) for label, name in curves.items()}
-    figures.save_curves(folder / "curves.png", columns, title=title)
+    figures.save(folder / "curves.png", figures.curves(columns, title=title))
     wrong = confusion.sum() - np.trace(confusion)
     told = f"{title}\n{wrong} of {confusion.sum()} test images wrong"
-    figures.save_confusion(folder / "confusion.png", confusion, title=told)
+    figures.save(folder / "confusion.png", figures.confusion(confusion, title=told))
     # What was learnt: the uniform weights of the start would hide it.
     network = trained.state["train"].network
     filters = np.asarray(network.weights[0] - untrained.weights[0]).T[:98]
-    figures.save_tiles(
+    figures.save(
         folder / "filters.png",
-        filters.reshape(-1, *shape),
-        title=f"Learnt change of the input weights of {len(filters)} units (red > 0, blue < 0)\n{title}",
-        signed=True,
+        figures.tiles(
+            filters.reshape(-1, *shape),
+            title=f"Learnt change of the input weights of {len(filters)} units (red > 0, blue < 0)\n{title}",
+            signed=True,
+        ),
     )
 
 

@@ -146,7 +146,7 @@ def run(config: Config) -> dict[str, Any]:
             "inpainting_error": model.fill_in(),
         }
         losses = {name.replace("loss_", "squared error of "): trained.column(name) for name in COLUMNS}
-        figures.save_curves(folder / "losses.png", losses, title=title)
+        figures.save(folder / "losses.png", figures.curves(losses, title=title))
         return found, told.format(seconds=trained.seconds) + tabulate(found)
 
     return runs.carry_out(config, work)
@@ -179,7 +179,7 @@ class Model(NamedTuple):
         }
         for name, file in (("encode/decode", "samples"), ("direct", "direct")):
             drawn = np.asarray(centres[name][:DRAWN_SAMPLES]).reshape(-1, *self.images.image_shape)
-            figures.save_tiles(self.folder / f"{file}.png", drawn, title=f"{self.title}: {SAMPLERS[name]}")
+            figures.save(self.folder / f"{file}.png", figures.tiles(drawn, title=f"{self.title}: {SAMPLERS[name]}"))
         rows: dict[str, dict[str, float | None]] = {}
         for name, some in centres.items():
             scores = self.images.score(some)
@@ -206,7 +206,7 @@ class Model(NamedTuple):
                 for term, mean in means.items()
             }
         title = f"{self.title}: mean log p(x, h)"
-        figures.save_panels(self.folder / "log_joint.png", panels, xlabel="step of inference", title=title)
+        figures.save(self.folder / "log_joint.png", figures.panels(panels, xlabel="step of inference", title=title))
         return found
 
     def fill_in(self) -> dict[str, dict[str, float]]:
@@ -229,10 +229,12 @@ class Model(NamedTuple):
                 "mean image": mean_error(jnp.broadcast_to(guess, visible.shape), visible, mask),
             }
             rows |= {f"{name} half": corrupted[:DRAWN_REPAIRS], f"{name}, filled in": filled[:DRAWN_REPAIRS]}
-        figures.save_reconstructions(
+        figures.save(
             self.folder / "inpainted.png",
-            {name: np.asarray(images).reshape(-1, *shape) for name, images in rows.items()},
-            title=f"{self.title}: half the pixels filled in",
+            figures.reconstructions(
+                {name: np.asarray(images).reshape(-1, *shape) for name, images in rows.items()},
+                title=f"{self.title}: half the pixels filled in",
+            ),
         )
         return found
 

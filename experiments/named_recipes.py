@@ -49,7 +49,7 @@ COSINE = Adam(schedule="cosine")
 
 
 def rbm(rule: str, hidden: int, epochs: int) -> Recipe:
-    """How one of `RBMS` is trained in a number of epochs, with the settings that suit it (docs/likelihood-gap.md)."""
+    """How one of `RBMS` is trained in a number of epochs; docs/results/likelihood_gap.md says how that was chosen."""
     first = max(1, epochs // 4)
 
     def flow(epochs: int) -> TrainConfig:
@@ -92,10 +92,11 @@ def directed(name: str, hidden: int, epochs: int) -> Recipe:
     return Recipe(DIRECTED[name], (hidden,), phases, backward_start=start)
 
 
-def save_alignment(path: Path, some: Sequence[Seeds], title: str) -> None:
-    """Draws how the forward and backward weights of RBMs align over the epochs."""
+def draw_alignment(path: Path, some: Sequence[Seeds], title: str) -> None:
+    """How the forward and backward weights of RBMs align over the epochs."""
     lines = {one.recipe.title: line_over_seeds(np.arange(one.recipe.epochs + 1), one.alignment()) for one in some}
-    figures.save_lines(path, lines, xlabel="epoch", ylabel="cosine of forward and backward weights", title=title)
+    label = "cosine of forward and backward weights"
+    figures.save(path, figures.lines(lines, xlabel="epoch", ylabel=label, title=title))
 
 
 def repair_errors(trained: Seeds, images: Images) -> dict[str, dict[str, list[float]]]:

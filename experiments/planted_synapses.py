@@ -391,7 +391,7 @@ def table_of_images(groups: dict[str, list[dict[str, Any]]], steps: tuple[int, i
 def draw_synapses(path: Path, means: Array, size: int, told: str) -> None:
     tiles = np.asarray(means).T[:196].reshape(-1, size, size)
     title = f"{told}\nmeans of the synapses of {len(tiles)} hidden units (red > 0, blue < 0)"
-    figures.save_tiles(path, tiles, title=title, signed=True)
+    figures.save(path, figures.tiles(tiles, title=title, signed=True))
 
 
 def draw_overlaps(
@@ -407,19 +407,21 @@ def draw_overlaps(
     for hidden, values in known.items():
         if values:
             lines[f"P = {hidden}, reference"] = list(values), list(values.values()), None
-    figures.save_lines(
+    figures.save(
         folder / "overlap.png",
-        lines,
-        xlabel="alpha, examples per visible unit",
-        ylabel="overlap with the planted synapses",
-        title=title,
+        figures.lines(
+            lines,
+            xlabel="alpha, examples per visible unit",
+            ylabel="overlap with the planted synapses",
+            title=title,
+        ),
     )
 
 
 def draw_surrogates(folder: Path, groups: dict[str, list[dict[str, Any]]], title: str) -> None:
     lines = {name: (row["curve"]["steps"], row["curve"]["surrogate"], None) for name, (row,) in groups.items()}
     label = "surrogate of the bound, nats per image"
-    figures.save_lines(folder / "surrogate.png", lines, xlabel="steps", ylabel=label, title=title)
+    figures.save(folder / "surrogate.png", figures.lines(lines, xlabel="steps", ylabel=label, title=title))
 
 
 if __name__ == "__main__":

@@ -91,10 +91,12 @@ def draw(folder: Path, workshop: recipes.Workshop, machines: dict[str, vpf_jax.B
     rows = {"original": test.grey[:shown], "corrupted": next(iter(repaired.values()))["corrupted"]}
     for protocol, ending in (("paper", ""), ("clamped", ", clamped")):
         rows |= {f"{title}{ending}": found[protocol] for title, found in repaired.items()}
-    figures.save_reconstructions(
+    figures.save(
         folder / "reconstructions.png",
-        {name: np.reshape(np.asarray(some, np.float32), (shown, *shape)) for name, some in rows.items()},
-        title=f"Bands of 12 pixels repaired by RBMs: {told}",
+        figures.reconstructions(
+            {name: np.reshape(np.asarray(some, np.float32), (shown, *shape)) for name, some in rows.items()},
+            title=f"Bands of 12 pixels repaired by RBMs: {told}",
+        ),
     )
 
 

@@ -116,7 +116,7 @@ def run(config: Config) -> dict[str, Any]:
         found |= recall(folder, workshop.run(recalling, stops), images, digit)
         aligning = {name: workshop.run(recipe, stops) for name, recipe in some.items()}
         title = f"Directed learning on {images.name}"
-        named_recipes.save_alignment(folder / "alignment.png", list(aligning.values()), title)
+        named_recipes.draw_alignment(folder / "alignment.png", list(aligning.values()), title)
         ends = {name: trained.alignment()[-1] for name, trained in aligning.items()}
         rows = [[some[name].title, cell(end, 3)] for name, end in ends.items()]
         table = (
@@ -185,19 +185,21 @@ class Window:
         fine = np.concatenate([np.linspace(some[0], some[-1], 400) for some in edges])
         gap = np.where(np.abs(fine) < side[0] * 1.001, np.nan, 1)
         change, measured, z = "mean change, 1/ms", "measured, %", "deviation,\nstandard errors"
-        figures.save_panels(
+        figures.save(
             folder / "stdp.png",
-            {
-                change: {
-                    "closed form": (fine, gap * np.asarray(stdp.stdp_window(fine, *rates)), None),
-                    "simulation": (centres, means, errors),
+            figures.panels(
+                {
+                    change: {
+                        "closed form": (fine, gap * np.asarray(stdp.stdp_window(fine, *rates)), None),
+                        "simulation": (centres, means, errors),
+                    },
+                    measured: {FITTED: (fine, gap * measured_window(fine), None)},
+                    z: {"simulation - closed form": (centres, deviations, np.ones_like(deviations))},
                 },
-                measured: {FITTED: (fine, gap * measured_window(fine), None)},
-                z: {"simulation - closed form": (centres, deviations, np.ones_like(deviations))},
-            },
-            xlabel="time of the post-synaptic spike minus that of the pre-synaptic one, ms",
-            title=f"The directed rule's window, {self.num_trials:,} simulated pairs",
-            limits={change: (-depression, 4 * depression)},
+                xlabel="time of the post-synaptic spike minus that of the pre-synaptic one, ms",
+                title=f"The directed rule's window, {self.num_trials:,} simulated pairs",
+                limits={change: (-depression, 4 * depression)},
+            ),
         )
         return {
             "max_abs_z": float(np.max(np.abs(deviations))),
@@ -231,15 +233,18 @@ def recall(folder: Path, trained: recipes.Seeds, images: runs.Images, digit: int
         "hidden": units >= machine.sizes[0],
     }
     recalled = np.asarray(second.occupation[0])
-    figures.save_raster(
+    figures.save(
         folder / "raster.png",
-        {name: (times[some & (values == 1)], units[some & (values == 1)]) for name, some in groups.items()},
-        {
-            "held": np.where(held, image, 0.5).reshape(height, width),
-            "recalled": recalled.reshape(height, width),
-            "original": np.asarray(image).reshape(height, width),
-        },
-        title=f"{DRAWN_EVENTS:,} flips of an RBM in continuous time; recalled: fraction of the time excited afterwards",
+        figures.raster(
+            {name: (times[some & (values == 1)], units[some & (values == 1)]) for name, some in groups.items()},
+            {
+                "held": np.where(held, image, 0.5).reshape(height, width),
+                "recalled": recalled.reshape(height, width),
+                "original": np.asarray(image).reshape(height, width),
+            },
+            title=f"{DRAWN_EVENTS:,} flips of an RBM in continuous time; recalled: fraction of the time excited "
+            "afterwards",
+        ),
     )
     rest = np.asarray(~held)
     return {

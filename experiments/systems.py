@@ -216,7 +216,8 @@ def run(config: Config) -> dict[str, Any]:
         for file, some in pictures.items():
             tiles = {title: np.asarray(one).reshape(-1, *images.image_shape) for title, one in some.items()}
             if tiles:
-                figures.save_reconstructions(folder / f"{file}.png", tiles, title=f"{titles[file]}, {images.name}")
+                figure = figures.reconstructions(tiles, title=f"{titles[file]}, {images.name}")
+                figures.save(folder / f"{file}.png", figure)
         guesses = reconstruction.guess_errors(images.train.grey, images.test.grey[:REPAIRED], images.image_shape)
         found = {
             "systems": rows,

@@ -183,6 +183,12 @@ def read_newest(directory: Path, wanted: Structure | None = None, *, put_aside: 
     return None
 
 
+def newest_info(directory: Path) -> dict[str, Any] | None:
+    """What goes with the checkpoint that was saved last, of those whose records are sound; no arrays are read."""
+    records = [record for record in _records(directory).values() if isinstance(record, dict)]
+    return max(records, key=_order)["info"] if records else None
+
+
 def aside(path: Path) -> Path | None:
     """Renames a damaged file or folder to NAME.damaged (or .damaged-2, ...) and gives the new path; None: refused."""
     moved, number = path.with_name(f"{path.name}.damaged"), 1

@@ -1,81 +1,161 @@
-"""PNG figures: images in tiles or rows, curves, lines with error bars, histograms, rasters, confusion matrices.
+"""Figures: images in tiles or rows, curves, lines with error bars, histograms, rasters, confusion matrices.
 
-Each function takes arrays and a path, and replaces the file atomically. Needs matplotlib (the extra `experiments`). Not
-here: what the arrays mean.
+Each function takes arrays and gives a matplotlib `Figure`, which a notebook shows as it stands and `save` writes into a
+file. Figures that follow one another become a GIF (`animation`). Lines have the colours of Okabe and Ito (2008), which
+colour-blind readers tell apart, then other dashes; values of either sign lie between blue and red, images on a scale of
+grey, shares on one of blue. Needs matplotlib (the extra `experiments`). Not here: what the arrays mean.
 """
 
+import base64
+import dataclasses
+import io
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from vpf_jax import checks
 from vpf_jax.checks import Numbers
 
 try:
+    from cycler import cycler
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
+    from PIL import Image
 except ModuleNotFoundError as error:
-    if (error.name or "").split(".")[0] != "matplotlib":
+    if (error.name or "").split(".")[0] not in ("matplotlib", "cycler", "PIL"):
         raise
     raise ModuleNotFoundError(
         "vpf_jax.figures needs matplotlib, not installed here: install vpf_jax[experiments]", name="matplotlib"
     ) from None
 
+# Okabe and Ito's, the darker ones first.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DOTS_PER_INCH = 100
+# Inches: the side of a square tile, and the widest row of tiles that nobody has asked for.
+_TILE, _WIDEST = 0.6, 8.4
+_CYCLE = cycler(linestyle=["-", "--", ":", "-."]) * cycler(color=COLOURS)
 
-def save_tiles(path: str | Path, images: Numbers, *, title: str, columns: int = 14, signed: bool = False) -> None:
-    """Draws images side by side, on one grey scale.
+
+@dataclasses.dataclass(frozen=True)
+class Animation:
+    """A GIF, which a notebook shows as it stands."""
+
+    gif: bytes = dataclasses.field(repr=False)
+
+    def _repr_html_(self) -> str:
+        return f'<img src="data:image/gif;base64,{base64.b64encode(self.gif).decode()}" alt="animation">'
+
+
+def save(path: str | Path, picture: Figure | Animation) -> None:
+    """Replaces a file by a picture, atomically.
 
     Args:
-      path: the PNG file.
-      images: [n, height, width].
+      path: its suffix gives the format of a figure: PNG where there is none, or such as .svg and .pdf. A PNG and an SVG
+        keep the figure's title.
+      picture: of an animation the file is a GIF whatever its name.
+
+    Raises:
+      SettingError: a suffix that matplotlib knows no format for.
+      OSError: the file cannot be written.
+    """
+    path = Path(path)
+    suffix = path.suffix[1:].lower() or "png"
+    if isinstance(picture, Figure):
+        known = sorted(picture.canvas.get_supported_filetypes())
+        checks.require(suffix in known, "path", str(path), f"the suffix of a picture: {', '.join(known)}")
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_bytes(picture.gif if isinstance(picture, Animation) else _drawn(picture, suffix))
+        os.replace(temporary, path)
+    except OSError as error:
+        # The system does not say which file it could not write.
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def animation(frames: Sequence[Figure], *, title: str = "", seconds: float = 0.5) -> Animation:
+    """Figures one after the other, without end; the last one stays four times as long.
+
+    Args:
+      frames: one or more, of one size.
+      title: kept in the file, as its comment.
+      seconds: that each is seen.
+
+    Raises:
+      SettingError: no figures, figures of several sizes, or a time that is not positive.
+    """
+    checks.positive("seconds", seconds)
+    sizes = {tuple(frame.get_size_inches()) for frame in frames}
+    checks.require(len(sizes) == 1, "frames", f"{len(frames)} figures of {len(sizes)} sizes", "figures of one size")
+    images = [Image.open(io.BytesIO(_drawn(frame, "png"))).convert("RGB") for frame in frames]
+    durations = [int(1000 * seconds)] * (len(images) - 1) + [int(4000 * seconds)]
+    file = io.BytesIO()
+    told = {"duration": durations, "loop": 0, "comment": title.encode()}
+    images[0].save(file, "GIF", save_all=True, append_images=images[1:], **told)
+    return Animation(file.getvalue())
+
+
+def tiles(images: Numbers, *, title: str, columns: int | None = None, signed: bool = False) -> Figure:
+    """Images side by side, on one scale.
+
+    Args:
+      images: [n, height, width], or colours [n, height, width, 3]; any height and width, a single row of pixels too.
       title: above the tiles.
-      columns: tiles in a row.
+      columns: tiles in a row; None: as many as fit.
       signed: values of either sign, such as weights: each tile on its own symmetric scale, blue below 0, red above.
         Otherwise values in [0, 1], 1 drawn white.
+
+    Raises:
+      SettingError: arrays of another shape, or colours that are to have a sign.
     """
-    figure, axes = _tiles(np.asarray(images), columns, title, signed)
+    figure, axes = _tiles(_images("images", images, signed), columns, title, signed)
     axes.set_axis_off()
-    _save(figure, path)
+    return figure
 
 
-def save_reconstructions(path: str | Path, rows: Mapping[str, Numbers], *, title: str) -> None:
-    """Draws one row of images per entry, its name at the left: originals, corrupted ones, repairs of the same.
+def reconstructions(rows: Mapping[str, Numbers], *, title: str) -> Figure:
+    """One row of images per entry, its name at the left: originals, corrupted ones, repairs of the same.
 
     Args:
-      path: the PNG file.
-      rows: name of the row and its images [n, height, width], values in [0, 1], 1 drawn white; the same shape in all.
+      rows: name of the row and its images [n, height, width] or [n, height, width, 3], values in [0, 1], 1 drawn white;
+        the same shape in all.
       title: above the rows.
+
+    Raises:
+      SettingError: no rows, or arrays of other shapes.
     """
-    images = np.stack([np.asarray(row) for row in rows.values()])
-    _, count, height, width = images.shape
-    figure, axes = _tiles(images.reshape(-1, height, width), count, title)
+    checks.require(rows, "rows", rows, "one or more")
+    some = {name: _images(name, row) for name, row in rows.items()}
+    shapes = {images.shape for images in some.values()}
+    checks.require(len(shapes) == 1, "rows", f"images of shapes {sorted(shapes)}", "images of the same shape in all")
+    ((count, height, *_),) = shapes
+    figure, axes = _tiles(np.concatenate(list(some.values())), count, title)
     figure.set_figwidth(figure.get_figwidth() + 0.12 * max(map(len, rows)))
     axes.set_xticks([])
     axes.set_yticks((height + 1) * (np.arange(len(rows)) + 0.5), labels=list(rows))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    _save(figure, path)
+    return figure
 
 
-def save_curves(path: str | Path, curves: Mapping[str, tuple[Numbers, Numbers]], *, title: str) -> None:
-    """Draws one panel per named curve (epochs, values) over a common epoch axis; empty curves are left out."""
+def curves(curves: Mapping[str, tuple[Numbers, Numbers]], *, title: str) -> Figure:
+    """One panel per named curve (epochs, values) over a common epoch axis; empty curves are left out."""
     drawn = {name: curve for name, curve in curves.items() if len(np.asarray(curve[0]))}
-    figure = Figure(figsize=(7, 2.1 * len(drawn) + 0.6), layout="constrained")
-    panels = figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0]
+    checks.require(drawn, "curves", curves, "one or more that are not empty")
+    figure, panels = _panels(len(drawn), title, width=7, height=2.1)
     for axes, (name, (epochs, values)) in zip(panels, drawn.items(), strict=True):
         marker = "o" if len(np.asarray(epochs)) < 30 else ""
         axes.plot(np.asarray(epochs), np.asarray(values), marker=marker, markersize=3)
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
     panels[-1].set_xlabel("epoch")
-    figure.suptitle(title)
-    _save(figure, path)
+    return figure
 
 
-def save_lines(
-    path: str | Path,
+def lines(
     lines: Mapping[str, tuple[Numbers, Numbers, Numbers | None]],
     *,
     xlabel: str,
@@ -83,46 +163,37 @@ def save_lines(
     title: str,
     logx: bool = False,
     logy: bool = False,
-) -> None:
-    """Draws several lines (x, y, standard errors of y or None) in one panel, with a legend."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
+) -> Figure:
+    """Several lines (x, y, standard errors of y or None) in one panel, with a legend."""
+    figure = _figure(7, 4.5, title)
+    axes = _axes(figure)
     for name, (x, y, standard_error) in lines.items():
         axes.errorbar(x, y, yerr=standard_error, label=name, marker="o", markersize=3, capsize=2)
-    axes.set(
-        xlabel=xlabel,
-        ylabel=ylabel,
-        title=title,
-        xscale="log" if logx else "linear",
-        yscale="log" if logy else "linear",
-    )
+    axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if logx else "linear", yscale="log" if logy else "linear")
     if not logx:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # an axis of epochs; a short one has fractions still
     axes.grid(alpha=0.3)
     axes.legend()
-    _save(figure, path)
+    return figure
 
 
-def save_panels(
-    path: str | Path,
+def panels(
     panels: Mapping[str, Mapping[str, tuple[Numbers, Numbers, Numbers | None]]],
     *,
     xlabel: str,
     title: str,
     limits: Mapping[str, tuple[float, float]] | None = None,
-) -> None:
-    """Draws panels under one another over a common x axis, each with its lines and a line at 0.
+) -> Figure:
+    """Panels under one another over a common x axis, each with its lines and a line at 0.
 
     Args:
-      path: the PNG file.
       panels: label of the y axis, and the panel's entries: name, and (x, y, None) for a line or (x, y, standard errors
         of y) for points with error bars. The first entry is drawn on top.
       xlabel: of the common axis.
       title: above the panels.
       limits: of the y axis, for some of the panels.
     """
-    figure = Figure(figsize=(8, 2.8 * len(panels) + 0.6), layout="constrained")
-    axes_of = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    figure, axes_of = _panels(len(panels), title, width=8, height=2.8)
     for axes, (ylabel, entries) in zip(axes_of, panels.items(), strict=True):
         for depth, (name, (x, y, standard_error)) in enumerate(entries.items()):
             order = 10 - depth
@@ -137,28 +208,21 @@ def save_panels(
         if limits and ylabel in limits:
             axes.set_ylim(*limits[ylabel])
     axes_of[-1].set_xlabel(xlabel)
-    figure.suptitle(title)
-    _save(figure, path)
+    return figure
 
 
-def save_raster(
-    path: str | Path,
-    spikes: Mapping[str, tuple[Numbers, Numbers]],
-    images: Mapping[str, Numbers],
-    *,
-    title: str,
-) -> None:
-    """Draws spikes as dots, units over times, one colour per group of units, and a column of images beside them.
+def raster(spikes: Mapping[str, tuple[Numbers, Numbers]], images: Mapping[str, Numbers], *, title: str) -> Figure:
+    """Spikes as dots, units over times, one colour per group of units, and a column of images beside them.
 
     Args:
-      path: the PNG file.
       spikes: name of a group, and (times, units) of its spikes.
-      images: name and image [height, width] with values in [0, 1], 1 drawn white.
+      images: name and image [height, width] or [height, width, 3] with values in [0, 1], 1 drawn white.
       title: above the picture.
     """
-    figure = Figure(figsize=(11, 6), layout="constrained")
+    figure = _figure(11, 6, title)
     grid = figure.add_gridspec(len(images), 2, width_ratios=(4, 1))
     axes = figure.add_subplot(grid[:, 0])
+    axes.set_prop_cycle(_CYCLE)
     for name, (times, units) in spikes.items():
         axes.plot(times, units, ".", markersize=2, label=name)
     axes.set(xlabel="time, mean waiting times of a neuron without input", ylabel="unit")
@@ -168,68 +232,115 @@ def save_raster(
         panel.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         panel.set_title(name)
         panel.set_axis_off()
-    figure.suptitle(title)
-    _save(figure, path)
+    return figure
 
 
-def save_histograms(
-    path: str | Path, values: Sequence[Numbers], *, names: Sequence[str], xlabel: str, title: str
-) -> None:
-    """Draws a histogram over [0, 1] of each set of values, one panel under the other."""
-    figure = Figure(figsize=(7, 1.9 * len(values) + 0.6), layout="constrained")
-    panels = figure.subplots(len(values), 1, sharex=True, squeeze=False)[:, 0]
+def histograms(values: Sequence[Numbers], *, names: Sequence[str], xlabel: str, title: str) -> Figure:
+    """A histogram over [0, 1] of each set of values, one panel under the other."""
+    figure, panels = _panels(len(values), title, width=7, height=1.9)
     for axes, some, name in zip(panels, values, names, strict=True):
         axes.hist(np.asarray(some), bins=np.linspace(0, 1, 41))
         axes.set_ylabel(f"units, {name}")
     panels[-1].set_xlabel(xlabel)
-    figure.suptitle(title)
-    _save(figure, path)
+    return figure
 
 
-def save_confusion(path: str | Path, counts: Numbers, *, title: str) -> None:
-    """Draws a confusion matrix with its counts: a row per true class, a column per predicted one.
+def confusion(counts: Numbers, *, title: str) -> Figure:
+    """A confusion matrix with its counts: a row per true class, a column per predicted one.
 
     Args:
-      path: the PNG file.
       counts: [classes, classes]; the shade of a field is its share of the row, on a square-root scale so that rare
         errors can be seen.
       title: above the matrix.
     """
     counts = np.asarray(counts)
     shares = np.sqrt(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
-    figure = Figure(figsize=(7, 7), layout="constrained")
+    figure = _figure(7, 7, title)
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
         axes.text(
             column, row, str(count), ha="center", va="center", color="white" if shares[row, column] > 0.6 else "black"
         )
-    axes.set(xlabel="predicted", ylabel="true", xticks=range(len(counts)), yticks=range(len(counts)), title=title)
-    _save(figure, path)
+    axes.set(xlabel="predicted", ylabel="true", xticks=range(len(counts)), yticks=range(len(counts)))
+    return figure
 
 
-def _tiles(images: np.ndarray, columns: int, title: str, signed: bool = False) -> tuple[Figure, Axes]:
-    """Images [n, height, width] side by side, a white line around each; scales as `save_tiles` says."""
+class _Shown(Figure):
+    """A figure that notebooks show without pyplot, whose backend would otherwise have to be chosen first."""
+
+    def _repr_png_(self) -> bytes:
+        return _drawn(self, "png")
+
+
+def _figure(width: float, height: float, title: str) -> Figure:
+    """Of a size in inches; a title that is too long for it is broken, and the figure higher for that."""
+    broken = "\n".join(textwrap.fill(line, max(20, int(width / 0.088))) for line in title.split("\n"))
+    figure = _Shown(figsize=(width, height + 0.2 * broken.count("\n")), layout="constrained")
+    if title:
+        figure.suptitle(broken)
+    return figure
+
+
+def _axes(figure: Figure) -> Axes:
+    axes = figure.subplots()
+    axes.set_prop_cycle(_CYCLE)
+    return axes
+
+
+def _panels(number: int, title: str, *, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """Panels of this size under one another, and their axes."""
+    figure = _figure(width, height * number + 0.6, title)
+    panels = figure.subplots(number, 1, sharex=True, squeeze=False)[:, 0]
+    for axes in panels:
+        axes.set_prop_cycle(_CYCLE)
+    return figure, panels
+
+
+def _images(name: str, given: Numbers, signed: bool = False) -> np.ndarray:
+    """Images [n, height, width] or [n, height, width, 3]."""
+    images = np.asarray(given)
+    fits = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] == 3 and not signed)
+    allowed = "images [n, height, width]" + ("" if signed else " or [n, height, width, 3]")
+    checks.require(fits and images.size, name, f"an array {list(images.shape)}", allowed)
+    return images
+
+
+def _tiles(images: np.ndarray, columns: int | None, title: str, signed: bool = False) -> tuple[Figure, Axes]:
+    """Images side by side, a white line around each; scales as `tiles` says."""
+    height, width = images.shape[1:3]
+    # As large as a square tile, but for images that are very long.
+    tile_width = min(max(_TILE * np.sqrt(width / height), 0.1), _WIDEST)
+    tile_height = min(max(tile_width * height / width, 0.1), _WIDEST)
+    columns = min(len(images), max(1, round(_WIDEST / tile_width))) if columns is None else columns
     rows = -(-len(images) // columns)
-    height, width = images.shape[1:]
-    sheet = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1), np.nan)
+    sheet = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, *images.shape[3:]), np.nan)
     for n, image in enumerate(images):
         top, left = (n // columns) * (height + 1) + 1, (n % columns) * (width + 1) + 1
         scale = max(float(np.abs(image).max()), 1e-12) if signed else 1.0
         sheet[top : top + height, left : left + width] = image / scale
-    figure = Figure(figsize=(columns * 0.6, rows * 0.6 + 0.5), layout="constrained")
+    if sheet.ndim == 3:
+        # What is missing is transparent on a scale of grey, and black in colours.
+        sheet = np.clip(np.nan_to_num(sheet, nan=1.0), 0, 1)
+    # Room for the title of a few tiles.
+    figure = _figure(max(columns * tile_width, 3.0), rows * tile_height + 0.5, title)
     axes = figure.subplots()
-    axes.imshow(sheet, cmap="RdBu_r" if signed else "gray", vmin=-1 if signed else 0, vmax=1, interpolation="nearest")
-    axes.set_title(title)
+    square = np.isclose(tile_height / tile_width, height / width)
+    axes.imshow(
+        sheet,
+        cmap="RdBu_r" if signed else "gray",
+        vmin=-1 if signed else 0,
+        vmax=1,
+        interpolation="nearest",
+        aspect="equal" if square else "auto",
+    )
     return figure, axes
 
 
-def _save(figure: Figure, path: str | Path) -> None:
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        figure.savefig(temporary, format="png", dpi=100)
-        os.replace(temporary, path)
-    except OSError as error:
-        # The system does not say which file it could not write.
-        raise OSError(error.errno, error.strerror, str(path)) from error
+def _drawn(figure: Figure, suffix: str) -> bytes:
+    """The file of a figure, which keeps its title where the format has a place for it."""
+    file = io.BytesIO()
+    title = " ".join(figure.get_suptitle().split())
+    metadata = {"Title": title} if title and suffix in ("png", "svg", "pdf") else None
+    figure.savefig(file, format=suffix, dpi=DOTS_PER_INCH, metadata=metadata)
+    return file.getvalue()

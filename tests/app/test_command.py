@@ -1,10 +1,15 @@
 """Commands: flags made of settings, in a process of their own, and what importing the programs leaves undone."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from vpf_jax.app import command
+from vpf_jax.app.folder import UsageError
+from vpf_jax.settings import Settings, options, setting
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -65,6 +70,36 @@ def test_what_is_wrong_is_one_line(arguments, told):
     assert (ended.returncode, ended.stdout) == (2, "")
     assert told in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class One(Settings):
+    run: str = setting(".", "The folder of a run")
+    count: int = setting(1, "How many")
+
+
+@dataclasses.dataclass(frozen=True)
+class Many(Settings):
+    runs: tuple[str, ...] = setting((".",), "The folder of a run, or of each of several")
+
+
+def test_an_argument_is_a_setting_without_a_flag():
+    assert command._arguments(["a"], "run", options(One)) == {"run": "a"}
+    assert command._arguments(["a", "b"], "runs", options(Many)) == {"runs": ("a", "b")}
+    assert command._arguments([], None, options(One)) == {}
+    for given, name, group, told in (
+        (
+            ["a", "b"],
+            "run",
+            One,
+            "^got the arguments a b; it takes one, the folder of a run, and --help lists the flags$",
+        ),
+        ([], "run", One, "^got no argument; it takes the folder of a run, and --help lists the flags$"),
+        ([], "runs", Many, "^got no argument; it takes the folder of a run, or of each of several, and --help"),
+        (["a"], None, One, "^got the argument 'a'; only flags are allowed, --help lists them$"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            command._arguments(given, name, options(group))
 
 
 def test_a_bug_keeps_its_traceback():

@@ -1,8 +1,10 @@
 """The main command: what it writes, resuming bit for bit, stopping, and one-line errors."""
 
+import base64
 import csv
 import dataclasses
 import functools
+import io
 import json
 import re
 import subprocess
@@ -12,12 +14,13 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
+from PIL import Image
 from programs import SMALL, start_here
 
 import vpf_jax
 from experiments import mnist_dbm
 from vpf_jax.app import runs
-from vpf_jax.app.folder import UsageError
+from vpf_jax.app.folder import UsageError, write_arrays
 from vpf_jax.checks import SettingError
 from vpf_jax.evaluate import generation, parzen
 from vpf_jax.settings import options
@@ -55,7 +58,7 @@ def assert_same_run(one, other):
 def straight(tmp_path_factory):
     """A run without interruption."""
     workdir = tmp_path_factory.mktemp("runs") / "straight"
-    config = mnist_dbm.Config(workdir=str(workdir), **TINY)
+    config = mnist_dbm.Config(workdir=str(workdir), gif=True, **TINY)
     return workdir, config, mnist_dbm.run(config)
 
 
@@ -71,6 +74,9 @@ def test_a_run_leaves_everything_it_promises(straight):
         "filters.png",
         "curves.png",
         "activations.png",
+        "samples.gif",
+        "frames",
+        "report.html",
         "files.sha256",
         ".lock",
     }
@@ -83,8 +89,14 @@ def test_a_run_leaves_everything_it_promises(straight):
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6]
     assert [bool(row["parzen_validation"]) for row in rows] == [False, False, True, False, False, True]
     assert float(rows[-1]["objective"]) < float(rows[0]["objective"])
+    page = (workdir / "report.html").read_text()
     for picture in workdir.glob("*.png"):
         assert matplotlib.image.imread(picture).shape[0] > 100
+        assert base64.b64encode(picture.read_bytes()).decode() in page
+    for name in ("samples", "weight sparsity", "validation mean", "learning_rate", "samples of 2 evaluations"):
+        assert name in page
+    with Image.open(workdir / "samples.gif") as film:
+        assert film.n_frames == 2
     assert json.loads((workdir / "config.json").read_text())["hidden"] == list(config.hidden)
 
 
@@ -189,6 +201,27 @@ def test_images_are_sent_and_the_last_epoch_is_evaluated_once(tmp_path, monkeypa
     assert calls["scored"] == 1 + len(summary["samplers"]) + 1
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     assert float(rows[-1].split(",")[-2]) == summary["samplers"][0]["validation_mean"]
+
+
+@pytest.mark.slow
+def test_a_damaged_frame_is_said_and_left_out(tmp_path, caplog):
+    for epoch in (1, 2, 3):
+        write_arrays(tmp_path / "frames" / f"{epoch:06d}.npz", images=np.full((2, 4, 4), 80 * epoch, np.uint8))
+    (tmp_path / "frames" / "000002.npz").write_bytes(b"damaged")
+    with Image.open(io.BytesIO(mnist_dbm.film(tmp_path, "a run").gif)) as film:
+        assert film.n_frames == 2
+    assert "000002.npz cannot be read" in caplog.text
+
+
+@pytest.mark.slow
+def test_an_animation_that_comes_too_late_is_said(straight, capsys):
+    workdir, config, _ = straight
+    (workdir / "samples.gif").rename(workdir / "kept.gif")
+    (workdir / "files.sha256").unlink()
+    mnist_dbm.run(config)
+    (workdir / "kept.gif").rename(workdir / "samples.gif")
+    (workdir / "files.sha256").unlink()
+    assert "no samples.gif: the run was finished without --gif" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -575,7 +575,7 @@ def test_a_command_that_is_right_is_let_through(folder, monkeypatch):
     monkeypatch.setattr(runs, "stop_requests", refuse_to_train)
     with pytest.raises(AcceptedError):
         start_here("mnist_dbm", "--model=rbm", "--dataset=mnist_5k", "--workdir=run")
-    assert set(contents()) == {"run", "run/.lock", "run/config.json"}
+    assert set(contents()) == {"run", "run/.lock", "run/config.json", "run/report.html"}
 
 
 # One by the flags' parser, one by the settings' ranges and the data.

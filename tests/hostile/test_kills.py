@@ -26,6 +26,7 @@ FLAGS = [
     "--num_samples=20",
     "--checkpoint_every=2",
     "--evaluate_every=10",
+    "--gif=on",
 ]
 TIMINGS = ("train_seconds", "seconds_per_epoch")
 KILLS = 6
@@ -74,7 +75,7 @@ def outcome(folder):
     summary = json.loads((folder / "summary.json").read_text())
     stack = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(vpf_jax.load_stack(folder))]
     rest = {name: value for name, value in summary.items() if name not in TIMINGS}
-    return stack, (folder / "metrics.csv").read_bytes(), rest
+    return stack, (folder / "metrics.csv").read_bytes(), (folder / "samples.gif").read_bytes(), rest
 
 
 def assert_quiet(errors, lines=1):

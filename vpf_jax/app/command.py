@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,25 +27,31 @@ from vpf_jax.settings import Option, options, typed
 from vpf_jax.train import NonFiniteObjectiveError
 
 
-def start(config_class: type, run: Callable[[Any], Any]) -> NoReturn:
-    """Makes a flag of every setting of the class, runs run(config) on what was given, and exits."""
+def start(config_class: type, run: Callable[[Any], Any], *, argument: str | None = None) -> NoReturn:
+    """Makes a flag of every setting of the class, runs run(config) on what was given, and exits.
+
+    Args:
+      config_class: of settings.
+      run: what the command does.
+      argument: the setting that is given without a flag, first of all: one value, or where it is a tuple all that are
+        given. It has no flag.
+    """
 
     def main(argv: list[str]) -> None:
         # orbax and tensorflow-datasets log through absl what the one-line errors here say better.
         absl_logging.set_verbosity(absl_logging.FATAL)
         _keep_compiled_programs()
         try:
-            if len(argv) > 1:
-                raise UsageError(f"got the argument {argv[1]!r}; only flags are allowed, --help lists them")
-            given = {name: flags.FLAGS[option.flag].value for name, option in options(config_class).items()}
-            run(config_class(**given))
+            given = {name: flags.FLAGS[option.flag].value for name, option in flagged.items()}
+            run(config_class(**given, **_arguments(argv[1:], argument, options(config_class))))
         except Exception as error:
             found = failure(error)
             if found is None:
                 raise
             _fail(*found)
 
-    for option in options(config_class).values():
+    flagged = {name: option for name, option in options(config_class).items() if name != argument}
+    for option in flagged.values():
         flags.DEFINE(_Parser(option), option.flag, option.default, option.told, serializer=_Serializer())
         # --help shows the flags of the program, not those of this module.
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[option.flag])
@@ -78,6 +84,21 @@ def failure(error: Exception) -> tuple[int, str] | None:
         where = f"{error.filename}: " if error.filename else ""
         return 1, f"{where}{error.strerror}; what was saved stays, start again to resume when this is mended"
     return None
+
+
+def _arguments(given: Sequence[str], name: str | None, known: Mapping[str, Option]) -> dict[str, Any]:
+    """The setting that has no flag, from what stands beside the flags."""
+    if name is None:
+        if given:
+            raise UsageError(f"got the argument {given[0]!r}; only flags are allowed, --help lists them")
+        return {}
+    option = known[name]
+    told = option.setting.help[0].lower() + option.setting.help[1:]
+    if not given:
+        raise UsageError(f"got no argument; it takes {told}, and --help lists the flags")
+    if len(given) > 1 and not option.many:
+        raise UsageError(f"got the arguments {' '.join(given)}; it takes one, {told}, and --help lists the flags")
+    return {name: tuple(given) if option.many else option.read(given[0])}
 
 
 class _Parser(flags.ArgumentParser):

@@ -39,7 +39,7 @@ from vpf_jax.settings import typed
 MANIFEST = "files.sha256"
 SUMMARY = "summary.json"
 # What a finished run consists of, beside its checkpoints and what lies in folders.
-OUTPUTS = ("config.json", "metrics.csv", "table.md", SUMMARY, "*.png")
+OUTPUTS = ("config.json", "metrics.csv", "table.md", SUMMARY, "*.png", "*.gif", "report.html")
 # Neither a run nor somebody's files: locks, and what a killed writer leaves.
 _OURS = re.compile(r"\.lock(-holder)?|\..*\.partial")
 
@@ -102,7 +102,7 @@ def run_once(
 
     def finished() -> dict[str, Any] | None:
         held = _check_workdir(path, config, free, grows)
-        if held is None or _grown(held, config, grows) or _damage(path):
+        if held is None or _grown(held, config, grows) or damage(path):
             return None
         return read_object(path / SUMMARY)
 
@@ -351,7 +351,7 @@ def stop_requests() -> Iterator[list[int]]:
 
 def _finish(path: Path, open_folder: Callable[[], Path], work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """Does the work of a run that is not finished, is damaged, or goes on after its end."""
-    for name, told in _damage(path):
+    for name, told in damage(path):
         put_aside(path / name, told)
     # In this order: a kill leaves the finished run, or one that is not and can go on.
     for name in (MANIFEST, SUMMARY):
@@ -416,7 +416,7 @@ def _grown(held: Mapping[str, Any], config: Mapping[str, Any], grows: Mapping[st
     return found
 
 
-def _damage(path: Path) -> list[tuple[str, str]]:
+def damage(path: Path) -> list[tuple[str, str]]:
     """Names of files of a finished run that are not as they were written, and what is wrong with them."""
     digests = read_manifest(path)
     if digests is None:

@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vpf_jax import checkpoint
+from vpf_jax.app import follow
 from vpf_jax.app.folder import MetricsFile, Stopped, locked
 from vpf_jax.train import NonFiniteObjectiveError
 
@@ -71,6 +72,7 @@ def train(
     measure: Callable[[Any, int], Row] | None = None,
     told: Callable[[Row], str] | None = None,
     until: Callable[[Row], bool] | None = None,
+    evaluated: Callable[[int], bool] = lambda epoch: False,
     name: str = "",
 ) -> Trained:
     """Runs the epochs that are left.
@@ -85,6 +87,7 @@ def train(
       measure: more scalars of a state after an epoch, outside the time that is counted; it may leave some out.
       told: what is reported of a row; None: its numbers.
       until: whether an epoch with such a row is the last one.
+      evaluated: whether `measure` has evaluated after an epoch of this number; the run's page is then written again.
       name: tells one training from others of the same command.
 
     Raises:
@@ -102,6 +105,7 @@ def train(
             print(f"{prefix}resuming after epoch {done} of {ends[-1]}")
         saved, rows = done, info["rows"]
         table = MetricsFile(folder / "metrics.csv", columns, rows) if columns else None
+        tell = follow.training(folder, name, rows, ends[-1])
         run_epoch: RunEpoch | None = None
 
         def save() -> int:
@@ -128,6 +132,7 @@ def train(
                 if table is not None:
                     table.append(row)
                 progress.report(done, (told or _numbers)(row), took)
+                tell(evaluated(done))
                 if done % checkpoint_every == 0 or done == ends[number] or stops:
                     saved = save()
             if saved < done:

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 
 import vpf_jax
 from vpf_jax import checks
+from vpf_jax.app import follow
 from vpf_jax.app.folder import (
     Growth,
     Stopped,
@@ -29,10 +31,10 @@ from vpf_jax.app.folder import (
 )
 from vpf_jax.data import SOURCES, Dataset, Part, binarise, load_dataset
 from vpf_jax.evaluate import generation
-from vpf_jax.settings import Settings, described, like, setting
+from vpf_jax.settings import Settings, described, like, options, setting, typed
 
 # Settings that may change between starts of one run: they do not change what is computed.
-FREE = ("data_dir", "workdir", "models", "checkpoint_every")
+FREE = ("data_dir", "workdir", "models", "checkpoint_every", "tensorboard", "gif")
 # Seeds are below; and a run takes no more than so many of them.
 END_OF_SEEDS, MOST_SEEDS = 2**32, 100_000
 
@@ -82,6 +84,9 @@ class TrainingConfig(Config):
     """What scripts that train share, too."""
 
     checkpoint_every: int = setting(10, "Epochs between checkpoints", least=1)
+    tensorboard: bool = setting(
+        False, "Whether metrics become TensorBoard events, too, in tensorboard/ in the folder of the run"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,25 +195,41 @@ def carry_out(config: Config, work: Callable[[Path, list[int]], tuple[dict[str, 
       work: does what the script does, and gives what is found and table.md; `stops` are signals received.
 
     Raises:
-      UsageError, SettingError: a folder that does not fit, or that another process works in.
+      UsageError, SettingError: a folder that does not fit, or that another process works in; TensorBoard events that
+        nothing can write.
     """
+    events = isinstance(config, TrainingConfig) and config.tensorboard
+    if events:
+        follow.require_events()
 
     def finish(folder: Path) -> dict[str, Any]:
-        with stop_requests() as stops:
-            found, table = work(folder, stops)
-        if table:
-            write_text(folder / "table.md", table)
-            print(table)
-        return {
-            "dataset": config.dataset,
-            "seeds": list(config.seeds),
-            **found,
+        about = {
             "version": vpf_jax.__version__,
             "jax_version": jax.__version__,
             "device": jax.devices()[0].device_kind,
         }
+        with follow.following(folder, _command(config), about, events=events) as follower:
+            with stop_requests() as stops:
+                found, table = work(folder, stops)
+            if table:
+                write_text(folder / "table.md", table)
+                print(table)
+            summary = {"dataset": config.dataset, "seeds": list(config.seeds), **found, **about}
+            follower.write("Finished", summary)
+        return summary
 
-    return run_once(config.folder, described(config), finish, free=FREE, grows=config.growth())
+    summary = run_once(config.folder, described(config), finish, free=FREE, grows=config.growth())
+    if events and not (config.folder / follow.EVENTS).exists():
+        follow.write_events(config.folder)
+    return summary
+
+
+def _command(config: Config) -> str:
+    """Name of the script, and flags of the settings that are not at their defaults."""
+    kind: Any = type(config)
+    given = {option.flag: (getattr(config, name), option.default) for name, option in options(kind).items()}
+    flags = [f"--{flag}={shlex.quote(typed(value))}" for flag, (value, default) in given.items() if value != default]
+    return " ".join([config.experiment, *flags])
 
 
 def stop_if_asked(stops: Sequence[int], saved: str) -> None:
@@ -243,5 +264,6 @@ def evaluate_seeds(
             row = evaluate(index, seed)
             write_json(file, row)
             write_manifest(folder, ["*.json"])
+        follow.say(f"{name}: {index + 1} of {len(seeds)} seeds evaluated")
         rows.append(row)
     return rows

@@ -27,6 +27,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def line_over_seeds(x: Numbers, curve: Numbers) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """A line with error bars for `vpf_jax.figures.save_lines`, from [points, num_seeds] values."""
+    """A line with error bars for `vpf_jax.figures.lines`, from [points, num_seeds] values."""
     means, errors = zip(*(mean_and_error(values) for values in np.asarray(curve)), strict=True)
     return np.asarray(x), np.array(means), None if errors[0] is None else np.array(errors)

@@ -1,0 +1,63 @@
+"""The commands of the library: python -m vpf_jax COMMAND, with --help for the flags of one.
+
+A command is a module with a dataclass of settings, `Config`, and a function `run` of one; it is imported when it is
+called. Not here: what commands do; the scripts of experiments/, which are commands of their own.
+"""
+
+import importlib
+import sys
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """A line of the table."""
+
+    module: str
+    argument: str
+    """The setting that is given without a flag."""
+    told: str
+
+
+COMMANDS = {
+    "report": Command("vpf_jax.app.report", "runs", "writes one HTML page of one run, or of several side by side"),
+    "playground": Command("vpf_jax.app.playground", "run", "writes one HTML page in which a trained machine samples"),
+}
+
+
+def main() -> None:
+    """Runs the command that is named, or lists all."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("--help", "-h", "help"):
+        print(told())
+        return
+    if name not in COMMANDS:
+        _fail(f"got the command {name!r}; it takes one of {', '.join(COMMANDS)}, and --help tells what they do")
+    command = COMMANDS[name]
+    sys.argv[:2] = [f"vpf_jax {name}"]
+    try:
+        module = importlib.import_module(command.module)
+        from vpf_jax.app.command import start
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package == "vpf_jax":
+            raise
+        _fail(f"{name} needs the package {package}, not installed here: install vpf_jax[experiments]")
+    # What --help shows above the flags.
+    sys.modules["__main__"].__doc__ = module.__doc__
+    start(module.Config, module.run, argument=command.argument)
+
+
+def told() -> str:
+    """What --help says."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.told}" for name, command in COMMANDS.items()]
+    return "\n".join(["python -m vpf_jax COMMAND, with --help for the flags of one:", "", *lines])
+
+
+def _fail(message: str) -> None:
+    print(f"vpf_jax: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
