@@ -4,6 +4,7 @@ key are errors; interrupts arrive.
 
 import random
 import signal
+from collections import Counter
 from collections.abc import Iterator
 
 import jax
@@ -19,8 +20,24 @@ jax.config.update("jax_debug_key_reuse", True)
 
 
 def pytest_configure() -> None:
-    """The small data set is a source before a script is imported, whose choices it then is one of."""
+    """The small data sets are sources before a script is imported, whose choices they then are among."""
     import programs  # noqa: F401
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of slow tests first, so that no worker is long at the last of them when the other has none left."""
+    slow, count = Counter(), Counter()
+    for item in items:
+        count[item.path] += 1
+        slow[item.path] += item.get_closest_marker("slow") is not None
+    items.sort(key=lambda item: slow[item.path] / count[item.path], reverse=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled_programs() -> Iterator[None]:
+    """What the tests of a file have compiled goes with it, else a worker comes to several GB."""
+    yield
+    jax.clear_caches()
 
 
 # What a shell starts in its background ignores interrupts, and so do its children; some tests send them.

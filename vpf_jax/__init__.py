@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from vpf_jax import train as train
     from vpf_jax.loading import load_stack as load_stack
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 
 _LAZY_MODULES = ("checkpoint", "data", "figures", "train")
 

@@ -85,6 +85,7 @@ def test_a_run_leaves_everything_it_promises(straight):
         "summary.json",
         "files.sha256",
         ".lock",
+        "report.html",
         "table.md",
     }
     assert {p.name for p in (folder / "samples").iterdir()} == {"glass-0.npz", "glass-1.npz"}
@@ -158,6 +159,7 @@ def test_the_quick_setting_of_the_docstring_recovers_the_couplings(tmp_path):
 @pytest.mark.slow
 def test_images_are_fitted_with_the_quick_setting(tmp_path):
     quick = [flag for flag in QUICK if not flag.startswith(("--size", "--sampler_chains"))]
+    quick += ["--num_seeds=2", "--pcd_steps=500"]
     done = start(*quick, "--dataset=mnist_5k", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     summary = workdir.read_json(tmp_path / "run" / "summary.json")

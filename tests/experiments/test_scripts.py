@@ -137,6 +137,8 @@ def test_a_finished_run_says_so(quick):
 @pytest.mark.slow
 def test_trained_machines_are_shared_and_a_lost_table_is_made_again(quick, tmp_path):
     name, workdir, flags, ended = quick
+    if name in ("likelihood_table", "directed"):
+        pytest.skip("machines are found as in repair_table, and evaluating them again takes long")
     assert ended.returncode == 0, ended.stderr
     shared = [*flags[:-1], f"--models={workdir / 'models'}", f"--workdir={tmp_path / 'other'}"]
     again = start_here(name, *shared)

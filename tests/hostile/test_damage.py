@@ -100,7 +100,7 @@ def reduced():
         patched.setattr(train, "compile_epoch", compile_once)
         patched.setattr(generation, "compared_samplers", lambda sampler: [sampler, generation.Sampler("prior", 1, 1)])
         patched.setattr(generation, "parzen_scores", score)
-        for name in ("tiles", "curves", "histograms"):
+        for name in ("tiles", "curves", "histograms", "lines"):
             patched.setattr(figures, name, draw_digest)
         patched.setattr(figures, "save", lambda path, digest: path.write_text(digest))
         initial = config_of("run").recipe().initial_state(0, 784)

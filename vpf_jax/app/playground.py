@@ -247,7 +247,7 @@ def _prior(stack: Stack, data: Dataset) -> np.ndarray:
     if len(stack) == 1 and len(stack[0].sizes) == 1:
         mean: jax.Array = jnp.mean(visible.astype(jnp.float32), axis=0)
     else:
-        mean = generation.activations(key_for(0, "activations"), stack, visible)[-1]
+        mean = generation.activations(key_for(0, "start of the playground"), stack, visible)[-1]
     return np.asarray(top.share(mean))
 
 
