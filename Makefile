@@ -54,7 +54,7 @@ test: lint
 # Before every push: lint, types and the fast tests.
 check: lint fast
 
-# The tests that take no more than about five seconds each.
+# The tests that take no more than about a second each.
 fast: versions
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile -m "not slow"
 

@@ -47,6 +47,7 @@ def damage(folder):
             file.write_bytes(b"not what was written")
 
 
+@pytest.mark.slow
 def test_the_state_of_a_run_comes_back_bit_for_bit(tmp_path):
     save_checkpoint(tmp_path / "saved", 7, state(0), {"seconds": 1.5})
     step, found, info = restore_checkpoint(tmp_path / "saved", state(1))

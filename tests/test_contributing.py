@@ -61,6 +61,7 @@ def test_every_noun_has_an_example():
     assert set(EXAMPLES) == {"ternary", "one_to_one", "log_flow", "stripes", "stripes_table"}
 
 
+@pytest.mark.slow
 def test_a_unit_from_a_users_file(example, tmp_path):
     ternary = example("ternary").TERNARY
     assert units.get("ternary") is ternary
@@ -75,6 +76,7 @@ def test_a_unit_from_a_users_file(example, tmp_path):
         train.train_epoch(state, 2 * BITS, config=config)
 
 
+@pytest.mark.slow
 def test_a_coupling_from_a_users_file(example, tmp_path):
     machine = example("one_to_one").MACHINE
     dense = vpf_jax.BoltzmannMachine(machine.biases, (jnp.diag(machine.weights[0].weights),), (None, None))
@@ -97,6 +99,7 @@ def test_a_coupling_from_a_users_file(example, tmp_path):
         assert float(jnp.abs(weights).max()) <= 0.25
 
 
+@pytest.mark.slow
 def test_a_rule_from_a_users_file(example, tmp_path):
     rule = example("log_flow").LogFlow(strength=0.5)
     assert rules.make("log_flow", strength=0.5) == rule
@@ -110,6 +113,7 @@ def test_a_rule_from_a_users_file(example, tmp_path):
         rules.make("log_flow", epsilon=1)
 
 
+@pytest.mark.slow
 def test_a_source_from_a_users_file(example, tmp_path):
     example("stripes")
     data = load_dataset("stripes")
@@ -120,6 +124,7 @@ def test_a_source_from_a_users_file(example, tmp_path):
     assert last < first
 
 
+@pytest.mark.slow
 def test_an_experiment_from_a_users_file(example, tmp_path, capsys):
     example("stripes")
     script = example("stripes_table")

@@ -252,6 +252,7 @@ def energy_and_fields(machine, state):
     return energy(machine, state), local_fields(machine, state)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(case=cases())
 @in_float64
@@ -276,6 +277,7 @@ def assert_sums_out(case, summed):
     assert_close(found, [oracles.marginal_energy(case.flat, state, summed) for state in states])
 
 
+@pytest.mark.slow
 @each_case()
 @in_float64
 def test_marginal_energy_sums_over_the_states_of_the_summed_layers(case):

@@ -100,6 +100,7 @@ def test_a_picture_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path):
         assert file.info["Title"] == "a title that is long"
 
 
+@pytest.mark.slow
 def test_the_suffix_gives_the_format(tmp_path):
     figure = figures.tiles(np.zeros((1, 3, 3)), title="t")
     for name, start in (("a.svg", b"<?xml"), ("a.pdf", b"%PDF"), ("a.PNG", b"\x89PNG"), ("a", b"\x89PNG")):

@@ -34,6 +34,7 @@ def above_diagonal(block):
     return np.asarray(block)[np.triu_indices(len(block), 1)]
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 3), min_size=1, max_size=4),

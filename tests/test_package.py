@@ -87,6 +87,7 @@ def test_every_command_runs_from_the_wheel_in_a_clean_environment(wheel, tmp_pat
     assert_types_are_seen(script, "--python-executable", python, cwd=script)
 
 
+@pytest.mark.slow
 def test_the_readme_example_runs_and_learns():
     program = readme_blocks("python")[0]
     assert len([line for line in program.splitlines() if line.strip()]) <= 16
@@ -123,6 +124,7 @@ def test_importing_loads_neither_files_nor_pictures_nor_data():
     )
 
 
+@pytest.mark.slow
 def test_submodules_are_reached_without_importing_them_by_name():
     program = (
         "import sys, vpf_jax; before = set(sys.modules); assert 'vpf_jax.train' not in before;"

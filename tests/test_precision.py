@@ -25,6 +25,7 @@ def stacks():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estep", ["epoch", "minibatch"])
 @pytest.mark.parametrize("model", stacks())
 def test_every_model_learns_in_bfloat16(model, estep):

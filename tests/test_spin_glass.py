@@ -77,6 +77,7 @@ def test_energies_in_spins_and_in_bits_differ_by_a_constant():
         assert np.ptp(spin_energies(glass)) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["mpf", "pl"])
 def test_the_gradient_in_spins_is_that_of_the_objective(rule):
     with jax.enable_x64(True):
@@ -105,6 +106,7 @@ def test_bonds_are_those_of_a_lattice_with_open_borders():
     assert abs(strengths.std() / 0.5 - 1) < 4 / np.sqrt(360)
 
 
+@pytest.mark.slow
 def test_samples_follow_the_glass():
     glass = spin_glass.draw_glass(jax.random.key(3), 3, 0.8)
     draw = jax.jit(
@@ -132,6 +134,7 @@ def test_chains_that_differ_or_remember_disagree():
     assert spin_glass.disagreement(draws) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rule", "allowed"), [("mpf", 2e-3), ("pl", 2e-3), ("pcd", 0.05)])
 def test_population_weights_give_back_the_glass(rule, allowed):
     # Fields too, and couplings between all pairs. PCD has the noise of its chains: about 1 / sqrt(4000) at the end of
@@ -156,6 +159,7 @@ def test_more_samples_bring_the_fit_closer(rule):
     assert distances[2] < 4 * 45 / 60_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_the_penalty_holds_the_gradient_in_balance(rule):
     samples = population(random_glass(5, seed=2), 1000)

@@ -65,6 +65,7 @@ def assert_fits(layers, mass):
     assert fit.chi_square < LARGEST
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cases", [RBM_LIKE, INTRA], ids=["plain", "intra"])
 def test_e_step_has_the_exact_distribution(cases):
     data = np.array([1, 0, 1, 1])
@@ -78,6 +79,7 @@ def test_e_step_has_the_exact_distribution(cases):
     assert_fits((lower[1], upper[1]), swept(cases[1], top))
 
 
+@pytest.mark.slow
 def test_feed_forward_and_swept_states_are_one_sample_without_intra_layer_weights():
     visible = jnp.ones((7, 4), jnp.uint8)
     lower, upper = vpf_jax.sample_hidden(jax.random.key(1), machines(RBM_LIKE), visible)
@@ -120,6 +122,7 @@ def descended(case, upper_mass, steps):
     return lower_marginal(case, mass)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cases", [RBM_LIKE, INTRA], ids=["plain", "intra"])
 @pytest.mark.parametrize(("steps", "top_steps"), [(0, None), (3, None), (0, 4), (2, 1)])
 def test_confabulated_means_are_the_exact_ones(cases, steps, top_steps):
@@ -138,6 +141,7 @@ def test_confabulated_means_are_the_exact_ones(cases, steps, top_steps):
     assert np.all(np.abs(means.mean(axis=0) - exact) < LARGEST * standard_error)
 
 
+@pytest.mark.slow
 def test_a_long_top_chain_samples_the_top_machine_from_any_start():
     (case,) = INTRA[:1]
     exact = lower_marginal(case, oracles.probabilities(case.flat)) @ oracles.all_states(4)
@@ -149,6 +153,7 @@ def test_a_long_top_chain_samples_the_top_machine_from_any_start():
         assert np.all(np.abs(means.mean(axis=0) - exact) < LARGEST * standard_error)
 
 
+@pytest.mark.slow
 def test_a_deep_machine_confabulates_from_its_own_distribution():
     (case,) = DEEP
     exact = oracles.probabilities(case.flat) @ oracles.all_states(8)[:, :3]
@@ -157,12 +162,14 @@ def test_a_deep_machine_confabulates_from_its_own_distribution():
     assert np.all(np.abs(means.mean(axis=0) - exact) < LARGEST * standard_error)
 
 
+@pytest.mark.slow
 def test_no_steps_and_one_step_are_the_same_pass_down():
     stack = machines(INTRA)
     one, none = (vpf_jax.confabulate(jax.random.key(6), stack, 9, steps) for steps in (1, 0))
     np.testing.assert_array_equal(one, none)
 
 
+@pytest.mark.slow
 def test_confabulate_compiles_with_traced_steps_and_agrees_with_eager():
     stack = machines(INTRA)
     traced = jax.jit(lambda key, steps: vpf_jax.confabulate(key, stack, 11, steps, 2 * steps))
@@ -204,6 +211,7 @@ def test_chunks_draw_from_different_streams():
     assert len(np.unique(found)) > 2 * CHUNK
 
 
+@pytest.mark.slow
 def test_sampled_hidden_states_carry_no_gradient():
     stack = machines(INTRA)
     visible = jnp.ones((5, 4), jnp.uint8)

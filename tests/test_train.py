@@ -39,6 +39,7 @@ def run(state, visible, config, epochs=None):
     return state, metrics
 
 
+@pytest.mark.slow
 def test_a_full_batch_epoch_is_one_adam_step_on_the_decayed_objective():
     case = make_case("visible", (5,), (0,), 2.0, 0)
     states = np.random.default_rng(1).integers(0, 2, (12, 5)).astype(np.float64)
@@ -61,6 +62,7 @@ def test_a_full_batch_epoch_is_one_adam_step_on_the_decayed_objective():
     assert int(state.epoch) == 1
 
 
+@pytest.mark.slow
 def test_decay_pulls_weights_once_intra_layer_weights_twice_and_biases_not():
     machine = vpf_jax.init_machine(jax.random.key(0), (6, 5), intra=(1,))
     machine = dataclasses.replace(machine, biases=(jnp.ones(6), jnp.ones(5)))
@@ -73,6 +75,7 @@ def test_decay_pulls_weights_once_intra_layer_weights_twice_and_biases_not():
     np.testing.assert_allclose(momentum.biases[1], 0, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estep", ["epoch", "minibatch"])
 def test_the_objective_counts_every_example_once(estep):
     case = make_case("visible", (5,), (0,), 2.0, 0)
@@ -83,6 +86,7 @@ def test_the_objective_counts_every_example_once(estep):
     np.testing.assert_allclose(metrics.objective, exact, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_short_last_minibatch_counts_by_its_share_of_a_full_one():
     case = make_case("visible", (4,), (0,), 2.0, 3)
     states = np.random.default_rng(3).integers(0, 2, (5, 4)).astype(np.float64)
@@ -100,6 +104,7 @@ def test_a_short_last_minibatch_counts_by_its_share_of_a_full_one():
     assert np.sort(distances)[1] > 1e-3
 
 
+@pytest.mark.slow
 def test_no_example_is_systematically_the_leftover():
     # One example differs from the others; its epochs as the leftover show in the momentum of its own bit.
     machine = vpf_jax.init_machine(jax.random.key(0), (2,))
@@ -112,6 +117,7 @@ def test_no_example_is_systematically_the_leftover():
     assert len(seen) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "intra"), [((9,), (0,)), ((7, 5), (0,)), ((9, 7), (1,)), ((6, 5, 4), (1, 2)), ((37, 19), (0, 1))]
 )
@@ -128,6 +134,7 @@ def test_intra_layer_weights_stay_exactly_symmetric_with_zero_diagonal(sizes, in
     assert np.isfinite(metrics.objective)
 
 
+@pytest.mark.slow
 def test_weights_stay_within_their_bound():
     stack = vpf_jax.init_stack(jax.random.key(0), (8, 6, 4), intra=True)
     config = training(batch_size=10, learning_rate=0.05, epochs=10)
@@ -140,6 +147,7 @@ def test_weights_stay_within_their_bound():
     assert float(metrics.max_abs_weight) == float(train.largest_weight(bounded.stack))
 
 
+@pytest.mark.slow
 def test_cosine_schedule_ends_at_rest_and_the_constant_one_does_not():
     stack = vpf_jax.init_stack(jax.random.key(0), (8, 6))
     visible = bits((60, 8))
@@ -153,6 +161,7 @@ def test_cosine_schedule_ends_at_rest_and_the_constant_one_does_not():
     assert last_move("cosine") < 0.05 * last_move("constant")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estep", ["epoch", "minibatch"])
 @pytest.mark.parametrize("kind", ["rbm", "intra_stack", "joint", "joint_intra", "visible", "semi_restricted"])
 def test_training_is_determined_by_its_key_and_lowers_the_objective(kind, estep):
@@ -199,6 +208,7 @@ def test_narrow_products_leave_the_parzen_score_within_the_spread_of_seeds():
     assert np.any(wide != narrow)
 
 
+@pytest.mark.slow
 def test_minimum_probability_flow_finds_its_teacher():
     teacher = make_case("visible", (5,), (0,), 2.0, 7)
     rng = np.random.default_rng(0)
@@ -213,6 +223,7 @@ def test_minimum_probability_flow_finds_its_teacher():
     np.testing.assert_allclose(state.stack[0].biases[0], teacher.flat.bias, atol=5 * 5 / np.sqrt(num_examples))
 
 
+@pytest.mark.slow
 def test_one_compilation_serves_a_run_and_nothing_returns_to_the_host():
     stack = vpf_jax.init_stack(jax.random.key(0), (11, 6, 5), intra=True)
     config = training(batch_size=8, epochs=3)
@@ -231,6 +242,7 @@ def test_one_compilation_serves_a_run_and_nothing_returns_to_the_host():
     assert not stack[0].weights[0].is_deleted()
 
 
+@pytest.mark.slow
 def test_an_epoch_compiled_ahead_is_the_same_epoch():
     stack = vpf_jax.init_stack(jax.random.key(0), (11, 6, 5), intra=True)
     config = training(batch_size=8, epochs=3)

@@ -41,6 +41,7 @@ def tiny(visible, **settings):
     return training(batch_size=len(visible), learning_rate=TINY_STEP, weight_decay=0.0, epochs=1, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["mpf", "pl", "ratio"])
 def test_a_step_follows_the_rule_and_only_flow_is_scaled_by_epsilon(rule):
     visible = bits((20, 6))
@@ -64,6 +65,7 @@ def test_the_exact_expectation_is_taken_with_the_parameters_of_the_estep(estep, 
     assert_same_machine(gradient, expected, 2e-5)
 
 
+@pytest.mark.slow
 def test_a_stale_exact_expectation_keeps_the_probabilities_of_the_epochs_start():
     visible = bits((20, 6))
     settings = {"batch_size": 10, "learning_rate": 0.3, "expectation": "exact", "epochs": 1}
@@ -74,6 +76,7 @@ def test_a_stale_exact_expectation_keeps_the_probabilities_of_the_epochs_start()
     assert np.abs(np.asarray(stale.stack[0].weights[0] - fresh.stack[0].weights[0])).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_flips_of_hidden_units_count_or_not():
     visible = bits((40, 6))
     with_hidden, metrics = first_gradient(tiny(visible, epsilon=1.0), visible)
@@ -85,6 +88,7 @@ def test_flips_of_hidden_units_count_or_not():
     np.testing.assert_allclose(without.biases[0], with_hidden.biases[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_chains_persist_through_steps_and_epochs_and_only_for_pcd():
     visible = bits((23, 6))
     for rule in rules.names():
@@ -99,6 +103,7 @@ def test_chains_persist_through_steps_and_epochs_and_only_for_pcd():
             assert (np.asarray(state.carry[0][0]) != before).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_learns_two_patterns(rule):
     patterns = np.array([[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]])
@@ -113,6 +118,7 @@ def test_every_rule_learns_two_patterns(rule):
     assert found > 0.5, found
 
 
+@pytest.mark.slow
 def test_pcd_learns_a_stack_with_weights_inside_layers():
     visible = bits((40, 7))
     config = training(rule="pcd", batch_size=8, learning_rate=0.01, epochs=5)
@@ -125,6 +131,7 @@ def test_pcd_learns_a_stack_with_weights_inside_layers():
         np.testing.assert_array_equal(np.diag(matrix), 0)
 
 
+@pytest.mark.slow
 def test_a_phase_starts_with_a_fresh_optimizer_and_chains_from_the_data():
     visible = jnp.asarray(np.tile([[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]], (20, 1)), jnp.uint8)
     flow = training(batch_size=10, epochs=2)
@@ -143,6 +150,7 @@ def test_a_phase_starts_with_a_fresh_optimizer_and_chains_from_the_data():
     assert train.start_phase(state, visible, flow).carry == ((),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["vpf", "pcd", "pl"])
 @pytest.mark.parametrize("at_once", [None, 1, 2])
 def test_seeds_together_equal_single_runs(rule, at_once):
@@ -208,6 +216,7 @@ def test_a_minibatch_larger_than_the_data_is_refused():
         train.start_phase(state, bits((9, 6)), config)
 
 
+@pytest.mark.slow
 def test_any_optax_transformation_trains():
     """A step of plain gradient descent is the gradient times the rate; one that needs the parameters has them."""
     visible = bits((20, 6))

@@ -128,6 +128,7 @@ def as_spins(states):
     return tuple(2 * jnp.asarray(x).astype(jnp.int8) - 1 for x in states)
 
 
+@pytest.mark.slow
 @each_case()
 @in_float64
 def test_spins_and_bits_are_the_same_machines(case):
@@ -147,6 +148,7 @@ def test_spins_and_bits_are_the_same_machines(case):
         assert_close(a, b)
 
 
+@pytest.mark.slow
 @each_case()
 @in_float64
 def test_chains_of_spins_are_those_of_bits(case):
@@ -162,6 +164,7 @@ def test_chains_of_spins_are_those_of_bits(case):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @each_case()
 @in_float64
 def test_the_local_gradient_of_spins_is_that_of_the_objective(case):
@@ -173,6 +176,7 @@ def test_the_local_gradient_of_spins_is_that_of_the_objective(case):
         assert_close(a, b)
 
 
+@pytest.mark.slow
 @each_case("visible", "rbm", "semi_restricted")
 @pytest.mark.parametrize("rule", ["mpf", "pl", "ratio"])
 @in_float64
@@ -191,6 +195,7 @@ def test_sums_over_flips_are_the_same_for_spins(case, rule):
         assert_close(a, b)
 
 
+@pytest.mark.slow
 @in_float64
 def test_hidden_spins_are_averaged_in_closed_form():
     case = CASES["rbm-moderate"]
@@ -204,6 +209,7 @@ def test_hidden_spins_are_averaged_in_closed_form():
         assert_close(a, b)
 
 
+@pytest.mark.slow
 @each_case()
 @in_float64
 def test_scores_of_spins_are_those_of_bits(case):
@@ -225,6 +231,7 @@ def test_scores_of_spins_are_those_of_bits(case):
     assert abs(estimate.log_z - spin_log_z) < 5 * estimate.standard_error + 0.05
 
 
+@pytest.mark.slow
 def test_the_conditional_of_a_spin_machine_is_that_of_enumeration():
     """4,000 sweeps of single chains: means within four standard errors of exact sums."""
     machine = vpf_jax.init_machine(jax.random.key(0), (3, 2), (0,), SPIN)
@@ -240,6 +247,7 @@ def test_the_conditional_of_a_spin_machine_is_that_of_enumeration():
     np.testing.assert_array_less(np.abs(found.mean(axis=0) - expected), 4 * found.std(axis=0) / np.sqrt(4000) + 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", rules.names())
 def test_training_on_spins_lowers_the_objective(rule):
     rng = np.random.default_rng(0)
@@ -269,6 +277,7 @@ def test_layers_of_different_units_make_one_machine():
         vpf_jax.stack.check_stack((machine, vpf_jax.init_machine(jax.random.key(0), (3, 2))))
 
 
+@pytest.mark.slow
 def test_spiking_of_spins_flips_between_their_values():
     spins = vpf_jax.init_machine(jax.random.key(0), (4, 3), units=SPIN)
     start = jnp.ones(4, jnp.int8), -jnp.ones(3, jnp.int8)
@@ -302,6 +311,7 @@ def test_the_oracle_of_bits_is_untouched():
     assert set(np.unique(oracles.all_states(2))) == {0, 1}
 
 
+@pytest.mark.slow
 @each_case("rbm", "semi_restricted", "dbm", "intra_dbm")
 @in_float64
 def test_long_calls_on_spins_are_those_on_bits(case):
@@ -330,6 +340,7 @@ def test_long_calls_on_spins_are_those_on_bits(case):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @in_float64
 def test_the_bound_and_learning_at_events_of_spins_are_those_of_their_own_machines():
     case = CASES["rbm-moderate"]

@@ -41,6 +41,7 @@ def start(*arguments, cwd=ROOT):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -53,6 +54,7 @@ def test_flags_become_settings(arguments, told):
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, told, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -102,12 +104,14 @@ def test_an_argument_is_a_setting_without_a_flag():
             command._arguments(given, name, options(group))
 
 
+@pytest.mark.slow
 def test_a_bug_keeps_its_traceback():
     ended = start("--rule_steps=8")
     assert ended.returncode == 1
     assert "Traceback" in ended.stderr
 
 
+@pytest.mark.slow
 def test_help_says_meaning_range_and_default():
     ended = start("--help")
     assert ended.returncode == 0
@@ -117,6 +121,7 @@ def test_help_says_meaning_range_and_default():
     assert "--rule_steps: How many: an integer of at least 1." in told
 
 
+@pytest.mark.slow
 def test_importing_programs_defines_no_flags():
     program = """
 import importlib, pathlib

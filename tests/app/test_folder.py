@@ -223,6 +223,7 @@ with locked(pathlib.Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_another_process_in_the_folder_is_named_and_its_death_frees_it(tmp_path):
     folder = tmp_path / "run"
     process = subprocess.Popen(

@@ -30,6 +30,7 @@ def data(key):
     return tuple(np.asarray(jax.random.key_data(key)).tolist())
 
 
+@pytest.mark.slow
 def test_each_purpose_stands_at_one_place():
     purposes = [call.args[1] for _, call in calls("key_for")]
     assert all(isinstance(purpose, ast.Constant) and isinstance(purpose.value, str) for purpose in purposes)

@@ -167,6 +167,7 @@ def objectives(trained):
     return trained.column("objective")
 
 
+@pytest.mark.slow
 def test_phases_follow_one_another(tmp_path):
     trained = run(tmp_path, columns=("objective", "max_abs_weight"))
     assert [row["epoch"] for row in trained.rows] == [1, 2, 3, 4, 5]
@@ -183,6 +184,7 @@ def damage(folder):
         file.write_text("{}")
 
 
+@pytest.mark.slow
 def test_a_phase_whose_checkpoints_are_damaged_is_trained_again(tmp_path, caplog):
     trained = run(tmp_path)
     damage(tmp_path / "checkpoints-2")
@@ -198,6 +200,7 @@ def test_a_phase_whose_checkpoints_are_damaged_is_trained_again(tmp_path, caplog
         run(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_beyond_its_phase_is_refused(tmp_path):
     with pytest.raises(Stopped):
         run(tmp_path, **stop_after(1))
@@ -207,6 +210,7 @@ def test_a_checkpoint_beyond_its_phase_is_refused(tmp_path):
         run(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_seeds", [None, 2])
 def test_a_run_of_phases_resumes_to_the_same_bits_from_any_epoch(tmp_path, num_seeds):
     straight = run(tmp_path / "straight", num_seeds)
@@ -231,6 +235,7 @@ def test_a_measure_that_raises_leaves_the_last_checkpoint(tmp_path):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
 
 
+@pytest.mark.slow
 def test_more_seeds_go_through_as_many_at_once_as_is_asked(tmp_path):
     state = RECIPE.initial_states(range(3), 6)
     found = RECIPE.run(tmp_path / "one", state, VISIBLE, 1, checkpoint_every=9, stops=[])

@@ -84,6 +84,7 @@ def assert_agrees(counts, law):
     assert max(oracles.fit(counts, law)) < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "unit", "held", "temperature", "precision"),
     [
@@ -113,6 +114,7 @@ def test_a_sweep_has_the_transition_probabilities_of_the_stored_machine(family, 
     assert max(oracles.fit(counts, wrong[start])) > 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["rbm-moderate", "intra_dbm-moderate"])
 def test_a_long_chain_samples_the_other_units_given_the_held_pixels(family):
     case = CASES[family]
@@ -161,6 +163,7 @@ def some_stack(unit):
     return machine(3, 3), machine(3, 2), machine(2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("unit", "held"), [(units.BINARY, ()), (units.BINARY, (0, 2)), (units.SPIN, (0, 1, 2))], ids=str
 )
@@ -261,6 +264,7 @@ def content(path):
     return json.loads(re.search(r'id="content">(.*?)</script>', path.read_text(), re.DOTALL)[1])
 
 
+@pytest.mark.slow
 def test_one_file_holds_the_machines_the_shape_the_prior_and_examples_of_every_class(runs, capsys):
     path = playground.run(playground.Config(run=str(runs / "stack"), examples=3))
     assert path == runs / "stack" / "playground.html"
@@ -305,6 +309,7 @@ def test_a_name_cannot_leave_its_place_in_the_page():
     assert "&lt;/script&gt;&lt;script&gt;alert(1)" in page
 
 
+@pytest.mark.slow
 def test_spins_and_directed_machines_are_stored_with_all_they_have():
     spins = init_stack(jax.random.key(0), (48, 3), units=units.SPIN)
     found = playground.playground_page(spins, "spins", data=bars("playground_bars", None), examples=1)
@@ -417,6 +422,7 @@ def stroke(driver, kind, start, end):
     actions.move_by_offset(x1 - x0, y1 - y0).release().perform()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("name", ["rbm", "stack"])
 def test_the_page_dreams_and_is_drawn_on(pages, name, width):
@@ -465,6 +471,7 @@ def test_the_page_dreams_and_is_drawn_on(pages, name, width):
     assert browser.console_errors(driver) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 def test_an_example_is_repaired_while_its_other_half_is_held(pages, width):
     driver = browser.open_page(pages["stack"], width)

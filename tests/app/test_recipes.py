@@ -34,6 +34,7 @@ def train_small(folder, seeds, stops=(), at_once=1):
     return Workshop(folder, small_images(), seeds, at_once, 10).run(RECIPE, stops)
 
 
+@pytest.mark.slow
 def test_a_stopped_recipe_resumes_to_the_same_machines(tmp_path, monkeypatch):
     straight = train_small(tmp_path / "straight", (0, 1))
     assert straight.seeds == (0, 1)
@@ -58,6 +59,7 @@ def test_a_stopped_recipe_resumes_to_the_same_machines(tmp_path, monkeypatch):
         np.testing.assert_array_equal(resumed.curves[name], curve)
 
 
+@pytest.mark.slow
 def test_a_recipe_is_trained_by_one_process_and_its_stacks_are_loaded_by_its_folder(tmp_path, monkeypatch):
     trained = train_small(tmp_path, (0, 1))
     (folder,) = tmp_path.iterdir()
@@ -83,6 +85,7 @@ def test_a_recipe_is_trained_by_one_process_and_its_stacks_are_loaded_by_its_fol
     train_small(tmp_path, (0, 1))
 
 
+@pytest.mark.slow
 def test_seeds_trained_at_once_equal_single_runs(tmp_path):
     together = train_small(tmp_path / "together", (3, 4), at_once=2)
     for index, seed in enumerate((3, 4)):
@@ -113,6 +116,7 @@ def test_machines_too_large_for_memory_are_refused():
             recipes.check_recipe(dataclasses.replace(RECIPE, hidden=hidden), 784, 10, name)
 
 
+@pytest.mark.slow
 def test_alignment_begins_before_training(tmp_path):
     recipe = Recipe("directed", (5,), (TrainConfig(epochs=2),), backward_start="drawn")
     trained = Workshop(tmp_path, small_images(), (0, 1), 1, 10).run(recipe, [])

@@ -89,6 +89,7 @@ def data_of(path):
     return json.loads(re.search(r'type="application/json">(.*?)</script>', path.read_text(), re.DOTALL)[1])
 
 
+@pytest.mark.slow
 def test_a_finished_run_has_a_page_with_all_that_it_found(finished):
     folder = finished / "short & small"
     page = (folder / report.NAME).read_text()
@@ -194,6 +195,7 @@ def test_a_page_that_cannot_be_written_is_said_once_and_harms_nothing(tmp_path, 
     assert walks(Config(workdir=str(folder))) == summary
 
 
+@pytest.mark.slow
 def test_pages_are_written_at_evaluations_and_otherwise_seldom(tmp_path, monkeypatch):
     """Epochs that take nothing are not followed by a page each."""
     written = []
@@ -329,6 +331,7 @@ def events_of(folder):
     return sorted(found)
 
 
+@pytest.mark.slow
 def test_metrics_become_events_each_step_once(tmp_path):
     pytest.importorskip("tensorboardX")
     whole, parts = (Config(workdir=str(tmp_path / name), tensorboard=True) for name in ("whole", "parts"))
@@ -362,6 +365,7 @@ def test_events_without_their_package_are_refused_before_anything_is_done(tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_commands_are_listed_and_wrong_ones_are_one_line(finished, tmp_path):
     def start(*arguments):
         command = [sys.executable, "-m", "vpf_jax", *arguments]
@@ -385,6 +389,7 @@ def test_commands_are_listed_and_wrong_ones_are_one_line(finished, tmp_path):
         assert len(ended.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("several", [False, True])
 def test_pages_in_a_browser(finished, tmp_path, width, several):

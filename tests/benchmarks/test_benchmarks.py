@@ -28,6 +28,7 @@ def missing():
     raise measure.MissingPeerError("nothing is not installed (pip install nothing)")
 
 
+@pytest.mark.slow
 def test_cases_run_in_turn_after_a_warm_up():
     log = []
     rows = measure.measure([case("a", log), case("b", log)], rounds=2, say=lambda line: None)
@@ -102,6 +103,7 @@ def test_a_trace_names_operations_and_how_often_they_ran():
     assert len(steps) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "flag", "message"),
     [

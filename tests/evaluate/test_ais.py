@@ -66,6 +66,7 @@ def mean_and_error(values):
     return values.mean(), values.std(ddof=1) / np.sqrt(len(values))
 
 
+@pytest.mark.slow
 @every_strength
 def test_forward_estimates_lie_below_and_reverse_ones_above(case):
     """In the mean over repeats, up to three standard errors of that mean; and both close to log Z."""
@@ -88,6 +89,7 @@ def test_the_standard_error_is_that_of_repeated_estimates(case):
         assert abs(scores.mean()) < 0.5
 
 
+@pytest.mark.slow
 @each_case()
 @in_float64
 def test_the_mean_weight_is_the_ratio_of_partition_functions(case):
@@ -125,6 +127,7 @@ def test_one_step_weighs_states_by_their_marginal_energies(case):
     assert_close(found.effective_sample_size, 50**2 / np.sum(weights**2))
 
 
+@pytest.mark.slow
 @each_case()
 @in_float64
 def test_many_temperatures_bring_both_estimates_to_log_z(case):
@@ -141,6 +144,7 @@ def test_many_temperatures_bring_both_estimates_to_log_z(case):
         assert found.effective_sample_size > 200
 
 
+@pytest.mark.slow
 @each_case()
 @in_float64
 def test_a_machine_without_interactions_is_exact(case):
@@ -161,6 +165,7 @@ def test_a_machine_without_interactions_is_exact(case):
         assert_close(found.effective_sample_size, 20, 1e-12)
 
 
+@pytest.mark.slow
 def test_log_z_of_two_machines_side_by_side_is_the_sum():
     """Within four standard errors of the difference."""
     one, other = CASES["rbm-moderate"], STRONG["rbm"]
@@ -178,6 +183,7 @@ def test_log_z_of_two_machines_side_by_side_is_the_sum():
     assert error < 0.1
 
 
+@pytest.mark.slow
 def test_a_low_effective_sample_size_warns():
     strong, moderate = STRONG["intra_dbm"], CASES["rbm-moderate"]
     with pytest.warns(LowEffectiveSampleSizeWarning, match="200 chains"):
@@ -190,6 +196,7 @@ def test_a_low_effective_sample_size_warns():
     ais_log_partition(jax.random.key(0), moderate.machine, 4, 20)
 
 
+@pytest.mark.slow
 @each_case("intra_dbm")
 def test_compiled_is_the_same_as_eager(case):
     eager = ais_log_partition(jax.random.key(0), case.machine, 50, 30)

@@ -46,6 +46,7 @@ def blank(case):
     )
 
 
+@pytest.mark.slow
 @each_case("rbm", "semi_restricted")
 @in_float64
 def test_likelihood_of_a_two_layer_machine_is_exact(case):
@@ -54,6 +55,7 @@ def test_likelihood_of_a_two_layer_machine_is_exact(case):
     assert_close(np.exp(found).sum(), 1)
 
 
+@pytest.mark.slow
 @with_hidden
 @in_float64
 def test_the_variational_bound_is_that_of_its_means(case):
@@ -101,6 +103,7 @@ def test_the_bound_is_exact_without_interactions(case):
     assert_close(found, oracles.log_likelihoods(alone.flat))
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(case=cases(max_units=6))
 @in_float64
@@ -124,6 +127,7 @@ def test_the_weights_of_a_stack_are_unbiased(top):
     assert np.all(np.abs(ratios.mean(axis=1) - 1) < 4 * error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", TOPS)
 @pytest.mark.parametrize("lower", [LOWER, LOWER_INTRA], ids=repr)
 @in_float64
@@ -158,6 +162,7 @@ def test_a_stack_of_three_machines():
     assert np.all(np.abs(ratios.mean(axis=1) - 1) < 4 * error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [1, 3])
 @in_float64
 def test_a_stack_of_one_machine_is_the_machine(num_samples):
@@ -177,6 +182,7 @@ def test_a_stack_without_interactions_is_exact():
     assert_close(found, oracles.belief_network_log_likelihoods([lower.flat, upper.flat]))
 
 
+@pytest.mark.slow
 def test_batches_beyond_a_chunk_are_the_same_rows():
     case = CASES["intra_dbm-moderate"]
     visible = jnp.tile(visible_states(case), (130, 1))
@@ -185,6 +191,7 @@ def test_batches_beyond_a_chunk_are_the_same_rows():
     assert mean_field(case.machine, visible)[1].shape == (1040, 2)
 
 
+@pytest.mark.slow
 def test_compiled_is_the_same_as_eager():
     stack, visible = (LOWER.machine, TOPS["intra"].machine), visible_states(LOWER)
     eager = stack_bound(jax.random.key(0), stack, visible, 1.0, num_samples=5)

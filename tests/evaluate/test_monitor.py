@@ -73,6 +73,7 @@ def test_pseudo_likelihood_is_that_of_one_unit_drawn_uniformly(case):
         assert abs(found.mean() - exact.sum()) < LARGEST * found.std() / np.sqrt(NUM_DRAWS)
 
 
+@pytest.mark.slow
 def test_pseudo_likelihood_of_one_visible_unit_is_its_likelihood():
     case = make_case("one", (1, 3), (), 3.0, 3)
     found = pseudo_log_likelihood(jax.random.key(0), case.machine, np.array([[0], [1]]))

@@ -82,6 +82,7 @@ def test_repaired_images_have_the_exact_moments(case, repair, clamp, num_steps):
         assert deviations(repaired, exact_moments(case, 2, clamp)[0]).max() > 2 * LARGEST
 
 
+@pytest.mark.slow
 @each_case
 def test_a_long_clamped_chain_samples_the_conditional_distribution_from_any_start(case):
     states = case.all_states()
@@ -94,6 +95,7 @@ def test_a_long_clamped_chain_samples_the_conditional_distribution_from_any_star
         assert deviations(np.asarray(repaired, float), exact).max() < LARGEST
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repair", [reconstruct, inpaint])
 def test_only_masked_pixels_change(repair):
     rng = np.random.default_rng(0)
@@ -234,6 +236,7 @@ def test_a_band_that_is_the_same_for_all_images_is_scored_by_the_same_error():
         assert found["median"][side] < min(found["black"][side], found["mean"][side])
 
 
+@pytest.mark.slow
 def test_both_protocols_repair_the_same_corruption():
     machine = init_machine(jax.random.key(0), (24, 5))
     visible = jnp.asarray(np.random.default_rng(0).integers(0, 2, (7, 24)), jnp.uint8)
@@ -246,6 +249,7 @@ def test_both_protocols_repair_the_same_corruption():
     np.testing.assert_allclose(found["clamped"], inpaint(clamped_key, machine, corrupted, mask), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_errors_of_bands_are_those_of_their_repairs():
     machine = init_machine(jax.random.key(0), (784, 5))
     grey = jnp.asarray(np.random.default_rng(0).random((6, 784)), jnp.float32)

@@ -76,6 +76,7 @@ def test_flip_rates_follow_each_synapse_s_own_weight(case):
     assert_close(vpf_objective(machine, case.layered(states)), flow(machine, states))
 
 
+@pytest.mark.slow
 @each_case()
 @in_float64
 def test_the_gradient_is_that_of_every_synapse_by_itself(case):
@@ -108,6 +109,7 @@ def test_the_gradient_is_the_finite_difference_of_the_flow():
         np.testing.assert_allclose(getattr(found, name)[1][0, 1], expected, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 @each_case()
 def test_untied_with_equal_weights_everything_is_as_before(case):
     state = tuple(x[0] for x in case.layered(case.some_states(1)))
@@ -121,6 +123,7 @@ def test_untied_with_equal_weights_everything_is_as_before(case):
         assert_close(f + b, w, 1e-5)
 
 
+@pytest.mark.slow
 @in_float64
 def test_a_fresh_exact_e_step_teaches_the_forward_weights_nothing():
     """Flips of hidden units that follow p(h | x) balance out; the forward half is theirs alone."""
@@ -140,6 +143,7 @@ def test_a_fresh_exact_e_step_teaches_the_forward_weights_nothing():
     assert np.abs(expected.backward[0]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_passes_up_use_the_forward_and_passes_down_the_backward_weights():
     stack = untie_stack(None, init_stack(jax.random.key(0), (6, 5, 4)))
     cut_off = tuple(
@@ -158,6 +162,7 @@ def test_passes_up_use_the_forward_and_passes_down_the_backward_weights():
     np.testing.assert_array_equal(upper[0], 1)
 
 
+@pytest.mark.slow
 def test_the_start_is_equal_or_drawn_afresh():
     machine = init_machine(jax.random.key(0), (300, 200))
     (equal,) = alignment(untie(None, machine))
@@ -173,6 +178,7 @@ def test_the_start_is_equal_or_drawn_afresh():
     np.testing.assert_allclose(alignment(fresh[0])[0], cosine, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("intra", [False, True])
 @pytest.mark.parametrize("estep", ["epoch", "minibatch"])
 def test_each_matrix_learns_by_its_own_half(intra, estep):
@@ -193,6 +199,7 @@ def test_each_matrix_learns_by_its_own_half(intra, estep):
             assert np.abs(moved - moved.T).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_decay_and_bound_reach_the_backward_weights():
     stack = untie_stack(None, init_stack(jax.random.key(0), (6, 5), True))
     (machine,) = jax.tree.map(lambda p: 10 * jnp.ones_like(p), stack)

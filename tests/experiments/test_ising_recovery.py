@@ -45,6 +45,7 @@ def fitting(**changed):
     return Config(**TINY | changed).fitting()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_seeds_fitted_together_agree_with_one_alone(rule):
     samples = jnp.asarray(np.random.default_rng(1).integers(0, 2, (3, 200, 9), dtype=np.uint8))

@@ -147,6 +147,7 @@ def test_trained_machines_are_shared_and_a_lost_table_is_made_again(quick, tmp_p
     assert (tmp_path / "other" / "table.md").read_text() == (workdir / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_recipes_fit_their_models_and_keep_the_number_of_epochs():
     for rule in named_recipes.RBMS:
         recipe = named_recipes.rbm(rule, 20, 10)

@@ -99,6 +99,7 @@ def assert_same(one, other):
 # What the caller holds survives training.
 
 
+@pytest.mark.slow
 def test_the_callers_key_and_stack_survive_training():
     key, stack = jax.random.key(3), V.init_stack(jax.random.key(4), (4, 3))
     for rule in ("vpf", "pcd"):
@@ -254,6 +255,7 @@ def test_errors_of_repair_hide_no_nan():
     np.testing.assert_array_equal(np.isnan(errors), np.arange(5) == 2)
 
 
+@pytest.mark.slow
 def test_an_epoch_of_a_machine_that_is_nan_is_not_finite():
     for rule in rules.names():
         settings = training(rule=rule, batch_size=2, max_weight=1.0)
@@ -269,6 +271,7 @@ def test_an_epoch_of_a_machine_that_is_nan_is_not_finite():
 # Values inside compiled code.
 
 
+@pytest.mark.slow
 def test_checked_sees_values_inside_compiled_code():
     def score(visible):
         return jnp.sum(jax.jit(V.mean_activations)(jax.random.key(0), calls.STACK, visible)[0])
@@ -281,6 +284,7 @@ def test_checked_sees_values_inside_compiled_code():
     assert np.isfinite(jax.jit(score)(calls.GREY))
 
 
+@pytest.mark.slow
 def test_checked_sees_values_inside_vmap_and_scan():
     def energies(states):
         return jax.lax.map(lambda state: V.energy(calls.RBM, state), states)

@@ -578,6 +578,7 @@ def test_a_command_that_is_right_is_let_through(folder, monkeypatch):
     assert set(contents()) == {"run", "run/.lock", "run/config.json", "run/report.html"}
 
 
+@pytest.mark.slow
 # One by the flags' parser, one by the settings' ranges and the data.
 @pytest.mark.parametrize(
     "command",

@@ -157,6 +157,7 @@ def estimate(means, visible, draws, **settings):
     return bs.surrogate_and_gradient(means, visible, draws, SynapseConfig(**settings))
 
 
+@pytest.mark.slow
 @in_float64
 def test_the_terms_of_the_surrogate():
     means, visible = random_means(5, 3), random_examples(4, 5)
@@ -180,6 +181,7 @@ def test_the_terms_of_the_surrogate():
     np.testing.assert_allclose(found.total, found.data - found.model - found.divergence)
 
 
+@pytest.mark.slow
 @in_float64
 def test_where_the_synapses_are_known_the_surrogate_is_the_log_likelihood():
     """And the divergence that of certainty, log 2 per synapse; what is left is of the order of 1 - |lambda|."""
@@ -245,6 +247,7 @@ def test_stein_form_agrees_with_the_derivative_over_draws_of_z():
     assert np.abs(found.mean(axis=0) / errors).max() < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "prior_mean"), [((6, 2), 0.0), ((4, 3), 0.3), ((6, 1), 0.0)])
 @in_float64
 def test_the_exact_bound_is_below_the_evidence_by_the_divergence_from_the_posterior(shape, prior_mean):
@@ -267,6 +270,7 @@ def test_the_exact_bound_is_below_the_evidence_by_the_divergence_from_the_poster
         np.testing.assert_allclose(evidence - bound, masses @ (log_masses - (joint - evidence)), atol=1e-10)
 
 
+@pytest.mark.slow
 @in_float64
 def test_no_posterior_knows_nothing_and_stays():
     """Lambda = 0 with the prior at 0: all gradients vanish by symmetry."""
@@ -275,6 +279,7 @@ def test_no_posterior_knows_nothing_and_stays():
     np.testing.assert_allclose(jnp.tensordot(weights, gradients, 1), 0, atol=1e-12)
 
 
+@pytest.mark.slow
 @in_float64
 def test_the_surrogate_is_no_bound_for_small_means():
     """Log Z is too small at lambda = 0, where all synapses are uncertain: the surrogate passes the exact bound."""
@@ -299,6 +304,7 @@ def one_step(means, rule, **settings):
     return state.means, bs.surrogate_and_gradient(means, visible, draws[0], settings), trace
 
 
+@pytest.mark.slow
 @in_float64
 def test_huang_takes_adams_step_and_stays_inside():
     means = random_means(5, 2).at[0, 0].set(0.9999)
@@ -321,6 +327,7 @@ def test_meng_mixes_natural_parameters(prior_mean):
     assert np.abs(far).max() <= 0.99999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", bs.MSTEPS)
 def test_learning_goes_up(rule):
     settings = config(rule=rule, beta=1.5, learning_rate=0.05, mixing_rate=0.05)

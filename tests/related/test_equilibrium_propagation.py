@@ -67,6 +67,7 @@ def exact(found):
     return ep.EquilibriumNetwork(tuple(map(jnp.asarray, found.weights)), tuple(map(jnp.asarray, found.biases)))
 
 
+@pytest.mark.slow
 @in_float64
 @each_size
 @each_kind
@@ -181,6 +182,7 @@ def implicit_gradient(network, x, target, state, activation):
     return jax.tree.map(lambda g: g.mean(axis=0), jax.vmap(of_example)(x, target, state))
 
 
+@pytest.mark.slow
 @in_float64
 @each_size
 def test_the_implicit_gradient_of_the_energy_is_the_oracles(sizes):
@@ -189,6 +191,7 @@ def test_the_implicit_gradient_of_the_energy_is_the_oracles(sizes):
     assert_close(flat(implicit_gradient(network, x, target, state, "hard")), flat(exact(found)))
 
 
+@pytest.mark.slow
 @in_float64
 @each_size
 @each_kind
@@ -217,6 +220,7 @@ def digits():
     return jnp.asarray(part.images[:50]), jnp.asarray(part.labels[:50])
 
 
+@pytest.mark.slow
 def test_particles_follow_their_examples_through_shuffles(digits):
     """With rates so small that the network stays what it is, two epochs are two free phases of every example."""
     images, labels = digits
@@ -244,6 +248,7 @@ def test_particles_follow_their_examples_through_shuffles(digits):
         np.testing.assert_allclose(metrics.residual, first.residual, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ep.ESTIMATORS)
 def test_an_epoch_of_one_minibatch_is_one_step_with_a_random_sign(digits, estimator):
     images, labels = digits
@@ -272,6 +277,7 @@ def test_an_epoch_of_one_minibatch_is_one_step_with_a_random_sign(digits, estima
         assert np.abs(candidates[0] - candidates[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_short_last_minibatch_counts_less(digits):
     images, labels = digits
     config = ep.EquilibriumConfig(batch_size=25, estimator="centred", beta=0.1, learning_rates=(1e-3, 1e-3))
@@ -302,6 +308,7 @@ def test_adam_steps_have_the_size_of_the_rates(digits):
         np.testing.assert_allclose(step, rate, rtol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("preset", "epochs", "bound"), [("1", 2, 0.13), ("centred", 8, 0.13)])
 def test_training_learns_digits(preset, epochs, bound):
     """4,000 training images; a guess is wrong nine times in ten."""
@@ -318,6 +325,7 @@ def test_training_learns_digits(preset, epochs, bound):
     assert residual.shape == (500,)
 
 
+@pytest.mark.slow
 def test_a_free_phase_in_chunks_is_a_relaxation(digits, monkeypatch):
     images, _ = digits
     monkeypatch.setattr(ep, "_CHUNK", 20)

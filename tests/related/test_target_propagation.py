@@ -138,6 +138,7 @@ def test_inference_follows_its_formula(inference):
         assert_close(hidden.h2[row], states[-1][1], 1e-12)
 
 
+@pytest.mark.slow
 @in_float64
 def test_the_local_gradients_by_hand():
     parameters, images = random_parameters(), random_images()
@@ -154,6 +155,7 @@ def test_the_local_gradients_by_hand():
         assert_close(gradient.biases, by_bias, 1e-12)
 
 
+@pytest.mark.slow
 @in_float64
 def test_without_noise_learning_is_the_sum_of_spike_timing_changes():
     parameters, images = random_parameters(), random_images(batch=1)
@@ -199,6 +201,7 @@ def test_the_optimizer_is_centred_rmsprop_with_the_stabiliser_under_the_root():
         assert_close(update, change, 1e-10)
 
 
+@pytest.mark.slow
 @in_float64
 def test_an_epoch_of_one_minibatch_is_one_step_by_hand():
     # Inputs of the top layer so large that its rates are 0 or 1: their Bernoulli samples are no matter of chance.
@@ -225,6 +228,7 @@ def test_an_epoch_of_one_minibatch_is_one_step_by_hand():
             assert_close(after - before, change, 1e-9)
 
 
+@pytest.mark.slow
 def test_an_epoch_uses_every_example_once_in_a_fresh_order():
     images = random_images(batch=20).astype(jnp.float32)
     config = tp.TargetConfig(batch_size=5, feedback_noise=0, forward_noise=0, learning_rate=1e-12)
@@ -284,6 +288,7 @@ def test_the_joint_density_by_enumeration():
     assert_close(found.total, float(found.visible + found.h1 + found.h2), 1e-12)
 
 
+@pytest.mark.slow
 @in_float64
 def test_the_curve_has_the_joint_density_of_every_step():
     parameters, images = random_parameters(), random_images()
@@ -407,6 +412,7 @@ def test_learning_with_the_states_held_reduces_every_loss():
         assert curve[-1] < 0.8 * curve[0], name
 
 
+@pytest.mark.slow
 def test_training_makes_inferred_states_tell_more_of_unseen_images():
     data = load_dataset("mnist_5k")
     config = tp.TargetConfig()

@@ -74,6 +74,7 @@ def cd(steps):
     return jax.jit(jax.vmap(one, in_axes=(None, 0, 0, 0)))
 
 
+@pytest.mark.slow
 @each_case("visible", "rbm", "semi_restricted", "dbm", "intra_dbm")
 def test_cd_follows_the_enumerated_chain(case):
     data = completed_data(case)
@@ -87,6 +88,7 @@ def test_cd_follows_the_enumerated_chain(case):
     assert worst_deviation(found, case, expected) < 4.5
 
 
+@pytest.mark.slow
 def test_the_bias_of_cd_vanishes_as_k_grows():
     data = completed_data(PEAKED)
     states = draws(PEAKED, data, seed=4)
@@ -99,6 +101,7 @@ def test_the_bias_of_cd_vanishes_as_k_grows():
     assert off[0] > 2 * off[1] > 4.5 * 2 > 2 * off[2], off
 
 
+@pytest.mark.slow
 @each_case("visible", "rbm", "dbm", "intra_dbm")
 def test_pcd_with_chains_of_the_model_follows_the_likelihood(case):
     data, model = completed_data(case), oracles.probabilities(case.flat)
@@ -120,6 +123,7 @@ def test_chains_persist_and_their_number_is_free():
     assert (joined(first.states) != joined(second.states)).any()
 
 
+@pytest.mark.slow
 @each_case("visible", "rbm", "semi_restricted", "dbm", "intra_dbm")
 @in_float64
 def test_no_gradient_passes_through_sampled_states(case):
@@ -163,6 +167,7 @@ def test_the_teacher_is_a_fixed_point(case, rule):
         assert np.abs(leaf).max(initial=0) < 1e-12 * max(1, np.abs(one).max(initial=0))
 
 
+@pytest.mark.slow
 @each_case("visible")
 @in_float64
 def test_marginal_mpf_of_a_fully_visible_machine_is_probability_flow(case):

@@ -61,6 +61,7 @@ def test_summed_flow_is_the_enumerated_objective_and_its_derivative(case, name):
     assert_gradient(gradient, oracles.finite_differences(enumerated, case.flat), 1e-7)
 
 
+@pytest.mark.slow
 @each_case("visible", "rbm", "semi_restricted")
 @in_float64
 def test_some_units_scaled_up_average_to_all(case):
@@ -73,6 +74,7 @@ def test_some_units_scaled_up_average_to_all(case):
     assert_same_machine(mean[1], whole[1])
 
 
+@pytest.mark.slow
 @in_float64
 def test_chunks_of_units_do_not_show(monkeypatch):
     case = CASES["semi_restricted-peaked"]
@@ -94,6 +96,7 @@ def test_the_terms_never_take_more_than_the_stated_memory():
     assert used < 6 * flips.CHUNK_BYTES + 4 * 784 * 196 * 4
 
 
+@pytest.mark.slow
 def test_drawn_units_are_distinct_and_all_equally_likely():
     machine = init_machine(jax.random.key(0), (7, 3))
     streams = jax.random.bits(jax.random.key(1), (7000, 2), jnp.uint32)
@@ -105,6 +108,7 @@ def test_drawn_units_are_distinct_and_all_equally_likely():
     assert flips.draw_units(streams[0], machine, None) is None
 
 
+@pytest.mark.slow
 def test_sampled_flow_averages_to_the_closed_form():
     case = CASES["rbm-peaked"]
     row = jnp.asarray(some_visible(case, 1), jnp.float32)

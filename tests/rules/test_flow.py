@@ -65,6 +65,7 @@ def test_repeating_the_batch_changes_nothing(case):
     assert_close(objective(case.machine, case.layered(np.tile(states, (4, 1)))), once)
 
 
+@pytest.mark.slow
 @in_float64
 def test_compiled_and_mapped_is_the_same_as_a_loop():
     case = CASES["semi_restricted-peaked"]
@@ -131,6 +132,7 @@ def rates_and_objective(machine, states):
     return jax.vmap(flip_rates, in_axes=(None, 0))(machine, states), vpf_objective(machine, states)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(case=cases())
 @in_float64

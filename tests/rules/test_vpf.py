@@ -290,6 +290,7 @@ def test_permuting_the_units_of_a_layer_permutes_the_gradient(case):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rbm-moderate", "intra_dbm-moderate"])
 @in_float64
 def test_sampled_states_carry_no_gradient(name):

@@ -184,6 +184,7 @@ def test_all_layers_clamped_is_the_identity(case):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bool_, jnp.float32], ids=["bool", "float32"])
 def test_the_state_type_is_kept_and_does_not_change_the_draw(dtype):
     case = CASES["semi_restricted-moderate"]
@@ -208,6 +209,7 @@ def test_each_layer_keeps_its_own_type():
     assert [layer.dtype for layer in ends] == [jnp.uint8, jnp.float32]
 
 
+@pytest.mark.slow
 def test_compiled_and_mapped_is_the_same_as_a_loop():
     case = CASES["semi_restricted-peaked"]
     machine = case.machine
@@ -290,6 +292,7 @@ def test_the_sweep_in_blocks_equals_the_sweep_unit_by_unit_bit_for_bit(num_units
     assert num_units == 1 or np.any(expected != x)
 
 
+@pytest.mark.slow
 def test_the_sweep_is_the_same_alone_in_a_batch_and_for_several_machines():
     layers = [layer(10, 6, seed) for seed in range(3)]
     intra, fields, x, uniforms = (jnp.asarray(np.stack(arrays)) for arrays in zip(*layers, strict=True))

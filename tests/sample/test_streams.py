@@ -36,6 +36,7 @@ def test_numbers_are_uniform_and_uncorrelated(impl):
     assert_uniform_and_uncorrelated(uniform(stream_of(jax.random.key(0, impl=impl)), (1000, 1000)))
 
 
+@pytest.mark.slow
 def test_numbers_of_neighbouring_streams_are_uniform_and_uncorrelated():
     streams = substreams(substream(stream_of(jax.random.key(0)), 7), 1000)
     assert_uniform_and_uncorrelated(jax.vmap(lambda stream: uniform(stream, (1000,)))(streams))
@@ -76,6 +77,7 @@ def test_streams_are_the_ciphers_blocks_apart_from_its_numbers():
     assert len(family) == 1001
 
 
+@pytest.mark.slow
 def test_a_permutation_holds_every_number_and_each_order_is_as_likely():
     streams = substreams(stream_of(jax.random.key(3)), 24_000)
     orders = np.asarray(jax.vmap(lambda stream: permutation(stream, 4))(streams))

@@ -84,6 +84,7 @@ def test_means_of_0_and_1_give_finite_biases():
     assert_close(found, [MIN_BASE_MEAN, 1 - MIN_BASE_MEAN, MIN_BASE_MEAN, 0.5, 0.25])
 
 
+@pytest.mark.slow
 @each_case()
 def test_every_temperature_keeps_its_distribution(case):
     """After three rounds from exact draws, in which even pairs, odd pairs and even pairs again have swapped."""
@@ -96,6 +97,7 @@ def test_every_temperature_keeps_its_distribution(case):
         assert max(oracles.fit(counts, target)) < 4
 
 
+@pytest.mark.slow
 @each_case()
 def test_acceptance_is_that_of_the_enumerated_energies(case):
     """In the first round: both states of a pair are exact draws, so the mean over ladders estimates the expected
@@ -116,6 +118,7 @@ def test_acceptance_is_that_of_the_enumerated_energies(case):
         assert abs(found[:, pair].mean() - expected) < 4 * error + 1e-6
 
 
+@pytest.mark.slow
 def test_swaps_carry_an_isolated_mode_to_the_cold_end():
     """Two equal modes, all units on or all off, that Gibbs sweeps alone do not leave: with replicas at warmer
     temperatures the cold one visits both. From 200 ladders that all start in one mode, the share in the other has a
@@ -138,6 +141,7 @@ def test_swaps_carry_an_isolated_mode_to_the_cold_end():
     assert cold_share((1.0,)) < 0.35
 
 
+@pytest.mark.slow
 @each_case("intra_dbm")
 def test_compiled_is_the_same_as_eager(case):
     states = case.layered(case.some_states(4))

@@ -38,6 +38,7 @@ def machines(case):
 some_cases = each_case("semi_restricted", "intra_dbm")
 
 
+@pytest.mark.slow
 @some_cases
 def test_events_of_clamped_neurons_average_to_the_directed_halves(case):
     states = case.layered(case.some_states(6))
@@ -46,6 +47,7 @@ def test_events_of_clamped_neurons_average_to_the_directed_halves(case):
         assert worst(found, directed_gradient(machine, states)) < 4
 
 
+@pytest.mark.slow
 @some_cases
 def test_both_halves_together_average_to_the_gradient(case):
     """Against finite differences of the enumerated objective."""
@@ -62,6 +64,7 @@ def test_both_halves_together_average_to_the_gradient(case):
     assert deviation([f.bias for f in flat], expected.bias) < 4
 
 
+@pytest.mark.slow
 def test_the_error_falls_with_the_duration():
     case = CASES["rbm-moderate"]
     states = case.layered(case.some_states(6))
@@ -72,6 +75,7 @@ def test_the_error_falls_with_the_duration():
     assert 3 < spread[0] / spread[1] < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["visible-moderate", "rbm-moderate", "intra_dbm-moderate"])
 @in_float64
 def test_small_changes_at_every_event_go_along_the_gradient(name):
@@ -86,6 +90,7 @@ def test_small_changes_at_every_event_go_along_the_gradient(name):
         assert deviation(np.asarray(learnt.num_events)[:, None], np.asarray(expected)[None]) < 4
 
 
+@pytest.mark.slow
 @in_float64
 def test_intra_layer_weights_stay_tied_in_a_symmetric_machine_alone():
     case = CASES["intra_dbm-moderate"]
@@ -104,6 +109,7 @@ def test_intra_layer_weights_stay_tied_in_a_symmetric_machine_alone():
     assert np.abs(directed.weights[0] - directed.backward[0]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_what_was_learnt_at_one_event_acts_on_the_next():
     """Clamped long enough, a state silences the flips out of it, which a rule without feedback would not."""
     case = CASES["rbm-peaked"]
@@ -114,6 +120,7 @@ def test_what_was_learnt_at_one_event_acts_on_the_next():
     assert int(learnt.num_events) < 0.5 * 2000 * before
 
 
+@pytest.mark.slow
 def test_nothing_happens_where_no_event_does():
     case = CASES["dbm-moderate"]
     states = case.layered(case.some_states(3))

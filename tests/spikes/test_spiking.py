@@ -54,6 +54,7 @@ def restless(case):
     return int(np.argmax(rates)), 2 / rates.max()
 
 
+@pytest.mark.slow
 @each_case()
 @pytest.mark.parametrize("multiple", [1, 6], ids=["early", "late"])
 def test_the_state_at_a_time_has_the_law_of_the_chain(case, multiple):
@@ -66,6 +67,7 @@ def test_the_state_at_a_time_has_the_law_of_the_chain(case, multiple):
         assert max(oracles.fit(counts, oracles.law_after(case.flat, start, 1.2 * time))) > 4
 
 
+@pytest.mark.slow
 @each_case("rbm", "intra_dbm")
 def test_held_and_clamped_units_stay_and_the_others_follow_the_conditional_law(case):
     start, time = restless(case)
@@ -77,6 +79,7 @@ def test_held_and_clamped_units_stay_and_the_others_follow_the_conditional_law(c
     assert max(oracles.fit(counts, oracles.law_after(case.flat, start, time, units))) < 4
 
 
+@pytest.mark.slow
 @each_case()
 def test_fractions_of_time_are_the_machine_s_probabilities(case):
     """Over a fixed time from exact draws, a state is occupied for p of it on average, within four standard errors."""
@@ -119,6 +122,7 @@ def test_occupation_state_and_duration_are_those_of_the_events(case):
         np.testing.assert_allclose(joined([layer[r] for layer in run.occupation]), occupied / before, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_long_runs_agree_however_they_are_cut_into_parts():
     """Times go on through the refreshes, and a multiple of `REFRESH` is no special number."""
     case = CASES["rbm-moderate"]
@@ -134,6 +138,7 @@ def test_long_runs_agree_however_they_are_cut_into_parts():
     assert 0.8 < waits[:REFRESH].mean() / waits[-REFRESH:].mean() < 1.25
 
 
+@pytest.mark.slow
 def test_each_layer_comes_back_in_its_dtype_and_jit_changes_nothing():
     case = CASES["dbm-moderate"]
     state = tuple(x[0] for x in case.layered(case.some_states(1)))
@@ -165,11 +170,13 @@ def test_the_race_is_won_in_proportion_to_the_rates(size):
     assert np.abs((means - 1) * np.sqrt(counts[often])).max() < 4
 
 
+@pytest.mark.slow
 def test_clocks_without_a_rate_never_ring():
     _, wait = next_event(jnp.zeros(5), stream_of(jax.random.key(0)))
     assert np.isinf(wait)
 
 
+@pytest.mark.slow
 @given(case=cases())
 @settings(max_examples=25, deadline=None)
 @in_float64
@@ -179,6 +186,7 @@ def test_the_coupling_matrix_is_the_machine_flattened(case):
     assert_same_machine(layered_machine(case.machine, coupling, jnp.concatenate(case.machine.biases)), case.machine)
 
 
+@pytest.mark.slow
 def test_the_coupling_matrix_of_a_directed_machine_gives_its_fields():
     machine = untie(jax.random.key(1), init_machine(jax.random.key(0), (4, 3, 5), (1,)))
     state = tuple(jnp.asarray(np.random.default_rng(0).integers(0, 2, n)) for n in machine.sizes)
@@ -187,6 +195,7 @@ def test_the_coupling_matrix_of_a_directed_machine_gives_its_fields():
     assert_same_machine(layered_machine(machine, coupling, jnp.concatenate(machine.biases)), machine)
 
 
+@pytest.mark.slow
 def test_strong_fields_are_simulated_and_overflowing_ones_refused():
     machine = CASES["rbm-moderate"].machine
     state = tuple(jnp.zeros(n, jnp.uint8) for n in machine.sizes)

@@ -27,6 +27,7 @@ def pairs():
     return jax.tree.map(np.asarray, simulate_pairings(jax.random.key(0), 600_000, *RATES))
 
 
+@pytest.mark.slow
 def test_the_closed_form_by_hand():
     c = relaxation_depression(*RATES)
     np.testing.assert_allclose(c, 0.03 * 0.03 / 0.09)
@@ -43,6 +44,7 @@ def test_the_closed_form_by_hand():
     np.testing.assert_allclose(slopes, exact, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [1, -1], ids=["pre before post", "post before pre"])
 def test_the_simulation_follows_the_closed_form(pairs, sign):
     edges = np.sort(sign * EDGES)
