@@ -160,7 +160,7 @@ def test_the_quick_setting_of_the_docstring_recovers_the_couplings(tmp_path):
 @pytest.mark.slow
 def test_images_are_fitted_with_the_quick_setting(tmp_path):
     quick = [flag for flag in QUICK if not flag.startswith(("--size", "--sampler_chains"))]
-    quick += ["--num_seeds=2", "--pcd_steps=500"]
+    quick.append("--num_seeds=2")
     done = start(*quick, "--dataset=mnist_5k", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     summary = workdir.read_json(tmp_path / "run" / "summary.json")
