@@ -5,6 +5,7 @@ called. Not here: what commands do; the scripts of experiments/, which are comma
 """
 
 import importlib
+import signal
 import sys
 from typing import NamedTuple
 
@@ -26,6 +27,9 @@ COMMANDS = {
 
 def main() -> None:
     """Runs the command that is named, or lists all."""
+    # Ctrl-C ends it without a traceback while a command is imported, too; where a shell has it ignored it stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("--help", "-h", "help"):
         print(told())

@@ -225,6 +225,13 @@ def test_weights_beyond_the_precision_are_refused():
         playground.stored(np.array([7e4, 1]), "float16")
 
 
+@pytest.mark.parametrize("precision", playground.PRECISIONS)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(precision, value):
+    with pytest.raises(ValueError, match="got parameters that are not finite"):
+        playground.stored(np.array([value, 1]), precision)
+
+
 @register_source("playground_bars")
 def bars(name, data_dir):
     """Images of 6 x 8 pixels with a bar of two columns, or of two rows."""

@@ -49,7 +49,7 @@ PRECISIONS = {
 class Config(Settings):
     """Settings of the command; all but the first are flags."""
 
-    run: str = setting(".", "Folder of the run")
+    run: str = setting(".", "The folder of the run")
     out: str | None = setting(None, "File to write; left out: playground.html in the folder of the run")
     precision: str = setting("float16", "In which weights are stored, and sampled", choices=tuple(PRECISIONS))
     examples: int = setting(10, "Test images that the page can repair; 0 needs no data", least=0, most=40)
@@ -196,9 +196,11 @@ def stored(array: Any, precision: str, *, symmetric: bool = False) -> dict[str, 
       symmetric: a symmetric matrix with zero diagonal, of which the entries above the diagonal are kept.
 
     Raises:
-      ValueError: numbers beyond the range of the precision.
+      ValueError: numbers that are not finite, or beyond the range of the precision.
     """
     values = np.asarray(array, np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("got parameters that are not finite; the playground takes finite ones")
     shape = list(values.shape)
     numbers = values[np.triu_indices(len(values), 1)] if symmetric else values.ravel()
     found: dict[str, Any] = {"shape": shape, "format": precision, "symmetric": symmetric}
