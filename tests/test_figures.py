@@ -116,7 +116,6 @@ def test_the_suffix_gives_the_format(tmp_path):
 
 def test_a_notebook_shows_a_figure_once():
     """With its inline backend, which knows figures of its own, and without."""
-    pytest.importorskip("IPython")
     from IPython.core.formatters import DisplayFormatter
     from matplotlib_inline.backend_inline import select_figure_formats
 
