@@ -3,17 +3,21 @@
 Not here: how a recipe is trained (`vpf_jax.app.recipes`).
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
+import vpf_jax
 from vpf_jax import figures, rules
 from vpf_jax.app.keys import key_for
 from vpf_jax.app.recipes import Recipe, Seeds
 from vpf_jax.app.runs import Images
 from vpf_jax.app.tables import line_over_seeds
-from vpf_jax.evaluate import reconstruction
+from vpf_jax.evaluate import ais, reconstruction
+from vpf_jax.sample import tempering
 from vpf_jax.train import Adam, TrainConfig
 
 RBMS = {
@@ -46,14 +50,18 @@ DIRECTED = {
     )
 }
 COSINE = Adam(schedule="cosine")
+# Gibbs sweeps between the end of a forward annealing and the start of a reverse one.
+EQUILIBRATION = 500
+
+
+def flow(epochs: int) -> TrainConfig:
+    """VPF with a fresh E-step."""
+    return TrainConfig(rules.VPF(estep="minibatch"), epochs=epochs, weight_decay=4e-4)
 
 
 def rbm(rule: str, hidden: int, epochs: int) -> Recipe:
     """How one of `RBMS` is trained in a number of epochs; docs/results/likelihood_gap.md says how that was chosen."""
     first = max(1, epochs // 4)
-
-    def flow(epochs: int) -> TrainConfig:
-        return TrainConfig(rules.VPF(estep="minibatch"), epochs=epochs, weight_decay=4e-4)
 
     def decayed(epochs: int) -> TrainConfig:
         """So strong a decay costs PCD likelihood, and repairs images better."""
@@ -112,3 +120,35 @@ def repair_errors(trained: Seeds, images: Images) -> dict[str, dict[str, list[fl
         protocol: {side: [errors[protocol][side] for errors in found] for side in reconstruction.SIDES}
         for protocol in reconstruction.PROTOCOLS
     }
+
+
+def log_partition(
+    key: jax.Array, machine: vpf_jax.BoltzmannMachine, means: jax.Array, num_chains: int, num_temperatures: int
+) -> dict[str, float]:
+    """Log Z forward and reverse, with the forward estimate's standard error and effective sample size."""
+    base = tempering.independent_machine(machine, means)
+    log_weights, reverse = _anneal(key, machine, base, num_chains=num_chains, num_temperatures=num_temperatures)
+    # Outside the compiled part, so that it warns where few chains carry the weight.
+    forward = ais.log_partition_of_weights(log_weights, base)
+    return {
+        "log_z": float(forward.log_z),
+        "log_z_standard_error": float(forward.standard_error),
+        "effective_sample_size": float(forward.effective_sample_size),
+        "log_z_reverse": float(reverse.log_z),
+    }
+
+
+@functools.partial(jax.jit, static_argnames=("num_chains", "num_temperatures"))
+def _anneal(key, machine, base, *, num_chains, num_temperatures):
+    """Forward log weights, and the estimate of reverse chains from the forward ones' states.
+
+    Before they turn back the states are resampled by weight and go on for a while as chains of the machine.
+    """
+    forward_key, resample_key, sweep_key, reverse_key = jax.random.split(key, 4)
+    states, log_weights = ais.anneal(forward_key, machine, num_chains, num_temperatures, base)
+    chosen = jax.random.categorical(resample_key, log_weights, shape=(num_chains,))
+    states = jax.tree.map(lambda layer: layer[chosen], states)
+    keys = jax.random.split(sweep_key, num_chains)
+    chain = functools.partial(vpf_jax.run_chain, num_sweeps=EQUILIBRATION)
+    states = jax.vmap(chain, in_axes=(0, None, 0))(keys, machine, states)
+    return log_weights, ais.ais_log_partition_reverse(reverse_key, machine, states, num_temperatures, base)
