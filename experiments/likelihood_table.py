@@ -84,11 +84,7 @@ class Judge(NamedTuple):
 
     def rbm(self, stack: vpf_jax.Stack, seed: int) -> dict[str, Any]:
         """Log-likelihood of the test images, and how sure log Z is."""
-        (machine,) = stack
-        key = key_for(seed, "annealing of RBMs")
-        result = named_recipes.log_partition(key, machine, self.images.train.means, **self.annealing)
-        scores = jax.jit(likelihood.rbm_log_likelihood)(machine, self.images.test.bits, 0.0)
-        return result | {"log_likelihood": float(jnp.mean(scores)) - result["log_z"]}
+        return named_recipes.rbm_log_likelihood(stack[0], self.images, seed, **self.annealing)
 
     def stack(self, stack: vpf_jax.Stack, seed: int) -> dict[str, Any]:
         """Parzen scores under all samplers, and the likelihood bound."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import vpf_jax
@@ -16,7 +17,7 @@ from vpf_jax.app.keys import key_for
 from vpf_jax.app.recipes import Recipe, Seeds
 from vpf_jax.app.runs import Images
 from vpf_jax.app.tables import line_over_seeds
-from vpf_jax.evaluate import ais, reconstruction
+from vpf_jax.evaluate import ais, likelihood, reconstruction
 from vpf_jax.sample import tempering
 from vpf_jax.train import Adam, TrainConfig
 
@@ -107,15 +108,15 @@ def draw_alignment(path: Path, some: Sequence[Seeds], title: str) -> None:
     figures.save(path, figures.lines(lines, xlabel="epoch", ylabel=label, title=title))
 
 
-def repair_errors(trained: Seeds, images: Images) -> dict[str, dict[str, list[float]]]:
-    """Mean error over the test images for each protocol and side, one number per seed."""
+def repair_errors(stack: vpf_jax.Stack, images: Images, seed: int) -> dict[str, dict[str, float]]:
+    """Mean error of an RBM over the test images for each protocol and side."""
     test = images.test
-    found = [
-        reconstruction.band_errors(
-            key_for(seed, "repair"), trained.stack(index)[0], test.bits, test.grey, images.image_shape
-        )
-        for index, seed in enumerate(trained.seeds)
-    ]
+    return reconstruction.band_errors(key_for(seed, "repair"), stack[0], test.bits, test.grey, images.image_shape)
+
+
+def repair_errors_of_seeds(trained: Seeds, images: Images) -> dict[str, dict[str, list[float]]]:
+    """`repair_errors`, one number per seed."""
+    found = [repair_errors(trained.stack(index), images, seed) for index, seed in enumerate(trained.seeds)]
     return {
         protocol: {side: [errors[protocol][side] for errors in found] for side in reconstruction.SIDES}
         for protocol in reconstruction.PROTOCOLS
@@ -152,3 +153,23 @@ def _anneal(key, machine, base, *, num_chains, num_temperatures):
     chain = functools.partial(vpf_jax.run_chain, num_sweeps=EQUILIBRATION)
     states = jax.vmap(chain, in_axes=(0, None, 0))(keys, machine, states)
     return log_weights, ais.ais_log_partition_reverse(reverse_key, machine, states, num_temperatures, base)
+
+
+def rbm_log_likelihood(
+    machine: vpf_jax.BoltzmannMachine, images: Images, seed: int, num_chains: int, num_temperatures: int
+) -> dict[str, float]:
+    """Mean log-likelihood of the test images in nats, and how sure log Z is."""
+    key = key_for(seed, "annealing of RBMs")
+    result = log_partition(key, machine, images.train.means, num_chains, num_temperatures)
+    scores = jax.jit(likelihood.rbm_log_likelihood)(machine, images.test.bits, 0.0)
+    return result | {"log_likelihood": float(jnp.mean(scores)) - result["log_z"]}
+
+
+def sweeps_per_step(recipe: Recipe) -> float:
+    """Gibbs sweeps of chains in a step, mean over the epochs of all phases; 0 of rules without chains."""
+    return sum(getattr(phase.rule, "steps", 0) * phase.epochs for phase in recipe.phases) / recipe.epochs
+
+
+def is_persistent(recipe: Recipe) -> bool:
+    """Whether chains go on from step to step in any phase."""
+    return any(isinstance(phase.rule, rules.PCD) for phase in recipe.phases)
