@@ -6,7 +6,7 @@
 Every combination of the lists is a trial: log-likelihood of the binarised validation images in nats (annealed
 importance sampling, forward), errors of repaired bands of the first of them under both protocols, largest weight, and
 seconds of training; test images are never looked at. With --start_epochs each trial begins with so many epochs of VPF
-(fresh E-step, decay 4e-4), --epochs being those that follow. Writes table.md and summary.json into --workdir and the
+(fresh E-step, decay 4e-4, centred where the trial is), --epochs being those that follow. Writes table.md and summary.json into --workdir and the
 trained machines into --models. A second start resumes. A quick setting, a minute on two cores:
 
     python -m experiments.tuning --dataset=mnist_5k --rule=cd --rule_steps=1,2 --num_seeds=2 --hidden=32 --epochs=4 \
@@ -89,7 +89,7 @@ class Config(recipes.RecipesConfig):
                 phases: tuple[TrainConfig, ...] = (config,)
                 if self.start_epochs:
                     title = f"{self.start_epochs} epochs of VPF, then {title}"
-                    phases = (named_recipes.flow(self.start_epochs), config)
+                    phases = (named_recipes.flow(self.start_epochs, self.centred), config)
                 yield recipes.Recipe(title, (self.hidden,), phases, visible_biases=self.visible_biases)
 
 
