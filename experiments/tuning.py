@@ -6,8 +6,9 @@
 Every combination of the lists is a trial: log-likelihood of the binarised validation images in nats (annealed
 importance sampling, forward), errors of repaired bands of the first of them under both protocols, largest weight, and
 seconds of training; test images are never looked at. With --start_epochs each trial begins with so many epochs of VPF
-(fresh E-step, decay 4e-4, centred where the trial is), --epochs being those that follow. Writes table.md and summary.json into --workdir and the
-trained machines into --models. A second start resumes. A quick setting, a minute on two cores:
+(fresh E-step, decay 4e-4, centred where the trial is), --epochs being those that follow. Writes table.md and
+summary.json into --workdir and the trained machines into --models. A second start resumes. A quick setting, a
+minute on two cores:
 
     python -m experiments.tuning --dataset=mnist_5k --rule=cd --rule_steps=1,2 --num_seeds=2 --hidden=32 --epochs=4 \
         --num_chains=50 --num_temperatures=200 --workdir=runs/quick
