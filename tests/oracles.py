@@ -329,6 +329,25 @@ def log_likelihoods(machine: FlatMachine) -> np.ndarray:
     return -free - log_partition(machine)
 
 
+def mean_field_free_energy(machine: FlatMachine, means: np.ndarray, order: int = 2) -> float:
+    """The Gibbs free energy of means of bits, expanded in the couplings to first or second order (Plefka 1982)."""
+    entropy = -np.sum(means * np.log(means) + (1 - means) * np.log(1 - means))
+    variances = means * (1 - means)
+    second = -np.sum(np.triu(machine.coupling, 1) ** 2 * np.outer(variances, variances)) / 2
+    return float(energies(machine, means[None])[0] - entropy + (second if order == 2 else 0))
+
+
+def mean_field_means(machine: FlatMachine, order: int = 2, rounds: int = 200) -> np.ndarray:
+    """Where that free energy is stationary, by damped iteration from 1/2, all units at once."""
+    means = np.full(len(machine.bias), 0.5)
+    for _ in range(rounds):
+        fields = machine.bias + machine.coupling @ means
+        if order == 2:
+            fields += (0.5 - means) * (machine.coupling**2 @ (means * (1 - means)))
+        means = (means + 1 / (1 + np.exp(-fields))) / 2
+    return means
+
+
 def mix(base: FlatMachine, machine: FlatMachine, beta: float) -> FlatMachine:
     """The machine with the energies (1 - beta) E_base(x) + beta E(x)."""
     return machine._replace(
@@ -359,6 +378,29 @@ def flip_log_ratios(machine: FlatMachine, visible: np.ndarray) -> np.ndarray:
         for row in visible
     ]
     return np.array(ratios)
+
+
+def energy_discrepancy(machine: FlatMachine, visible: np.ndarray, particles: np.ndarray, stabiliser: float) -> float:
+    """Mean over rows of log(w / M + (1 / M) sum_m exp(F(v) - F(v_m))), particles [rows, M, n_0]."""
+    losses = []
+    for row, copies in zip(visible, particles, strict=True):
+        gains = [free_energy(machine, row) - free_energy(machine, copy) for copy in copies]
+        losses.append(np.log((stabiliser + np.sum(np.exp(gains))) / len(copies)))
+    return float(np.mean(losses))
+
+
+def recovery_loss(machine: FlatMachine, visible: np.ndarray, noise: float) -> float:
+    """Mean over rows v and over y, v with each unit flipped with a probability, of - log p(v | y).
+
+    p(v | y) is proportional to exp(-F(v)) p(y | v).
+    """
+    every = all_states(machine.sizes[0])
+    differing = np.abs(every[:, None] - every).sum(axis=2)
+    law = noise**differing * (1 - noise) ** (every.shape[1] - differing)
+    joint = np.log(law) - np.array([[free_energy(machine, row)] for row in every])
+    posterior = joint - np.array([log_sum_exp(column) for column in joint.T])
+    numbers = state_numbers(visible)
+    return float(-np.mean(np.sum(law[numbers] * posterior[numbers], axis=1)))
 
 
 def factorial(machine: FlatMachine, visible: np.ndarray, hidden_probabilities: np.ndarray) -> np.ndarray:
