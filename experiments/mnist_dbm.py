@@ -97,7 +97,9 @@ class Config(runs.TrainingConfig):
         choices=recipes.BACKWARD_STARTS[1:],
     )
     rule: str = setting("vpf", "Learning rule; the others are what VPF is compared with", choices=rules.names())
-    rule_steps: int | None = like(rules.CD, "steps", default=None, help="Gibbs sweeps per step of cd and pcd, rounds of tap")
+    rule_steps: int | None = like(
+        rules.CD, "steps", default=None, help="Gibbs sweeps per step of cd and pcd, rounds of tap"
+    )
     hidden_flips: bool | None = like(rules.VPF, "hidden_flips", default=None)
     expectation: str | None = like(rules.VPF, "expectation", default=None)
     flips_per_step: int | None = like(rules.VPF, "flips_per_step")

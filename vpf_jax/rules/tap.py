@@ -91,7 +91,8 @@ def tap_means(machine: BoltzmannMachine, start: AnyMeans, num_steps: int, dampin
       ValueError: a directed machine, units of more values, means that do not fit the machine, or a number out of range.
     """
     num_steps = checks.integer("num_steps", num_steps, 0)
-    return _iterate(machine, _check_means(machine, start), num_steps, TAP(damping=damping).damping)
+    found = _iterate(machine, _check_means(machine, start), num_steps, TAP(damping=damping).damping)
+    return checks.spoilt(found, machine, start)
 
 
 def tap_log_partition(machine: BoltzmannMachine, means: AnyMeans) -> Float[Array, ""]:
@@ -104,7 +105,7 @@ def tap_log_partition(machine: BoltzmannMachine, means: AnyMeans) -> Float[Array
     Raises:
       ValueError: a directed machine, units of more values, or means that do not fit the machine.
     """
-    return _log_partition(machine, _check_means(machine, means))
+    return checks.spoilt(_log_partition(machine, _check_means(machine, means)), machine, means)
 
 
 def _iterate(machine: BoltzmannMachine, start: Means, num_steps: int, damping: float) -> Means:
