@@ -30,6 +30,7 @@ RULES = {
     "pcd": {"rule": "pcd"},
     "energy_discrepancy": {"rule": "energy_discrepancy", "noise": 0.3},
     "tap": {"rule": "tap"},
+    "tethered": {"rule": "tethered", "noise": 0.2},
 }
 
 

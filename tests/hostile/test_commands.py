@@ -173,7 +173,7 @@ OWN: dict[str, tuple[tuple[str, ...], ...]] = {
         ("--max_weight=0", "--max_weight=0;", "a positive finite number"),
         ("--max_weight=inf", "--max_weight=inf", "a positive finite number"),
         ("--coupling=both", "--coupling=both", "pairwise, joint"),
-        ("--rule=hebb", "--rule=hebb", "cd, pcd, mpf, pl, ratio, energy_discrepancy, tap, vpf"),
+        ("--rule=hebb", "--rule=hebb", "cd, pcd, mpf, pl, ratio, energy_discrepancy, tap, tethered, vpf"),
         ("--rule=ratio", "rule 'ratio'", "machines of 1 or 2 layers without weights inside"),
         ("--rule_steps=0", "--rule_steps=0", "at least 1"),
         ("--rule=tap --damping=1", "--damping=1;", "at least 0 and below 1"),

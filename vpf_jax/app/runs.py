@@ -138,6 +138,11 @@ class Placed:
         """[n, pixels], 1 where the grey value is above 1/2, uint8."""
         return jnp.asarray(binarise(self._images))
 
+    @functools.cached_property
+    def means(self) -> jax.Array:
+        """[pixels], of the bits over the images."""
+        return jnp.mean(self.bits, axis=0, dtype=jnp.float32)
+
 
 class Images:
     """A data set whose parts are binarised and sent to the device once in a run."""

@@ -8,6 +8,7 @@ from vpf_jax.rules.chains import CD, PCD
 from vpf_jax.rules.energy_discrepancy import EnergyDiscrepancy
 from vpf_jax.rules.flips import MPF, PL, RatioMatching
 from vpf_jax.rules.tap import TAP
+from vpf_jax.rules.tethered import Tethered
 from vpf_jax.rules.vpf import VPF
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Estimate",
     "RatioMatching",
     "Rule",
+    "Tethered",
     "get",
     "make",
     "names",
