@@ -70,7 +70,7 @@ def test_the_gradient_is_that_of_the_free_energies_of_data_and_model(case):
             data = oracles.energies(machine, states).mean()
         return data - oracles.mean_field_free_energy(machine, oracles.mean_field_means(machine, rounds=60))
 
-    found = estimate(TAP(steps=150, persistent=False), case.machine, case.layered(states), ())
+    found = estimate(TAP(steps=150), case.machine, case.layered(states), ())
     assert_close(found.objective, objective(case.flat))
     assert_gradient(found.gradient, oracles.finite_differences(objective, case.flat), 1e-6)
     assert found.carry == ()
@@ -99,7 +99,7 @@ def test_the_error_of_log_z_is_of_third_order_in_the_weights(case):
     assert 3.5 < first < 4.5, first
 
 
-@moderate
+@pytest.mark.parametrize("case", [CASES["rbm-moderate"], CASES["intra_dbm-moderate"]], ids=repr)
 @in_float64
 def test_spins_are_bits_in_other_parameters(case):
     states = case.layered(case.some_states(5))
@@ -111,7 +111,7 @@ def test_spins_are_bits_in_other_parameters(case):
     assert_close(compiled(tap_log_partition)(spins, same) - constant, compiled(tap_log_partition)(bits, means))
     steps = jax.jit(functools.partial(tap_means, num_steps=2, damping=0.3))
     assert_close(joined(steps(spins, same)), 2 * joined(steps(bits, means)) - 1)
-    rule, as_spins = TAP(persistent=False), tuple(2 * x.astype(jnp.int8) - 1 for x in states)
+    rule, as_spins = TAP(), tuple(2 * x.astype(jnp.int8) - 1 for x in states)
     assert_close(estimate(rule, spins, as_spins, ()).objective, estimate(rule, bits, states, ()).objective, 1e-9)
 
 
@@ -119,14 +119,14 @@ def test_spins_are_bits_in_other_parameters(case):
 def test_means_persist_or_start_from_the_data():
     case = CASES["rbm-peaked"]
     states = case.layered(case.some_states(4))
-    kept = TAP(steps=1, damping=0.0)
+    kept = TAP(steps=1, damping=0.0, persistent=True)
     start = kept.start(STREAM, case.machine, states)
     once = estimate(kept, case.machine, states, start)
     twice = estimate(kept, case.machine, states, once.carry)
-    at_once = estimate(TAP(steps=2, damping=0.0), case.machine, states, start)
+    at_once = estimate(TAP(steps=2, damping=0.0, persistent=True), case.machine, states, start)
     assert_close(joined(twice.carry), joined(at_once.carry))
     # The first round from the data is the same in both, as the hidden units' means given the data are.
-    fresh = TAP(steps=1, damping=0.0, persistent=False)
+    fresh = TAP(steps=1, damping=0.0)
     assert fresh.start(STREAM, case.machine, states) == ()
     assert_close(estimate(fresh, case.machine, states, ()).objective, once.objective)
     assert_close(start[1], jax.nn.sigmoid(states[0] @ case.machine.weights[0] + case.machine.biases[1][None]))

@@ -12,8 +12,9 @@ parameters, is a difference of statistics: those of each particle, by the share
 
 that it has in the sum, against those of the example by the sum of the shares. There are no chains. For w = 0 and M to
 infinity the loss becomes - log p(v | y) up to a number that does not depend on the machine, where p(v | y) is
-proportional to exp(-F(v)) p(y | v): the likelihood of recovering v from y. With few particles of little noise none may
-be likelier than the data, and the stabiliser bounds the loss from below.
+proportional to exp(-F(v)) p(y | v): the likelihood of recovering v from y. The stabiliser bounds the loss from below.
+Noise has to be so little that some particle is about as likely as the example: where none is, all shares vanish, and
+nothing is learnt.
 
 Machines with a free energy in closed form: two layers whose hidden units are independent given the visible ones, and a
 single layer. Not here: p(v | y) by chains, or by sums over single flips (`flips`).

@@ -13,7 +13,8 @@ Onsager's reaction, what it sees of itself in them:
 The statistics of the model are then <x_j> = m_j and <x_i x_j> = m_i m_j + w_ij V_i V_j, the derivatives of - G by the
 parameters. Learning replaces the chains of contrastive divergence by some rounds of these equations, from the data or
 from where the means were (Gabrie, Tramel and Krzakala, arXiv 1506.02914). No random numbers are drawn, and a synapse
-sees the mean and the variance of its two units.
+sees the mean and the variance of its two units. Without noise, means that persist may all come to one fixed point,
+where those that start from the data stay at as many as the machine has near them.
 
 Machines of every family, of two-valued units. The expansion is good where weights are weak: a machine with sharp
 conditionals is beyond it. Not here: mean field to first order, of hidden units given visible ones
@@ -53,7 +54,7 @@ class TAP(Rule):
     steps: int = setting(3, "Rounds of the mean-field equations per step", least=1, flag="rule_steps")
     damping: float = setting(0.5, "Share of its old value that a mean keeps in a round", least=0, below=1)
     persistent: bool = setting(
-        True, "Whether means go on from step to step, as many as a minibatch has examples, or start from the data"
+        False, "Whether means go on from step to step, as many as a minibatch has examples, or start from the data"
     )
 
     def accepts(self, machine: BoltzmannMachine) -> None:
