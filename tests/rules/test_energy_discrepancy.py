@@ -15,6 +15,7 @@ from families import (
     each_case,
     in_float64,
     make_case,
+    one_to_one,
     training,
 )
 
@@ -118,6 +119,14 @@ def test_the_particles_never_take_more_than_the_stated_memory():
     used = lowered.compile().memory_analysis().temp_size_in_bytes
     # Some arrays of that size, and of the size of the weights, live at once; all particles would take 52 MB.
     assert used < 3 * rule.CHUNK_BYTES + 4 * 784 * 196 * 4
+
+
+@in_float64
+def test_couplings_of_other_kinds_are_taken():
+    visible = jnp.array([[0, 1, 1], [1, 0, 1]])
+    found, wanted = (compiled(8, 0.2)(jax.random.key(0), machine, visible)[0] for machine in one_to_one())
+    assert_close(found.objective, wanted.objective)
+    assert_close(found.gradient.weights[0].weights, jnp.diagonal(wanted.gradient.weights[0]))
 
 
 @in_float64

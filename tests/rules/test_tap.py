@@ -15,6 +15,7 @@ from families import (
     each_case,
     in_float64,
     joined,
+    one_to_one,
     training,
 )
 from test_units import TERNARY
@@ -140,6 +141,15 @@ def test_damping_keeps_a_share_of_the_old_means():
     (mixed,) = tap_means(case.machine, means, 1, 0.25)
     assert_close(mixed, 0.25 * old + 0.75 * new)
     assert_close(joined(tap_means(case.machine, means, 0)), joined(means))
+
+
+@in_float64
+def test_couplings_of_other_kinds_are_taken():
+    sparse, matrix = one_to_one()
+    states = (jnp.array([[0, 1, 1], [1, 0, 1]]), jnp.array([[1, 1, 0], [0, 0, 1]]))
+    found, wanted = (estimate(TAP(), machine, states, ()) for machine in (sparse, matrix))
+    assert_close(found.objective, wanted.objective)
+    assert_close(found.gradient.weights[0].weights, jnp.diagonal(wanted.gradient.weights[0]))
 
 
 @in_float64

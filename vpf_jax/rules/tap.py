@@ -191,13 +191,15 @@ def _check_means(machine: BoltzmannMachine, means: AnyMeans) -> Means:
     _check(machine, "mean field to second order")
     check_state(machine, means, batched=False, ignored=range(len(machine.sizes)), name="the means")
     for i, (unit, m) in enumerate(zip(_kinds(machine), means, strict=True)):
-        low, high = unit.low, unit.high
-
-        def found(given: np.ndarray, low: int = low, high: int = high) -> str:
-            return f"with values from {given.min():g} to {given.max():g}; they are from {low} to {high}"
-
-        def holds(given: Any, xp: Any, low: int = low, high: int = high) -> Any:
-            return xp.all((given >= low) & (given <= high))
-
-        checks.values(f"layer {i} of the means", m, f"from {low} to {high}", holds, found)
+        _check_between(f"layer {i} of the means", m, unit.low, unit.high)
     return tuple(jnp.asarray(m, b.dtype) for m, b in zip(means, machine.biases, strict=True))
+
+
+def _check_between(name: str, value: AnyArray, low: int, high: int) -> None:
+    def holds(given: Any, xp: Any) -> Any:
+        return xp.all((given >= low) & (given <= high))
+
+    def found(given: np.ndarray) -> str:
+        return f"with values from {given.min():g} to {given.max():g}; they are from {low} to {high}"
+
+    checks.values(name, value, f"from {low} to {high}", holds, found)
