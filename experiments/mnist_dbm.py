@@ -43,7 +43,18 @@ COLUMNS = (
     "parzen_sigma",
 )
 # Flags that are options of rules, those of a rule being found by its class.
-RULE_OPTIONS = ("rule_steps", "noise", "hidden_flips", "expectation", "flips_per_step", "estep")
+RULE_OPTIONS = (
+    "rule_steps",
+    "noise",
+    "hidden_flips",
+    "expectation",
+    "flips_per_step",
+    "estep",
+    "particles",
+    "stabiliser",
+    "damping",
+    "persistent",
+)
 # Samples in each frame of the animation.
 FILMED = 50
 REFINING = ("refine_epochs", "refine_learning_rate", "refine_weight_decay")
@@ -89,12 +100,18 @@ class Config(runs.TrainingConfig):
         choices=recipes.BACKWARD_STARTS[1:],
     )
     rule: str = setting("vpf", "Learning rule; the others are what VPF is compared with", choices=rules.names())
-    rule_steps: int | None = like(rules.CD, "steps", default=None, help="Gibbs sweeps per step of rules with chains")
+    rule_steps: int | None = like(
+        rules.CD, "steps", default=None, help="Gibbs sweeps per step of rules with chains, rounds of tap"
+    )
     noise: float | None = like(rules.Tethered, "noise", default=None)
     hidden_flips: bool | None = like(rules.VPF, "hidden_flips", default=None)
     expectation: str | None = like(rules.VPF, "expectation", default=None)
     flips_per_step: int | None = like(rules.VPF, "flips_per_step")
     estep: str | None = like(rules.VPF, "estep", default=None)
+    particles: int | None = like(rules.EnergyDiscrepancy, "particles", default=None)
+    stabiliser: float | None = like(rules.EnergyDiscrepancy, "stabiliser", default=None)
+    damping: float | None = like(rules.TAP, "damping", default=None)
+    persistent: bool | None = like(rules.TAP, "persistent", default=None)
     refine: str = setting(
         "none",
         "Rule by which training goes on after --epochs, with --rule_steps sweeps per step, its learning rate falling "

@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from flax import struct
 from hypothesis import strategies as st
 
 from vpf_jax import BoltzmannMachine, rules, train
+from vpf_jax.couplings import Coupling
 from vpf_jax.settings import options
 
 
@@ -78,6 +80,37 @@ class Case(NamedTuple):
 
     def __repr__(self) -> str:
         return self.name
+
+
+@struct.dataclass
+class OneToOne(Coupling):
+    """Each unit of a layer is joined to the one opposite it alone."""
+
+    weights: jax.Array
+
+    @property
+    def shape(self):
+        return (len(self.weights), len(self.weights))
+
+    @property
+    def dtype(self):
+        return self.weights.dtype
+
+    def up(self, x, dtype):
+        return (x * jnp.expand_dims(self.weights, range(x.ndim - 1))).astype(dtype)
+
+    def down(self, y, dtype):
+        return self.up(y, dtype)
+
+    def products(self, a, b):
+        return OneToOne(jnp.mean(a * b, axis=0))
+
+
+def one_to_one() -> tuple[BoltzmannMachine, BoltzmannMachine]:
+    """The same machine with a coupling of that kind and with a matrix that is zero off its diagonal."""
+    joints = jnp.array([0.8, -1.2, 0.4])
+    biases = jnp.array([0.3, -0.2, 0.1]), jnp.array([-0.5, 0.4, 0.2])
+    return tuple(BoltzmannMachine(biases, (weights,), (None, None)) for weights in (OneToOne(joints), jnp.diag(joints)))
 
 
 def make_case(name: str, sizes: Sequence[int], intra_layers: Sequence[int], largest_field: float, seed: int) -> Case:

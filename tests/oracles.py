@@ -329,6 +329,25 @@ def log_likelihoods(machine: FlatMachine) -> np.ndarray:
     return -free - log_partition(machine)
 
 
+def mean_field_free_energy(machine: FlatMachine, means: np.ndarray, order: int = 2) -> float:
+    """The Gibbs free energy of means of bits, expanded in the couplings to first or second order (Plefka 1982)."""
+    entropy = -np.sum(means * np.log(means) + (1 - means) * np.log(1 - means))
+    variances = means * (1 - means)
+    second = -np.sum(np.triu(machine.coupling, 1) ** 2 * np.outer(variances, variances)) / 2
+    return float(energies(machine, means[None])[0] - entropy + (second if order == 2 else 0))
+
+
+def mean_field_means(machine: FlatMachine, order: int = 2, rounds: int = 200) -> np.ndarray:
+    """Where that free energy is stationary, by damped iteration from 1/2, all units at once."""
+    means = np.full(len(machine.bias), 0.5)
+    for _ in range(rounds):
+        fields = machine.bias + machine.coupling @ means
+        if order == 2:
+            fields += (0.5 - means) * (machine.coupling**2 @ (means * (1 - means)))
+        means = (means + 1 / (1 + np.exp(-fields))) / 2
+    return means
+
+
 def mix(base: FlatMachine, machine: FlatMachine, beta: float) -> FlatMachine:
     """The machine with the energies (1 - beta) E_base(x) + beta E(x)."""
     return machine._replace(
@@ -359,6 +378,15 @@ def flip_log_ratios(machine: FlatMachine, visible: np.ndarray) -> np.ndarray:
         for row in visible
     ]
     return np.array(ratios)
+
+
+def energy_discrepancy(machine: FlatMachine, visible: np.ndarray, particles: np.ndarray, stabiliser: float) -> float:
+    """Mean over rows of log(w / M + (1 / M) sum_m exp(F(v) - F(v_m))), particles [rows, M, n_0]."""
+    losses = []
+    for row, copies in zip(visible, particles, strict=True):
+        gains = [free_energy(machine, row) - free_energy(machine, copy) for copy in copies]
+        losses.append(np.log((stabiliser + np.sum(np.exp(gains))) / len(copies)))
+    return float(np.mean(losses))
 
 
 def factorial(machine: FlatMachine, visible: np.ndarray, hidden_probabilities: np.ndarray) -> np.ndarray:

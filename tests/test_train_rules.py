@@ -28,6 +28,8 @@ RULES = {
     "ratio": {"rule": "ratio"},
     "cd": {"rule": "cd", "steps": 3},
     "pcd": {"rule": "pcd"},
+    "energy_discrepancy": {"rule": "energy_discrepancy", "noise": 0.3},
+    "tap": {"rule": "tap"},
     "tethered": {"rule": "tethered", "noise": 0.2},
 }
 

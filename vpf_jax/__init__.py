@@ -19,7 +19,9 @@ from vpf_jax.evaluate.parzen import choose_sigma, parzen_log_likelihood
 from vpf_jax.evaluate.reconstruction import band_mask, corrupt, inpaint, random_mask, reconstruct, reconstruction_error
 from vpf_jax.machine import BoltzmannMachine, State, init_machine, tie_intra, untie, with_units, with_visible_means
 from vpf_jax.rules.chains import contrastive_divergence, persistent_contrastive_divergence
+from vpf_jax.rules.energy_discrepancy import energy_discrepancy
 from vpf_jax.rules.flips import averaged_flow, flip_estimate
+from vpf_jax.rules.tap import tap_log_partition, tap_means
 from vpf_jax.rules.tethered import tethered_contrastive_divergence
 from vpf_jax.rules.vpf import DirectedGradient, directed_gradient, flip_rates, local_gradient, vpf_objective
 from vpf_jax.sample.gibbs import gibbs_sweep, run_chain
@@ -88,6 +90,7 @@ __all__ = [
     "corrupt",
     "directed_gradient",
     "energy",
+    "energy_discrepancy",
     "event_gradient",
     "flip_estimate",
     "flip_rates",
@@ -121,6 +124,8 @@ __all__ = [
     "squared_weight",
     "stack_bound",
     "stdp_window",
+    "tap_log_partition",
+    "tap_means",
     "tethered_contrastive_divergence",
     "tie_intra",
     "untie",

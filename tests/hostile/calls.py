@@ -393,6 +393,20 @@ CALLS: dict[str, Call] = {
         VISIBLE_OF | {"rule": "pl", "units": np.array([0, 2])},
         OF_VISIBLE | {"rule": "choice", "units": "units"},
     ),
+    "energy_discrepancy": Call(
+        V.energy_discrepancy,
+        KEYED | VISIBLE_OF | {"particles": 2, "noise": 0.2, "stabiliser": 0.5},
+        OF_KEY | OF_VISIBLE | {"particles": "count", "noise": "rate", "stabiliser": "number"},
+    ),
+    # What is no state is no means either.
+    "tap_means": Call(
+        V.tap_means,
+        {"machine": RBM, "start": STATE, "num_steps": 2, "damping": 0.2},
+        {"machine": "machine", "start": "state", "num_steps": "steps", "damping": "rate"},
+    ),
+    "tap_log_partition": Call(
+        V.tap_log_partition, {"machine": RBM, "means": STATE}, {"machine": "machine", "means": "state"}
+    ),
     "contrastive_divergence": Call(
         V.contrastive_divergence,
         KEYED | MACHINE_STATES | {"num_steps": 1},
@@ -622,5 +636,8 @@ SYMMETRIC = (
     "run_tempered",
     "averaged_flow",
     "flip_estimate",
+    "energy_discrepancy",
+    "tap_means",
+    "tap_log_partition",
     "pseudo_log_likelihood",
 )

@@ -181,6 +181,9 @@ SCORES = {
     "watch": lambda m: monitor.watch(jax.random.key(1), (m,), calls.VISIBLE)["mean_activation"],
     "run_tempered": lambda m: V.run_tempered(jax.random.key(1), m, calls.STATES, calls.BETAS, 2).acceptance,
     "run_spiking": lambda m: V.run_spiking(jax.random.key(1), m, calls.STATE, 5).occupation,
+    "energy_discrepancy": lambda m: V.energy_discrepancy(jax.random.key(1), m, calls.VISIBLE).objective,
+    "tap_means": lambda m: V.tap_means(m, calls.STATE, 2),
+    "tap_log_partition": lambda m: V.tap_log_partition(m, calls.STATE),
     "vpf_objective": lambda m: V.vpf_objective(m, calls.STATES),
     "weights' largest": lambda m: train.largest_weight((m,)),
 }

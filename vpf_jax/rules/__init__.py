@@ -5,7 +5,9 @@ A rule of one's own is a class derived from `Rule` and registered from any file.
 
 from vpf_jax.rules.base import Estimate, Rule, get, make, names, register
 from vpf_jax.rules.chains import CD, PCD
+from vpf_jax.rules.energy_discrepancy import EnergyDiscrepancy
 from vpf_jax.rules.flips import MPF, PL, RatioMatching
+from vpf_jax.rules.tap import TAP
 from vpf_jax.rules.tethered import Tethered
 from vpf_jax.rules.vpf import VPF
 
@@ -14,7 +16,9 @@ __all__ = [
     "MPF",
     "PCD",
     "PL",
+    "TAP",
     "VPF",
+    "EnergyDiscrepancy",
     "Estimate",
     "RatioMatching",
     "Rule",

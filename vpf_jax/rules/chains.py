@@ -126,8 +126,8 @@ def chain_estimate(
         return jax.vmap(sweep_one)(chains, uniforms, tether), None
 
     moved = jax.lax.scan(sweep, tuple(jnp.asarray(x) for x in chains), jnp.arange(num_steps))[0]
-    data_energy, data = _statistics(machine, states)
-    chain_energy, model = _statistics(machine, moved)
+    data_energy, data = statistics(machine, states)
+    chain_energy, model = statistics(machine, moved)
     return Estimate(
         objective=data_energy - chain_energy,
         # The derivative of the mean energy is minus the statistics.
@@ -136,7 +136,7 @@ def chain_estimate(
     )
 
 
-def _statistics(machine: BoltzmannMachine, states: AnyState) -> tuple[Float[Array, ""], BoltzmannMachine]:
+def statistics(machine: BoltzmannMachine, states: AnyState) -> tuple[Float[Array, ""], BoltzmannMachine]:
     """Mean (free) energy of a batch, and the means of x_i x_j and x_j, in the shape of the machine."""
     summed = len(machine.sizes) == 2 and machine.has_independent_hidden
     x = tuple(jnp.asarray(layer, b.dtype) for layer, b in zip(states, machine.biases, strict=True))
@@ -146,12 +146,21 @@ def _statistics(machine: BoltzmannMachine, states: AnyState) -> tuple[Float[Arra
         mean_energy = jnp.mean(jax.vmap(free_energy, in_axes=(None, 0))(machine, x[0]))
     else:
         mean_energy = jnp.mean(jax.vmap(energy, in_axes=(None, 0))(machine, x))
-    return mean_energy, dataclasses.replace(
+    return mean_energy, moments(machine, x)
+
+
+def moments(machine: BoltzmannMachine, x: State, shares: Float[Array, " batch"] | None = None) -> BoltzmannMachine:
+    """Means of x_i x_j and x_j over a batch of values or means of the units, in the shape of the machine.
+
+    Each example counts as often as its share says, where shares are given.
+    """
+    y = x if shares is None else tuple(shares[:, None] * layer for layer in x)
+    return dataclasses.replace(
         machine,
-        biases=tuple(jnp.mean(layer, axis=0) for layer in x),
-        weights=tuple(couplings.products(w, x[i], x[i + 1]) for i, w in enumerate(machine.weights)),
+        biases=tuple(jnp.mean(layer, axis=0) for layer in y),
+        weights=tuple(couplings.products(w, x[i], y[i + 1]) for i, w in enumerate(machine.weights)),
         intra=tuple(
-            None if l is None else couplings.hollow(couplings.products(l, x[i], x[i]))
+            None if l is None else couplings.hollow(couplings.products(l, x[i], y[i]))
             for i, l in enumerate(machine.intra)
         ),
     )

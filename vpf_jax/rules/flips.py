@@ -196,11 +196,15 @@ def draw_units(stream: Stream, machine: BoltzmannMachine, num_units: int | None)
     return None if num_units is None else permutation(stream, machine.sizes[0])[:num_units]
 
 
-def check_closed_form(machine: BoltzmannMachine, what: str, layers: tuple[int, ...]) -> None:
-    """Raises ValueError unless the machine has symmetric weights, layers as allowed, and independent hidden units."""
+def check_closed_form(machine: BoltzmannMachine, what: str, layers: tuple[int, ...], *, dense: bool = True) -> None:
+    """Raises ValueError unless the machine has symmetric weights, layers as allowed, and independent hidden units.
+
+    Units have two values, and the weights are matrices where `dense` ones are asked for.
+    """
     check_machine(machine)
     check_symmetric(machine, what)
-    couplings.check_dense(machine.weights, what)
+    if dense:
+        couplings.check_dense(machine.weights, what)
     for unit in machine.layer_units:
         two_valued(unit, what)
     if len(machine.sizes) not in layers or not machine.has_independent_hidden:
