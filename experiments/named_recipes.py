@@ -197,5 +197,5 @@ def sweeps_per_step(recipe: Recipe) -> float:
 
 
 def is_persistent(recipe: Recipe) -> bool:
-    """Whether chains go on from step to step in any phase."""
-    return any(isinstance(phase.rule, rules.PCD) for phase in recipe.phases)
+    """Whether chains, or means, go on from step to step in any phase."""
+    return any(phase.rule.keeps_chains for phase in recipe.phases)

@@ -37,6 +37,8 @@ from vpf_jax.train import Adam, TrainConfig, largest_weight
 
 # Lists of settings of rules, under the names that the rules give them.
 RULE_LISTS = {"rule_steps": "steps", "noise": "noise"}
+# Settings of rules that are the same in all trials.
+RULE_FIXED = ("flips_per_step", "particles", "stabiliser", "damping", "persistent")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,10 @@ class Config(recipes.RecipesConfig):
     rule_steps: tuple[int, ...] | None = setting(None, "Gibbs sweeps per step, of rules with chains", least=1)
     noise: tuple[float, ...] | None = setting(None, "Probabilities of flips in noisy copies", above=0, most=0.5)
     flips_per_step: int | None = like(rules.MPF, "flips_per_step")
+    particles: int | None = like(rules.EnergyDiscrepancy, "particles", default=None)
+    stabiliser: float | None = like(rules.EnergyDiscrepancy, "stabiliser", default=None)
+    damping: float | None = like(rules.TAP, "damping", default=None)
+    persistent: bool | None = like(rules.TAP, "persistent", default=None)
     learning_rates: tuple[float, ...] = setting((1e-3,), "Of Adam", above=0)
     weight_decays: tuple[float, ...] = setting((1e-4,), "Of weights", least=0)
     schedule: str = setting("cosine", "Of the learning rate", choices=SCHEDULES)
@@ -68,17 +74,17 @@ class Config(recipes.RecipesConfig):
         super().__post_init__()
         own = options(rules.get(self.rule))
         strangers = [flag for flag, name in RULE_LISTS.items() if name not in own]
-        strangers += [] if "flips_per_step" in own else ["flips_per_step"]
+        strangers += [name for name in RULE_FIXED if name not in own]
         refuse_given(self, strangers, f"rule {self.rule} has no such option")
 
     def trials(self) -> Iterator[recipes.Recipe]:
         """One recipe for each combination."""
         lists = {name: getattr(self, flag) for flag, name in RULE_LISTS.items() if getattr(self, flag) is not None}
-        fixed = {} if self.flips_per_step is None else {"flips_per_step": self.flips_per_step}
+        fixed = {name: getattr(self, name) for name in RULE_FIXED if getattr(self, name) is not None}
         for values in itertools.product(*lists.values()):
             own = dict(zip(lists, values, strict=True))
             rule = rules.make(self.rule, **fixed, **own)
-            told = "".join(f", {name} {value:g}" for name, value in own.items())
+            told = "".join(f", {name.replace('_', ' ')} {value:g}" for name, value in (own | fixed).items())
             rest = (self.batch_sizes, self.learning_rates, self.weight_decays, self.averaging, self.epochs)
             for batch_size, rate, decay, averaging, epochs in itertools.product(*rest):
                 optimizer = Adam(rate, self.schedule, averaging)

@@ -131,7 +131,7 @@ def test_submodules_are_reached_without_importing_them_by_name():
         "print(vpf_jax.train.TrainConfig().rule.name, list(vpf_jax.data.SOURCES)[0], vpf_jax.checkpoint.KEPT,"
         " vpf_jax.figures.tiles.__name__, {'train', 'figures'} <= set(dir(vpf_jax)))"
     )
-    assert run(sys.executable, "-c", program, cwd=ROOT).stdout.split() == ["vpf", "mnist_5k", "2", "tiles", "True"]
+    assert run(sys.executable, "-c", program, cwd=ROOT).stdout.split() == ["vpf", "digits_8x8", "2", "tiles", "True"]
     with pytest.raises(AttributeError, match="module 'vpf_jax' has no attribute 'trian'"):
         vpf_jax.trian  # noqa: B018
 

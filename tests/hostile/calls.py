@@ -417,6 +417,16 @@ CALLS: dict[str, Call] = {
         KEYED | MACHINE_STATES | {"chains": STATES, "num_steps": 1},
         OF_KEY | OF_STATES | {"chains": "states", "num_steps": "count"},
     ),
+    "tethered_contrastive_divergence": Call(
+        V.tethered_contrastive_divergence,
+        KEYED | MACHINE_STATES | {"noise": 0.2, "num_steps": 1},
+        OF_KEY | OF_STATES | {"noise": "rate", "num_steps": "count"},
+    ),
+    "with_visible_means": Call(
+        V.with_visible_means,
+        {"machine": RBM, "means": jnp.full(4, 0.5)},
+        {"machine": "machine", "means": "probabilities"},
+    ),
     "parzen_log_likelihood": Call(
         V.parzen_log_likelihood,
         {"centres": GREY, "points": GREY, "sigma": 0.2},
@@ -628,6 +638,7 @@ SYMMETRIC = (
     "log_partition_exact",
     "contrastive_divergence",
     "persistent_contrastive_divergence",
+    "tethered_contrastive_divergence",
     "ais_log_partition",
     "ais_log_partition_reverse",
     "rbm_log_likelihood",

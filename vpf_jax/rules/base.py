@@ -64,6 +64,11 @@ class Rule(Settings, abc.ABC):
         """Whether hidden states are sampled for the whole epoch at its start, and not before each minibatch."""
         return False
 
+    @property
+    def keeps_chains(self) -> bool:
+        """Whether something of a step is where the next one starts, such as persistent chains."""
+        return False
+
     def accepts(self, machine: BoltzmannMachine) -> None:
         """Raises ValueError, in one sentence, for a machine that the rule does not take; any by default."""
 

@@ -59,6 +59,10 @@ class PCD(ChainRule):
 
     name = "pcd"
 
+    @property
+    def keeps_chains(self) -> bool:
+        return True
+
     def start(self, stream: Stream, machine: BoltzmannMachine, states: State) -> State:
         return states
 

@@ -57,6 +57,10 @@ class TAP(Rule):
         False, "Whether means go on from step to step, as many as a minibatch has examples, or start from the data"
     )
 
+    @property
+    def keeps_chains(self) -> bool:
+        return self.persistent
+
     def accepts(self, machine: BoltzmannMachine) -> None:
         _check(machine, f"rule {self.name!r}")
 
