@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vpf_jax import checks
 from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_state
 from vpf_jax.rules.base import Estimate, register
 from vpf_jax.rules.chains import ChainRule, chain_estimate
@@ -68,11 +67,9 @@ def tethered_contrastive_divergence(
       ValueError: a directed machine, units of other values, states that do not fit the machine, an empty batch, or a
         number out of range.
     """
-    two_valued(machine.layer_units[0], "a tether")
-    checks.probability("noise", noise)
-    checks.require(0 < noise <= 0.5, "noise", noise, "above 0 and at most 1/2")
     check_state(machine, states, batched=True, name="the states")
-    return _estimate(stream_of(key), machine, states, noise, num_steps)
+    two_valued(machine.layer_units[0], "a tether")
+    return _estimate(stream_of(key), machine, states, Tethered(noise=noise).noise, num_steps)
 
 
 def _estimate(stream: Stream, machine: BoltzmannMachine, states: AnyState, noise: float, num_steps: int) -> Estimate:
