@@ -73,8 +73,8 @@ class Sizes:
     samples: int = 10_000
     raced_rbms: tuple[str, ...] = ("vpf_pcd", "pcd1", "pcd10", "cd1")
     rbm_epochs: int = 40
-    annealing: tuple[int, int] = (100, 2000)
-    repaired: int = 2000
+    annealing: tuple[int, int] = (200, 2000)
+    repaired: int = 1000
     raced_stacks: tuple[str, ...] = ("intra_dbm", "intra_dbm_refined")
     stack_epochs: int = 200
     most_seconds: float = 240.0
