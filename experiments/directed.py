@@ -97,7 +97,7 @@ def measure(trained: recipes.Seeds, images: runs.Images, num_samples: int) -> di
         }
         for name, value in row.items():
             found.setdefault(name, []).append(value)
-    return found | {"train_seconds": trained.seconds, **named_recipes.repair_errors(trained, images)}
+    return found | {"train_seconds": trained.seconds, **named_recipes.repair_errors_of_seeds(trained, images)}
 
 
 def tabulate(rows: dict[str, dict[str, Any]], guesses: dict[str, dict[str, float]]) -> str:

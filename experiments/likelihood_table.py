@@ -33,12 +33,9 @@ from experiments import named_recipes
 from vpf_jax.app import command, recipes, runs
 from vpf_jax.app.keys import key_for
 from vpf_jax.app.tables import cell, markdown_table
-from vpf_jax.evaluate import ais, generation, likelihood
-from vpf_jax.sample import tempering
+from vpf_jax.evaluate import generation, likelihood
 from vpf_jax.settings import setting
 
-# Gibbs sweeps between the end of a forward annealing and the start of a reverse one.
-EQUILIBRATION = 500
 # Posterior samples of the importance-weighted bound, beside the plain one.
 BOUND_SAMPLES = 20
 # The paper's "-P" and "-R" first; a long chain in the top machine, started at uniform bits, last.
@@ -87,11 +84,7 @@ class Judge(NamedTuple):
 
     def rbm(self, stack: vpf_jax.Stack, seed: int) -> dict[str, Any]:
         """Log-likelihood of the test images, and how sure log Z is."""
-        (machine,) = stack
-        means = jnp.mean(self.images.train.bits, axis=0, dtype=jnp.float32)
-        result = log_partition(key_for(seed, "annealing of RBMs"), machine, means, **self.annealing)
-        scores = jax.jit(likelihood.rbm_log_likelihood)(machine, self.images.test.bits, 0.0)
-        return result | {"log_likelihood": float(jnp.mean(scores)) - result["log_z"]}
+        return named_recipes.rbm_log_likelihood(stack[0], self.images, seed, **self.annealing)
 
     def stack(self, stack: vpf_jax.Stack, seed: int) -> dict[str, Any]:
         """Parzen scores under all samplers, and the likelihood bound."""
@@ -99,12 +92,11 @@ class Judge(NamedTuple):
         visible, test = self.images.train.bits, self.images.test.bits
         activations = generation.activations(prior_key, stack, visible)
         if len(stack) == 1:
-            means = jnp.mean(visible, axis=0, dtype=jnp.float32)
-            result = log_partition(ais_key, stack[0], means, **self.annealing)
+            result = named_recipes.log_partition(ais_key, stack[0], self.images.train.means, **self.annealing)
             bounds = jax.jit(likelihood.variational_bound)(stack[0], test, result["log_z"])
             result |= {"bound": float(jnp.mean(bounds))}
         else:
-            result = log_partition(ais_key, stack[-1], activations[-2], **self.annealing)
+            result = named_recipes.log_partition(ais_key, stack[-1], activations[-2], **self.annealing)
             bound = jax.jit(likelihood.stack_bound, static_argnames="num_samples")
             plain_key, weighted_key = jax.random.split(bound_key)
             plain = jnp.mean(bound(plain_key, stack, test, result["log_z"]))
@@ -192,38 +184,6 @@ def independent_pixels(train: Any, test: Any) -> float:
     train, test = (np.asarray(part, np.float64) for part in (train, test))
     means = (train.sum(axis=0) + 1) / (len(train) + 2)
     return float((test @ np.log(means) + (1 - test) @ np.log1p(-means)).mean())
-
-
-def log_partition(
-    key: jax.Array, machine: vpf_jax.BoltzmannMachine, means: jax.Array, num_chains: int, num_temperatures: int
-) -> dict[str, float]:
-    """Log Z forward and reverse, with the forward estimate's standard error and effective sample size."""
-    base = tempering.independent_machine(machine, means)
-    log_weights, reverse = _anneal(key, machine, base, num_chains=num_chains, num_temperatures=num_temperatures)
-    # Outside the compiled part, so that it warns where few chains carry the weight.
-    forward = ais.log_partition_of_weights(log_weights, base)
-    return {
-        "log_z": float(forward.log_z),
-        "log_z_standard_error": float(forward.standard_error),
-        "effective_sample_size": float(forward.effective_sample_size),
-        "log_z_reverse": float(reverse.log_z),
-    }
-
-
-@functools.partial(jax.jit, static_argnames=("num_chains", "num_temperatures"))
-def _anneal(key, machine, base, *, num_chains, num_temperatures):
-    """Forward log weights, and the estimate of reverse chains from the forward ones' states.
-
-    Before they turn back the states are resampled by weight and go on for a while as chains of the machine.
-    """
-    forward_key, resample_key, sweep_key, reverse_key = jax.random.split(key, 4)
-    states, log_weights = ais.anneal(forward_key, machine, num_chains, num_temperatures, base)
-    chosen = jax.random.categorical(resample_key, log_weights, shape=(num_chains,))
-    states = jax.tree.map(lambda layer: layer[chosen], states)
-    keys = jax.random.split(sweep_key, num_chains)
-    chain = functools.partial(vpf_jax.run_chain, num_sweeps=EQUILIBRATION)
-    states = jax.vmap(chain, in_axes=(0, None, 0))(keys, machine, states)
-    return log_weights, ais.ais_log_partition_reverse(reverse_key, machine, states, num_temperatures, base)
 
 
 def table_of_rbms(found: dict[str, Any], pixels: float) -> str:

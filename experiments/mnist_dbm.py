@@ -28,7 +28,7 @@ from vpf_jax.app.folder import Growth, UsageError, write_arrays
 from vpf_jax.app.keys import key_for
 from vpf_jax.evaluate import generation
 from vpf_jax.settings import like, options, refuse_given, setting
-from vpf_jax.train import Adam, TrainConfig
+from vpf_jax.train import Adam, TrainConfig, learnt
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ COLUMNS = (
     "parzen_sigma",
 )
 # Flags that are options of rules, those of a rule being found by its class.
-RULE_OPTIONS = ("rule_steps", "hidden_flips", "expectation", "flips_per_step", "estep")
+RULE_OPTIONS = ("rule_steps", "noise", "hidden_flips", "expectation", "flips_per_step", "estep")
 # Samples in each frame of the animation.
 FILMED = 50
 REFINING = ("refine_epochs", "refine_learning_rate", "refine_weight_decay")
@@ -67,6 +67,9 @@ class Config(runs.TrainingConfig):
     learning_rate: float = like(Adam, "learning_rate")
     weight_decay: float = like(TrainConfig, "weight_decay")
     schedule: str = like(Adam, "schedule")
+    averaging: float = like(Adam, "averaging")
+    centred: bool = like(TrainConfig, "centred")
+    visible_biases: str = like(recipes.Recipe, "visible_biases")
     max_weight: float | None = like(TrainConfig, "max_weight")
     coupling: str = setting(
         "pairwise",
@@ -86,7 +89,8 @@ class Config(runs.TrainingConfig):
         choices=recipes.BACKWARD_STARTS[1:],
     )
     rule: str = setting("vpf", "Learning rule; the others are what VPF is compared with", choices=rules.names())
-    rule_steps: int | None = like(rules.CD, "steps", default=None, help="Gibbs sweeps per step of cd and pcd")
+    rule_steps: int | None = like(rules.CD, "steps", default=None, help="Gibbs sweeps per step of rules with chains")
+    noise: float | None = like(rules.Tethered, "noise", default=None)
     hidden_flips: bool | None = like(rules.VPF, "hidden_flips", default=None)
     expectation: str | None = like(rules.VPF, "expectation", default=None)
     flips_per_step: int | None = like(rules.VPF, "flips_per_step")
@@ -95,7 +99,7 @@ class Config(runs.TrainingConfig):
         "none",
         "Rule by which training goes on after --epochs, with --rule_steps sweeps per step, its learning rate falling "
         "to 0 along a cosine",
-        choices=("none", "pcd", "cd"),
+        choices=("none", "pcd", "cd", "tethered"),
     )
     refine_epochs: int | None = like(TrainConfig, "epochs", default=None, help="Epochs of --refine; left out: 40")
     refine_learning_rate: float | None = like(
@@ -159,12 +163,13 @@ class Config(runs.TrainingConfig):
         phases = [
             TrainConfig(
                 self._rule(self.rule),
-                Adam(self.learning_rate, self.schedule),
+                Adam(self.learning_rate, self.schedule, self.averaging),
                 self.epochs,
                 self.batch_size,
                 self.weight_decay,
                 self.max_weight,
                 self.precision,
+                self.centred,
             )
         ]
         if self.refine != "none":
@@ -173,7 +178,7 @@ class Config(runs.TrainingConfig):
                 dataclasses.replace(
                     phases[0],
                     rule=self._rule(self.refine),
-                    optimizer=Adam(rate, "cosine"),
+                    optimizer=Adam(rate, "cosine", self.averaging),
                     epochs=self.refine_epochs or 40,
                     weight_decay=decay,
                 )
@@ -185,6 +190,7 @@ class Config(runs.TrainingConfig):
             intra=self.model == "intra_dbm",
             joint=self.coupling == "joint",
             backward_start="tied" if self.weights == "symmetric" else self.backward_start or "equal",
+            visible_biases=self.visible_biases,
         )
 
     def sampler(self) -> generation.Sampler:
@@ -279,7 +285,7 @@ def run(config: Config) -> dict[str, Any]:
     def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
         judge = Judge(folder, recipe.title, images, sampler, num_samples, seed, films)
         trained = train(recipe, judge, due, checkpoint_every=pace, stops=stops)
-        judge.look(recipe.epochs, trained.state.stack)
+        judge.look(recipe.epochs, learnt(trained.state))
         summary = details | summarise(judge, trained, stops)
         draw_curves(folder, recipe.title, trained)
         if films:
@@ -301,15 +307,15 @@ def train(recipe: recipes.Recipe, judge: Judge, evaluate_every: int, **options: 
         return evaluate_every > 0 and (epoch % evaluate_every == 0 or epoch == recipe.epochs)
 
     def measure(state: Any, epoch: int) -> loop.Row:
-        row = dict(recipes.watch(seed, epoch, state.stack, watched))
+        row = dict(recipes.watch(seed, epoch, learnt(state), watched))
         if evaluated(epoch):
-            judge.look(epoch, jax.tree.map(lambda leaf: leaf.copy(), state.stack))
+            judge.look(epoch, jax.tree.map(lambda leaf: leaf.copy(), learnt(state)))
             row |= {"parzen_validation": judge.scores["validation_mean"], "parzen_sigma": judge.scores["sigma"]}
         return row
 
     return recipe.run(
         judge.folder,
-        recipe.initial_state(judge.seed, visible.shape[1]),
+        recipe.initial_state(judge.seed, visible.shape[1], judge.images.train.means),
         visible,
         columns=COLUMNS if recipe.backward_start == "tied" else (*COLUMNS, "alignment"),
         measure=measure,

@@ -3,17 +3,22 @@
 Not here: how a recipe is trained (`vpf_jax.app.recipes`).
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+import vpf_jax
 from vpf_jax import figures, rules
 from vpf_jax.app.keys import key_for
 from vpf_jax.app.recipes import Recipe, Seeds
 from vpf_jax.app.runs import Images
 from vpf_jax.app.tables import line_over_seeds
-from vpf_jax.evaluate import reconstruction
+from vpf_jax.evaluate import ais, likelihood, reconstruction
+from vpf_jax.sample import tempering
 from vpf_jax.train import Adam, TrainConfig
 
 RBMS = {
@@ -46,14 +51,18 @@ DIRECTED = {
     )
 }
 COSINE = Adam(schedule="cosine")
+# Gibbs sweeps between the end of a forward annealing and the start of a reverse one.
+EQUILIBRATION = 500
+
+
+def flow(epochs: int) -> TrainConfig:
+    """VPF with a fresh E-step."""
+    return TrainConfig(rules.VPF(estep="minibatch"), epochs=epochs, weight_decay=4e-4)
 
 
 def rbm(rule: str, hidden: int, epochs: int) -> Recipe:
     """How one of `RBMS` is trained in a number of epochs; docs/results/likelihood_gap.md says how that was chosen."""
     first = max(1, epochs // 4)
-
-    def flow(epochs: int) -> TrainConfig:
-        return TrainConfig(rules.VPF(estep="minibatch"), epochs=epochs, weight_decay=4e-4)
 
     def decayed(epochs: int) -> TrainConfig:
         """So strong a decay costs PCD likelihood, and repairs images better."""
@@ -99,16 +108,68 @@ def draw_alignment(path: Path, some: Sequence[Seeds], title: str) -> None:
     figures.save(path, figures.lines(lines, xlabel="epoch", ylabel=label, title=title))
 
 
-def repair_errors(trained: Seeds, images: Images) -> dict[str, dict[str, list[float]]]:
-    """Mean error over the test images for each protocol and side, one number per seed."""
+def repair_errors(stack: vpf_jax.Stack, images: Images, seed: int) -> dict[str, dict[str, float]]:
+    """Mean error of an RBM over the test images for each protocol and side."""
     test = images.test
-    found = [
-        reconstruction.band_errors(
-            key_for(seed, "repair"), trained.stack(index)[0], test.bits, test.grey, images.image_shape
-        )
-        for index, seed in enumerate(trained.seeds)
-    ]
+    return reconstruction.band_errors(key_for(seed, "repair"), stack[0], test.bits, test.grey, images.image_shape)
+
+
+def repair_errors_of_seeds(trained: Seeds, images: Images) -> dict[str, dict[str, list[float]]]:
+    """`repair_errors`, one number per seed."""
+    found = [repair_errors(trained.stack(index), images, seed) for index, seed in enumerate(trained.seeds)]
     return {
         protocol: {side: [errors[protocol][side] for errors in found] for side in reconstruction.SIDES}
         for protocol in reconstruction.PROTOCOLS
     }
+
+
+def log_partition(
+    key: jax.Array, machine: vpf_jax.BoltzmannMachine, means: jax.Array, num_chains: int, num_temperatures: int
+) -> dict[str, float]:
+    """Log Z forward and reverse, with the forward estimate's standard error and effective sample size."""
+    base = tempering.independent_machine(machine, means)
+    log_weights, reverse = _anneal(key, machine, base, num_chains=num_chains, num_temperatures=num_temperatures)
+    # Outside the compiled part, so that it warns where few chains carry the weight.
+    forward = ais.log_partition_of_weights(log_weights, base)
+    return {
+        "log_z": float(forward.log_z),
+        "log_z_standard_error": float(forward.standard_error),
+        "effective_sample_size": float(forward.effective_sample_size),
+        "log_z_reverse": float(reverse.log_z),
+    }
+
+
+@functools.partial(jax.jit, static_argnames=("num_chains", "num_temperatures"))
+def _anneal(key, machine, base, *, num_chains, num_temperatures):
+    """Forward log weights, and the estimate of reverse chains from the forward ones' states.
+
+    Before they turn back the states are resampled by weight and go on for a while as chains of the machine.
+    """
+    forward_key, resample_key, sweep_key, reverse_key = jax.random.split(key, 4)
+    states, log_weights = ais.anneal(forward_key, machine, num_chains, num_temperatures, base)
+    chosen = jax.random.categorical(resample_key, log_weights, shape=(num_chains,))
+    states = jax.tree.map(lambda layer: layer[chosen], states)
+    keys = jax.random.split(sweep_key, num_chains)
+    chain = functools.partial(vpf_jax.run_chain, num_sweeps=EQUILIBRATION)
+    states = jax.vmap(chain, in_axes=(0, None, 0))(keys, machine, states)
+    return log_weights, ais.ais_log_partition_reverse(reverse_key, machine, states, num_temperatures, base)
+
+
+def rbm_log_likelihood(
+    machine: vpf_jax.BoltzmannMachine, images: Images, seed: int, num_chains: int, num_temperatures: int
+) -> dict[str, float]:
+    """Mean log-likelihood of the test images in nats, and how sure log Z is."""
+    key = key_for(seed, "annealing of RBMs")
+    result = log_partition(key, machine, images.train.means, num_chains, num_temperatures)
+    scores = jax.jit(likelihood.rbm_log_likelihood)(machine, images.test.bits, 0.0)
+    return result | {"log_likelihood": float(jnp.mean(scores)) - result["log_z"]}
+
+
+def sweeps_per_step(recipe: Recipe) -> float:
+    """Gibbs sweeps of chains in a step, mean over the epochs of all phases; 0 of rules without chains."""
+    return sum(getattr(phase.rule, "steps", 0) * phase.epochs for phase in recipe.phases) / recipe.epochs
+
+
+def is_persistent(recipe: Recipe) -> bool:
+    """Whether chains go on from step to step in any phase."""
+    return any(isinstance(phase.rule, rules.PCD) for phase in recipe.phases)

@@ -55,7 +55,10 @@ def run(config: Config) -> dict[str, Any]:
         rows, machines = {}, {}
         for recipe in some.values():
             trained = workshop.run(recipe, stops)
-            rows[recipe.title] = {"train_seconds": trained.seconds, **named_recipes.repair_errors(trained, images)}
+            rows[recipe.title] = {
+                "train_seconds": trained.seconds,
+                **named_recipes.repair_errors_of_seeds(trained, images),
+            }
             machines[recipe.title] = trained.stack(0)[0]
         draw(folder, workshop, machines, told)
         guesses = reconstruction.guess_errors(images.train.grey, images.test.grey, images.image_shape)

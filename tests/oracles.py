@@ -385,6 +385,43 @@ def contrast(machine: FlatMachine, data: np.ndarray, chains: np.ndarray) -> Flat
     return machine._replace(coupling=found.coupling - wanted.coupling, bias=found.bias - wanted.bias)
 
 
+def tethered_chains(
+    machine: FlatMachine, data: np.ndarray, noise: float, num_visible: int, steps: int | None = None
+) -> np.ndarray:
+    """The distribution [2^n] of chains tethered to noisy copies of the visible units of the data [2^n].
+
+    For each copy y the machine's visible biases gain the log odds of y's values, and its chains start at the data that
+    may have given rise to y; after `steps` sweeps, or at equilibrium for None.
+    """
+    states = all_states(len(machine.bias))
+    chains = np.zeros_like(data)
+    for copy in all_states(num_visible):
+        differs = np.abs(states[:, :num_visible] - copy).sum(axis=1)
+        joint = data * noise**differs * (1 - noise) ** (num_visible - differs)
+        bias = machine.bias.copy()
+        bias[:num_visible] += np.log((1 - noise) / noise) * (2 * copy - 1)
+        tethered = machine._replace(bias=bias)
+        if steps is None:
+            joint = joint.sum() * probabilities(tethered)
+        for _ in range(steps or 0):
+            joint = resample(tethered, joint, sweep_order(machine.sizes))
+        chains += joint
+    return chains
+
+
+def recovery_loss(machine: FlatMachine, data: np.ndarray, noise: float) -> float:
+    """Mean of -log p(v | y) over visible states v of the masses `data` and their noisy copies y, p(v | y) proportional
+    to exp(-F(v)) p(y | v).
+    """
+    visible = all_states(int(np.log2(len(data))))
+    energy = np.array([free_energy(machine, v) for v in visible])
+    differs = np.abs(visible[:, None] - visible[None]).sum(axis=2)
+    log_copy = differs * np.log(noise) + (visible.shape[1] - differs) * np.log1p(-noise)
+    joint = log_copy - energy[:, None]
+    posterior = joint - np.log(np.exp(joint - joint.max()).sum(axis=0))[None] - joint.max()
+    return float(-np.sum(data[:, None] * np.exp(log_copy) * posterior))
+
+
 def target_propagation_inference(
     maps: Sequence[Callable[[np.ndarray], np.ndarray]], x: np.ndarray, num_steps: int, delta: float, a: float
 ) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -28,6 +28,7 @@ RULES = {
     "ratio": {"rule": "ratio"},
     "cd": {"rule": "cd", "steps": 3},
     "pcd": {"rule": "pcd"},
+    "tethered": {"rule": "tethered", "noise": 0.2},
 }
 
 

@@ -17,9 +17,10 @@ from vpf_jax.evaluate.likelihood import rbm_log_likelihood, stack_bound, variati
 from vpf_jax.evaluate.monitor import alignment, linear_probe, pseudo_log_likelihood, squared_weight, weight_sparsity
 from vpf_jax.evaluate.parzen import choose_sigma, parzen_log_likelihood
 from vpf_jax.evaluate.reconstruction import band_mask, corrupt, inpaint, random_mask, reconstruct, reconstruction_error
-from vpf_jax.machine import BoltzmannMachine, State, init_machine, tie_intra, untie, with_units
+from vpf_jax.machine import BoltzmannMachine, State, init_machine, tie_intra, untie, with_units, with_visible_means
 from vpf_jax.rules.chains import contrastive_divergence, persistent_contrastive_divergence
 from vpf_jax.rules.flips import averaged_flow, flip_estimate
+from vpf_jax.rules.tethered import tethered_contrastive_divergence
 from vpf_jax.rules.vpf import DirectedGradient, directed_gradient, flip_rates, local_gradient, vpf_objective
 from vpf_jax.sample.gibbs import gibbs_sweep, run_chain
 from vpf_jax.sample.tempering import independent_machine, run_tempered
@@ -120,6 +121,7 @@ __all__ = [
     "squared_weight",
     "stack_bound",
     "stdp_window",
+    "tethered_contrastive_divergence",
     "tie_intra",
     "untie",
     "untie_stack",
@@ -127,4 +129,5 @@ __all__ = [
     "vpf_objective",
     "weight_sparsity",
     "with_units",
+    "with_visible_means",
 ]

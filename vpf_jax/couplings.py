@@ -75,6 +75,13 @@ def products(weights: AnyWeights, a: Float[Array, "batch n"], b: Float[Array, "b
     return cast(AnyWeights, _product(a.T.astype(narrow), b.astype(narrow), b.dtype) / a.shape[0])
 
 
+def outer(weights: AnyWeights, a: Float[Array, " n"], b: Float[Array, " m"]) -> AnyWeights:
+    """a_i b_j at every weight; of matrices as an elementwise product, which the compiler fuses into what follows."""
+    if isinstance(weights, Coupling):
+        return cast(AnyWeights, weights.products(a[None], b[None]))
+    return cast(AnyWeights, a[:, None] * b[None])
+
+
 def dense(weights: Weights) -> Float[Array, "n m"]:
     """The weights as a matrix."""
     if isinstance(weights, Coupling):

@@ -13,6 +13,7 @@ import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -23,7 +24,7 @@ try:
     from cycler import cycler
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
     from PIL import Image
 except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] not in ("matplotlib", "cycler", "PIL"):
@@ -174,6 +175,49 @@ def lines(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # an axis of epochs; a short one has fractions still
     axes.grid(alpha=0.3)
     axes.legend()
+    return figure
+
+
+def crossed(
+    lines: Mapping[str, tuple[Numbers, Numbers, Numbers | None]],
+    *,
+    xlabels: Sequence[str],
+    ylabels: Sequence[str],
+    title: str,
+) -> Figure:
+    """A panel for each pair of an x and a y quantity of the same points; the x axes are logarithmic.
+
+    Args:
+      lines: name, and x [n, quantities], y [n, quantities] and standard errors of y or None; its points are joined.
+      xlabels: one per x quantity.
+      ylabels: one per y quantity.
+      title: above the panels.
+
+    Raises:
+      SettingError: arrays that do not have one column per label.
+    """
+    figure = _figure(5 * len(xlabels), 3.6 * len(ylabels) + 0.6, title)
+    grid = figure.subplots(len(ylabels), len(xlabels), squeeze=False, sharex="col", sharey="row")
+    for name, (x, y, standard_error) in lines.items():
+        for given, labels in ((x, xlabels), (y, ylabels)):
+            shape = np.shape(given)
+            checks.require(len(shape) == 2 and shape[1] == len(labels), "lines", shape, f"[points, {len(labels)}]")
+        for row, column in np.ndindex(grid.shape):
+            error = None if standard_error is None else np.asarray(standard_error)[:, row]
+            points = np.asarray(x)[:, column], np.asarray(y)[:, row]
+            panel = cast(Axes, grid[row, column])
+            panel.errorbar(*points, yerr=error, label=name, marker="o", markersize=4, capsize=2)
+    for axes in grid.ravel():
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.grid(alpha=0.3)
+    for axes, label in zip(grid[-1], xlabels, strict=True):
+        axes.set_xlabel(label)
+    for axes, label in zip(grid[:, 0], ylabels, strict=True):
+        axes.set_ylabel(label)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

@@ -36,6 +36,10 @@ from vpf_jax.exporting import exported
 from vpf_jax.units import BINARY, Unit, two_valued
 from vpf_jax.units import get as get_unit
 
+# Means from which biases are made stay this far from 0 and 1, as if each value had been seen once in a hundred images:
+# a pixel that is always dark in the data is not quite so in a machine.
+LEAST_MEAN = 0.01
+
 # One array per layer, visible first: [n_l] for one configuration, [batch, n_l] for a batch.
 State = tuple[Shaped[Array, "*batch _n_l"], ...]
 # What functions take that convert by themselves.
@@ -193,6 +197,30 @@ def with_units(machine: BoltzmannMachine, unit: Unit) -> BoltzmannMachine:
         backward=None if machine.backward is None else scaled(machine.backward),
         units=new,
     )
+
+
+def with_visible_means(machine: BoltzmannMachine, means: Float[AnyArray, " n_0"]) -> BoltzmannMachine:
+    """The machine with visible biases at which its visible units, without input, have these means.
+
+    A start from the data's statistics; also of the base from which chains are annealed.
+
+    Args:
+      machine: visible units of two values.
+      means: probabilities in [0, 1] of their upper values, such as the mean training image, moved into
+        [`LEAST_MEAN`, 1 - `LEAST_MEAN`].
+
+    Raises:
+      ValueError: means of another shape, or concrete ones outside [0, 1].
+    """
+    check_machine(machine)
+    checks.probabilities("visible_means", means)
+    if jnp.shape(means) != (machine.sizes[0],):
+        raise ValueError(
+            f"got visible_means of shape {jnp.shape(means)}; the visible layer takes ({machine.sizes[0]},)"
+        )
+    unit = two_valued(machine.layer_units[0], "a start from means")
+    odds = unit.threshold(jnp.clip(jnp.asarray(means, machine.biases[0].dtype), LEAST_MEAN, 1 - LEAST_MEAN))
+    return dataclasses.replace(machine, biases=(odds, *machine.biases[1:]))
 
 
 def check_symmetric(machine: BoltzmannMachine, what: str) -> None:

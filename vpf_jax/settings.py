@@ -203,15 +203,22 @@ def refuse_given(group: Any, names: Iterable[str], why: str) -> None:
             raise SettingError(option.flag, value, f"nothing, as {why}")
 
 
-def described(group: Any) -> dict[str, Any]:
-    """The settings as values that JSON can hold; "kind" names a group that is one of several."""
+def described(group: Any, changed: bool = False) -> dict[str, Any]:
+    """The settings as values that JSON can hold; "kind" names a group that is one of several.
+
+    Args:
+      group: the settings.
+      changed: whether those at their defaults are left out.
+    """
     found = {"kind": group.name} if group.name else {}
     for field in dataclasses.fields(group):
         value = getattr(group, field.name)
+        if changed and value == field.default:
+            continue
         if isinstance(value, Settings):
-            value = described(value)
+            value = described(value, changed)
         elif isinstance(value, tuple):
-            value = [described(entry) if isinstance(entry, Settings) else entry for entry in value]
+            value = [described(entry, changed) if isinstance(entry, Settings) else entry for entry in value]
         found[field.name] = value
     return found
 

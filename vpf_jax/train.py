@@ -34,12 +34,12 @@ from vpf_jax import checks
 from vpf_jax.checks import AnyArray
 from vpf_jax.exporting import exported
 from vpf_jax.machine import BoltzmannMachine, State
+from vpf_jax.optimizers import Adam, average_of, centred
 from vpf_jax.rules import VPF, Rule
 from vpf_jax.sample.streams import Stream, permutation, stream_of, substream, substreams, uniform
 from vpf_jax.settings import Settings, setting
 from vpf_jax.stack import Stack, check_stack, check_visible_shape, climb, in_chunks, join_states
 
-SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("float32", "bfloat16")
 # Of a machine: what decays and is bounded, biases not among it.
 WEIGHT_FIELDS = ("weights", "intra", "backward")
@@ -50,22 +50,6 @@ _START = 2**31 - 1
 
 class NonFiniteObjectiveError(FloatingPointError):
     """The objective of an epoch is not finite: flip rates or weights have overflowed."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Adam(Settings):
-    """The paper's optimizer, with the decay rates 0.9 and 0.999."""
-
-    learning_rate: float = setting(1e-3, "Of Adam", above=0)
-    schedule: str = setting(
-        "constant", "Of the learning rate, the same throughout or falling from it to 0 over the run", choices=SCHEDULES
-    )
-
-    def transformation(self, num_steps: int) -> optax.GradientTransformation:
-        """The Optax transformation of a run of so many steps."""
-        if self.schedule == "constant":
-            return optax.adam(self.learning_rate)
-        return optax.adam(optax.cosine_decay_schedule(self.learning_rate, num_steps))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +76,10 @@ class TrainConfig(Settings):
         "theirs",
         choices=PRECISIONS,
     )
+    centred: bool = setting(
+        False, "Whether the optimizer works on the weights of the centred machine, which act on differences from means"
+    )
+    """See `vpf_jax.optimizers`; the machine that is learnt is an ordinary one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -166,7 +154,7 @@ def start_phase(state: TrainState, visible: Shaped[AnyArray, "num_examples n_0"]
     _check_batch_size(config, visible)
     _check_rule(state.stack, config)
     # Copies: see `init_state`.
-    stack, key, epoch = jax.tree.map(jnp.copy, (state.stack, state.key, state.epoch))
+    stack, key, epoch = jax.tree.map(jnp.copy, (learnt(state), state.key, state.epoch))
     order_stream, stream = substreams(stream_of(jax.random.fold_in(key, _START)), 2)
     order = permutation(order_stream, visible.shape[0])
     some = jnp.asarray(visible)[order[: config.batch_size]].astype(stack[0].layer_units[0].dtype)
@@ -286,6 +274,12 @@ def _compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     return lowered.compile()
 
 
+def learnt(state: TrainState) -> Stack:
+    """The stack that a run has come to: the average of its parameters where the optimizer keeps one, else the last."""
+    average = average_of(state.optimizer)
+    return state.stack if average is None else average
+
+
 def check_finite(metrics: Metrics, epoch: int, last_largest: float) -> None:
     """Raises unless the epoch's objective is finite.
 
@@ -371,7 +365,7 @@ def _minibatch_step(optimizer, config, inference, carry, stream, batch):
     )
     share, scale = visible.shape[0] / config.batch_size, config.rule.scale
     loss_gradient = jax.tree.map(lambda g, decay: share * (scale * g + decay), gradients, _decay(stack, config))
-    updates, optimizer_state = optimizer.update(loss_gradient, optimizer_state, stack)
+    updates, optimizer_state = optimizer.update(loss_gradient, optimizer_state, stack, states=states)
     stack = optax.apply_updates(stack, updates)
     if config.max_weight is not None:
         bound = config.max_weight
@@ -472,7 +466,8 @@ def _map_weights(function, stack: Stack) -> Stack:
     )
 
 
-def _optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    if isinstance(config.optimizer, Adam):
-        return config.optimizer.transformation(config.epochs * steps_per_epoch)
-    return config.optimizer
+def _optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
+    optimizer = config.optimizer
+    if isinstance(optimizer, Adam):
+        optimizer = optimizer.transformation(config.epochs * steps_per_epoch)
+    return optax.with_extra_args_support(centred(optimizer) if config.centred else optimizer)

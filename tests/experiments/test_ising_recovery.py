@@ -187,7 +187,7 @@ def test_more_samples_than_images_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dataset": "cifar"}, "got dataset=cifar; it takes one of glass, mnist_5k, mnist, fashion_mnist"),
+        ({"dataset": "cifar"}, "got dataset=cifar; it takes one of glass, digits_8x8, mnist_5k, mnist, fashion_mnist"),
         ({"rules": ("mpf", "cd")}, "it takes some of mpf, pl, pcd, each once"),
         ({"rules": ("pl", "pl")}, "got rules=.*each once"),
         ({"rules": ()}, "got rules=.*each once"),

@@ -322,7 +322,7 @@ def test_help_explains_every_flag_and_its_range():
     ("settings", "message"),
     [
         ({"model": "vae"}, "got model=vae"),
-        ({"dataset": "cifar"}, "got dataset=cifar; it takes one of mnist_5k, mnist, fashion_mnist"),
+        ({"dataset": "cifar"}, "got dataset=cifar; it takes one of digits_8x8, mnist_5k, mnist, fashion_mnist"),
         ({"coupling": "loose"}, "got coupling=loose"),
         ({"estep": "never"}, "got estep=never"),
         ({"schedule": "steps"}, "got schedule=steps"),

@@ -17,7 +17,8 @@ from families import CASES, assert_close, assert_same_machine, each_case, in_flo
 from typed import refused
 
 from vpf_jax import BoltzmannMachine, energy
-from vpf_jax.sample.tempering import MIN_BASE_MEAN, independent_machine, interpolate, run_tempered
+from vpf_jax.machine import LEAST_MEAN
+from vpf_jax.sample.tempering import independent_machine, interpolate, run_tempered
 
 NUM_LADDERS = 20_000
 BETAS = (0.0, 0.4, 0.7, 1.0)
@@ -79,9 +80,9 @@ def test_units_of_the_base_are_independent_with_the_given_means(case):
 @in_float64
 def test_means_of_0_and_1_give_finite_biases():
     case = CASES["rbm-moderate"]
-    base = independent_machine(case.machine, np.array([0, 1, MIN_BASE_MEAN / 10, 0.5, 0.25]))
+    base = independent_machine(case.machine, np.array([0, 1, LEAST_MEAN / 10, 0.5, 0.25]))
     found = 1 / (1 + np.exp(-np.asarray(base.biases[0])))
-    assert_close(found, [MIN_BASE_MEAN, 1 - MIN_BASE_MEAN, MIN_BASE_MEAN, 0.5, 0.25])
+    assert_close(found, [LEAST_MEAN, 1 - LEAST_MEAN, LEAST_MEAN, 0.5, 0.25])
 
 
 @pytest.mark.slow

