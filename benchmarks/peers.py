@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import types
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -55,33 +56,33 @@ class Rbms:
 
     def __init__(self, visible: np.ndarray, num_hidden: int, batch_size: int, learning_rate: float):
         self._torch = _peer("torch", "torch")
-        _peer("rbms", "rbms")
+        with warnings.catch_warnings():
+            # It compiles by what newer versions of torch would rather not.
+            warnings.simplefilter("ignore", FutureWarning)
+            self._kind = _peer("rbms.bernoulli_bernoulli.classes", "rbms").BBRBM
+            self._fit_batch = _peer("rbms.training.pcd", "rbms").fit_batch_pcd
         self._images = self._torch.from_numpy(visible.astype(np.float32))
         self._num_hidden, self._batch_size, self._learning_rate = num_hidden, batch_size, learning_rate
         self.reset()
 
     def reset(self) -> None:
-        from rbms.bernoulli_bernoulli.classes import BBRBM
-
         torch = self._torch
         torch.manual_seed(0)
         dataset = types.SimpleNamespace(data=self._images)
-        self._rbm = BBRBM.init_parameters(self._num_hidden, dataset, self._images.device, self._images.dtype)
+        self._rbm = self._kind.init_parameters(self._num_hidden, dataset, self._images.device, self._images.dtype)
         self._chains = self._rbm.init_chains(self._batch_size)
         for parameter in self._rbm.parameters():
             parameter.grad = torch.zeros_like(parameter)
         self._optimizer = torch.optim.SGD(self._rbm.parameters(), lr=self._learning_rate, maximize=True)
 
     def epoch(self) -> None:
-        from rbms.training.pcd import fit_batch_pcd
-
         torch = self._torch
         weights = torch.ones(self._batch_size)
         with torch.no_grad():
             for rows in torch.randperm(len(self._images)).split(self._batch_size):
                 batch = self._images[rows], weights[: len(rows)]
                 self._optimizer.zero_grad(set_to_none=False)
-                self._chains, _ = fit_batch_pcd(batch, self._chains, self._rbm, gibbs_steps=1, beta=1.0)
+                self._chains, _ = self._fit_batch(batch, self._chains, self._rbm, gibbs_steps=1, beta=1.0)
                 self._optimizer.step()
 
     def stack(self) -> Stack:

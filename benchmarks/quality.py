@@ -133,7 +133,8 @@ class RecipeLearner:
             self._epochs += [train.compile_epoch(state, visible, config)] * config.epochs
 
     def reset(self) -> None:
-        self._state = self._recipe.initial_state(0, self._visible.shape[1])
+        means = jnp.mean(self._visible, axis=0, dtype=jnp.float32)
+        self._state = self._recipe.initial_state(0, self._visible.shape[1], means)
         self._done = 0
 
     def epoch(self) -> None:
@@ -144,7 +145,7 @@ class RecipeLearner:
         self._done += 1
 
     def stack(self) -> Stack:
-        return self._state.stack
+        return train.learnt(self._state)
 
 
 class Race(NamedTuple):

@@ -1,6 +1,5 @@
 """The tables and the plots of a run of the benchmarks."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +11,8 @@ import matplotlib.pyplot as plt
 
 from benchmarks.measure import Row, ratio
 from benchmarks.quality import Curve, Goal, Race
+from vpf_jax import figures
 from vpf_jax.app.tables import markdown_table
-from vpf_jax.figures import COLOURS
 
 _COLUMNS = ("what", "seconds", "range", "GFLOP/s", "of the product peak", "times as long as", "note")
 
@@ -85,28 +84,25 @@ def _race_ratio(goal: Goal, curve: Curve, reference: Curve) -> str:
 
 
 def race_plot(path: Path, race: Race, curves: Sequence[Curve], machine: str) -> None:
-    """One panel per goal, scores over training seconds on a logarithmic axis; lines of peers are dashed."""
-    panels = len(race.goals)
-    figure, axes = plt.subplots(1, panels, figsize=(6.2 * panels, 5.4), layout="constrained", squeeze=False)
-    for axis, goal in zip(axes[0], race.goals, strict=True):
-        for curve, colour in zip(curves, itertools.cycle(COLOURS)):
-            if curve.looks:
-                seconds, scores = zip(*((look.seconds, look.scores[goal.score]) for look in curve.looks), strict=True)
-                style = "--" if curve.competitor.peer else "-"
-                axis.plot(seconds, scores, style, color=colour, marker="o", markersize=3, label=curve.competitor.name)
+    """One panel per goal: scores over training seconds, those wanted dotted, the lines of peers dashed."""
+    seen = [curve for curve in curves if curve.looks]
+    lines = {}
+    for name, looks in ((curve.competitor.name, curve.looks) for curve in seen):
+        scores = [[look.scores[goal.score] for goal in race.goals] for look in looks]
+        lines[name] = ([[look.seconds] for look in looks], scores, None)
+    labels, title = [goal.told for goal in race.goals], f"{race.title} ({machine})"
+    figure = figures.crossed(lines, xlabels=["seconds of training"], ylabels=labels, title=title)
+    # Room for the names.
+    figure.set_figwidth(8)
+    for axes, goal in zip(figure.axes, race.goals, strict=True):
         for wanted in goal.wanted:
-            axis.axhline(wanted, color="black", linewidth=0.6, linestyle=":", zorder=0)
+            axes.axhline(wanted, color="black", linewidth=1, linestyle=":", zorder=0)
         # What the first epochs are worth is not what is compared.
         worst = goal.wanted[0] - 2 * (goal.wanted[-1] - goal.wanted[0])
-        axis.set_ylim(**{"bottom" if goal.rising else "top": worst})
-        axis.set(xscale="log", xlabel="seconds of training", ylabel=goal.told)
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.grid(alpha=0.3)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
-    figure.suptitle(f"{race.title} ({machine})")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+        axes.set_ylim(bottom=worst) if goal.rising else axes.set_ylim(top=worst)
+        for curve, drawn in zip(seen, axes.containers, strict=True):
+            drawn[0].set_linestyle("--" if curve.competitor.peer else "-")
+    figures.save(path, figure)
 
 
 def _cells(row: Row, by_name: dict[str, Row], peak: Row) -> list[str]:
