@@ -25,7 +25,15 @@ RBMS = {
     "vpf_paper": "VPF, the paper's settings",
     "vpf": "VPF",
     "vpf_pcd": "VPF, then PCD-1",
+    "vpf_centred": "VPF, centred",
+    "vpf_tethered": "VPF, centred, then tethered CD-1",
     "cd1": "CD-1",
+    "cd2": "CD-2",
+    "cd5": "CD-5",
+    "cd10": "CD-10",
+    "tethered1": "tethered CD-1",
+    "tethered5": "tethered CD-5",
+    "tethered10": "tethered CD-10",
     "pcd1": "PCD-1",
     "pcd1_decay": "PCD-1, strong decay",
     "pcd10": "PCD-10",
@@ -50,39 +58,57 @@ DIRECTED = {
         ("drawn", "directed from unequal starts"),
     )
 }
-COSINE = Adam(schedule="cosine")
+# An eighth of the flips per step: all pairs of units are summed over for each, where others take one product.
+FLIPS = 98
+# Rule, learning rate at the start of a cosine schedule, weight decay: of centred RBMs, each chosen on validation images
+# (docs/results/tuning.md).
+TUNED: dict[str, tuple[rules.Rule, float, float]] = {
+    "cd1": (rules.CD(), 1e-2, 4e-3),
+    "cd2": (rules.CD(2), 6e-3, 3e-3),
+    "cd5": (rules.CD(5), 6e-3, 2e-3),
+    "cd10": (rules.CD(10), 6e-3, 1e-3),
+    "tethered1": (rules.Tethered(1, 0.1), 1e-2, 2e-3),
+    "tethered5": (rules.Tethered(5, 0.1), 6e-3, 4e-3),
+    "tethered10": (rules.Tethered(10, 0.1), 6e-3, 4e-3),
+    "pcd1": (rules.PCD(), 3e-3, 1e-3),
+    "pcd1_decay": (rules.PCD(), 6e-3, 4e-3),
+    "pcd10": (rules.PCD(10), 3e-3, 1e-3),
+    "pl": (rules.PL(FLIPS), 3e-3, 3e-3),
+    "ratio": (rules.RatioMatching(FLIPS), 3e-3, 1e-3),
+    "mpf": (rules.MPF(FLIPS), 3e-3, 3e-4),
+}
 # Gibbs sweeps between the end of a forward annealing and the start of a reverse one.
 EQUILIBRATION = 500
 
 
-def flow(epochs: int) -> TrainConfig:
+def flow(epochs: int, centred: bool = False) -> TrainConfig:
     """VPF with a fresh E-step."""
-    return TrainConfig(rules.VPF(estep="minibatch"), epochs=epochs, weight_decay=4e-4)
+    return TrainConfig(rules.VPF(estep="minibatch"), epochs=epochs, weight_decay=4e-4, centred=centred)
+
+
+def tuned(rule: str, epochs: int) -> TrainConfig:
+    """Training by one of `TUNED`."""
+    kind, rate, decay = TUNED[rule]
+    return TrainConfig(kind, Adam(rate, "cosine"), epochs=epochs, weight_decay=decay, centred=True)
 
 
 def rbm(rule: str, hidden: int, epochs: int) -> Recipe:
-    """How one of `RBMS` is trained in a number of epochs; docs/results/likelihood_gap.md says how that was chosen."""
+    """How one of `RBMS` is trained in a number of epochs; docs/results/tuning.md says how that was chosen."""
     first = max(1, epochs // 4)
-
-    def decayed(epochs: int) -> TrainConfig:
-        """So strong a decay costs PCD likelihood, and repairs images better."""
-        return TrainConfig(rules.PCD(), Adam(3e-3, "cosine"), epochs=epochs, weight_decay=4e-3)
-
-    # An eighth of the flips per step: all pairs of units are summed over for each, where others take one product.
-    flips = 98
-    phases = {
-        "vpf_paper": lambda: (TrainConfig(epochs=epochs),),
-        "vpf": lambda: (flow(epochs),),
-        "vpf_pcd": lambda: (flow(first), decayed(epochs - first)),
-        "cd1": lambda: (TrainConfig(rules.CD(), epochs=epochs, weight_decay=3e-3),),
-        "pcd1": lambda: (TrainConfig(rules.PCD(), COSINE, epochs=epochs),),
-        "pcd1_decay": lambda: (decayed(epochs),),
-        "pcd10": lambda: (TrainConfig(rules.PCD(10), COSINE, epochs=epochs),),
-        "pl": lambda: (TrainConfig(rules.PL(flips), COSINE, epochs=epochs, weight_decay=3e-3),),
-        "ratio": lambda: (TrainConfig(rules.RatioMatching(flips), COSINE, epochs=epochs, weight_decay=1e-3),),
-        "mpf": lambda: (TrainConfig(rules.MPF(flips), COSINE, epochs=epochs, weight_decay=3e-4),),
-    }
-    return Recipe(RBMS[rule], (hidden,), phases[rule]())
+    match rule:
+        case "vpf_paper":
+            phases: tuple[TrainConfig, ...] = (TrainConfig(epochs=epochs),)
+        case "vpf" | "vpf_centred":
+            phases = (flow(epochs, centred=rule == "vpf_centred"),)
+        case "vpf_pcd":
+            # So strong a decay costs PCD likelihood, and repairs images better.
+            refined = TrainConfig(rules.PCD(), Adam(3e-3, "cosine"), epochs=epochs - first, weight_decay=4e-3)
+            phases = (flow(first), refined)
+        case "vpf_tethered":
+            phases = (flow(first, centred=True), tuned("tethered1", epochs - first))
+        case _:
+            phases = (tuned(rule, epochs),)
+    return Recipe(RBMS[rule], (hidden,), phases, visible_biases="data" if phases[-1].centred else "zero")
 
 
 def stack(name: str, hidden: tuple[int, ...], epochs: int) -> Recipe:

@@ -9,8 +9,8 @@ seconds of training; test images are never looked at. With --start_epochs each t
 (fresh E-step, decay 4e-4), --epochs being those that follow. Writes table.md and summary.json into --workdir and the
 trained machines into --models. A second start resumes. A quick setting, a minute on two cores:
 
-    python -m experiments.tuning --dataset=mnist_5k --rule=cd --rule_steps=1,2 --hidden=32 --epochs=4 --num_chains=50 \
-        --num_temperatures=200 --workdir=runs/quick
+    python -m experiments.tuning --dataset=mnist_5k --rule=cd --rule_steps=1,2 --num_seeds=2 --hidden=32 --epochs=4 \
+        --num_chains=50 --num_temperatures=200 --workdir=runs/quick
 """
 
 import dataclasses
@@ -44,6 +44,7 @@ class Config(recipes.RecipesConfig):
 
     experiment = "tuning"
 
+    num_seeds: int = like(runs.SeedsConfig, "num_seeds", default=1)
     rule: str = setting("cd", "Rule that is tried", choices=rules.names())
     rule_steps: tuple[int, ...] | None = setting(None, "Gibbs sweeps per step, of rules with chains", least=1)
     noise: tuple[float, ...] | None = setting(None, "Probabilities of flips in noisy copies", above=0, most=0.5)

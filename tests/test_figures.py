@@ -217,3 +217,16 @@ def test_a_confusion_matrix_shows_shares_of_its_rows():
     ]
     assert shade[0][0] > shade[1][0] > shade[0][1]
     np.testing.assert_allclose(shade[1][0], shade[1][1], atol=0.02)
+
+
+def test_crossed_quantities_have_a_panel_for_each_pair():
+    x, y = np.array([[1.0, 10.0], [2.0, 30.0]]), np.array([[-9.0, 3.0], [-8.0, 4.0]])
+    given = {"one": (x, y, 0.1 * np.abs(y)), "other": (2 * x, y + 1, None)}
+    figure = figures.crossed(given, xlabels=("a", "b"), ylabels=("c", "d"), title="t")
+    panels = figure.get_axes()
+    assert [(axes.get_xlabel(), axes.get_ylabel()) for axes in panels] == [("", "c"), ("", ""), ("a", "d"), ("b", "")]
+    drawn = panels[3].get_lines()[0].get_xydata()
+    np.testing.assert_array_equal(drawn, [[10, 3], [30, 4]])
+    assert all(axes.get_xscale() == "log" for axes in panels)
+    with pytest.raises(SettingError, match="got lines="):
+        figures.crossed({"one": (x[:, :1], y, None)}, xlabels=("a", "b"), ylabels=("c", "d"), title="t")

@@ -251,8 +251,8 @@ def test_a_damaged_newest_checkpoint_costs_only_its_epochs(straight, tmp_path):
         {"model": "intra_dbm", "coupling": "joint", "batch_size": 37, "gibbs_steps": 1, "top_gibbs_steps": 5},
         {"model": "rbm", "hidden": (10,), "rule": "pl", "flips_per_step": 50},
         {"model": "dbm", "expectation": "exact", "hidden_flips": False, "flips_per_step": 8},
-        {"model": "rbm", "hidden": (10,), "rule": "cd", "rule_steps": 2},
-        {"model": "intra_dbm", "refine": "pcd", "refine_epochs": 2},
+        {"model": "rbm", "hidden": (10,), "rule": "tethered", "rule_steps": 2, "noise": 0.1, "averaging": 0.9},
+        {"model": "intra_dbm", "refine": "pcd", "refine_epochs": 2, "centred": True, "visible_biases": "data"},
         {"model": "intra_dbm", "weights": "directed", "backward_start": "drawn"},
     ],
 )
@@ -334,6 +334,9 @@ def test_help_explains_every_flag_and_its_range():
         ({"backward_start": "tied"}, "got backward_start=tied; it takes one of equal, drawn"),
         ({"rule": "nce"}, "got rule=nce"),
         ({"rule_steps": 3}, "got rule_steps=3; it takes nothing, as rule vpf has no such option"),
+        ({"noise": 0.1}, "got noise=0.1; it takes nothing, as rule vpf has no such option"),
+        ({"visible_biases": "ones"}, "got visible_biases=ones; it takes one of zero, data"),
+        ({"averaging": 1.5}, "got averaging=1.5"),
         ({"rule": "cd", "estep": "epoch"}, "got estep=epoch; it takes nothing, as rule cd has no such option"),
         ({"refine": "cd", "expectation": "sample", "rule": "pcd"}, "rule pcd and rule cd have no such option"),
         ({"flips_per_step": 3}, "got flips_per_step=3; it takes nothing where hidden states are sampled"),
@@ -344,7 +347,7 @@ def test_help_explains_every_flag_and_its_range():
         ({"hidden_flips": "maybe"}, "got hidden_flips=maybe; it takes True or False"),
         ({"expectation": "mean"}, "got expectation=mean"),
         ({"flips_per_step": 0}, "got flips_per_step=0"),
-        ({"refine": "vpf"}, "got refine=vpf; it takes one of none, pcd, cd"),
+        ({"refine": "vpf"}, "got refine=vpf; it takes one of none, pcd, cd, tethered"),
         ({"refine": "pcd", "weights": "directed"}, "got refine=pcd; it takes none for directed weights"),
         ({"refine": "pcd", "refine_epochs": 0}, "got refine_epochs=0"),
         ({"batch_size": 0}, "got batch_size=0"),
@@ -372,3 +375,5 @@ def test_defaults_depend_on_the_model():
     first, second = mnist_dbm.Config(refine="pcd", rule_steps=4, estep="minibatch").recipe().phases
     assert (first.rule.estep, second.rule.steps, second.epochs) == ("minibatch", 4, 40)
     assert (second.optimizer.learning_rate, second.weight_decay) == (2e-3, 2e-3)
+    first, second = mnist_dbm.Config(refine="tethered", noise=0.1, averaging=0.9, centred=True).recipe().phases
+    assert (second.rule.noise, second.optimizer.averaging, first.centred, second.centred) == (0.1, 0.9, True, True)

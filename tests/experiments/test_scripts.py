@@ -16,6 +16,7 @@ from programs import FEW, SMALL, quick_flags, start_here
 from experiments import (
     directed,
     features,
+    frontier,
     likelihood_table,
     mnist_equilibrium,
     mnist_target,
@@ -24,19 +25,22 @@ from experiments import (
     repair_table,
     spike_timing,
     systems,
+    tuning,
 )
 from vpf_jax.app.folder import Stopped, stop_requests
 from vpf_jax.checks import SettingError
 
 SCRIPTS = {
     script.__name__.removeprefix("experiments."): script
-    for script in (repair_table, likelihood_table, features, directed, spike_timing, systems)
+    for script in (repair_table, likelihood_table, frontier, tuning, features, directed, spike_timing, systems)
 }
 SYSTEMS = [name for name in systems.TITLES if "refined" not in name]
 # What is smaller than in the quick flags, as are the images: one rule of each kind.
 SMALLER = {
     "repair_table": ("--rules=vpf_paper,vpf_pcd,cd1,pl", "--epochs=4"),
     "likelihood_table": ("--stacks=intra_dbm",),
+    "frontier": ("--rules=vpf_pcd,ratio", "--lengths=1,2"),
+    "tuning": ("--centred=on", "--averaging=0.9"),
     # Not the refined ones; and binary synapses are of 28 x 28 images there.
     "systems": (f"--systems={','.join(SYSTEMS)}", f"--dataset={FEW}"),
 }
@@ -84,6 +88,19 @@ def test_the_quick_setting_writes_its_table_and_summary(quick):
             assert all(len(run["samplers"]) > 5 for run in row["runs"])
         assert summary["independent_pixels"] < 0
         assert len(summary["parzen_real_data"]) == 2
+    if name == "frontier":
+        found = [(row["rule"], row["epochs"], row["sweeps_per_step"], row["persistent"]) for row in summary["rows"]]
+        assert found == [
+            ("vpf_pcd", 4, 0.75, True),
+            ("vpf_pcd", 8, 0.75, True),
+            *(("ratio", n, 0, False) for n in (4, 8)),
+        ]
+        assert all(run["log_likelihood"] < 0 for row in summary["rows"] for run in row["runs"])
+        assert {p.name for p in workdir.glob("*.png")} == {"frontier.png"}
+    if name == "tuning":
+        assert [title.split(", ")[1] for title in summary["trials"]] == ["steps 1", "steps 2"]
+        assert all(", averaging 0.9, centred" in title for title in summary["trials"])
+        assert all(run["log_likelihood"] < 0 for row in summary["trials"].values() for run in row["runs"])
     if name == "directed":
         assert set(summary["variants"]) == set(named_recipes.DIRECTED)
         for variant, row in summary["variants"].items():
@@ -137,7 +154,7 @@ def test_a_finished_run_says_so(quick):
 @pytest.mark.slow
 def test_trained_machines_are_shared_and_a_lost_table_is_made_again(quick, tmp_path):
     name, workdir, flags, ended = quick
-    if name in ("likelihood_table", "directed"):
+    if name in ("likelihood_table", "directed", "frontier", "tuning"):
         pytest.skip("machines are found as in repair_table, and evaluating them again takes long")
     assert ended.returncode == 0, ended.stderr
     shared = [*flags[:-1], f"--models={workdir / 'models'}", f"--workdir={tmp_path / 'other'}"]
@@ -191,6 +208,9 @@ def test_the_folder_is_named_after_data_and_script():
         (spike_timing, {"digit": -1}, "got digit=-1; it takes an integer of at least 0"),
         (likelihood_table, {"num_chains": 1}, "got num_chains=1"),
         (likelihood_table, {"deep_hidden": (4,)}, "got deep_hidden=.*; it takes 2 or more positive integers"),
+        (frontier, {"lengths": (0,)}, "got lengths="),
+        (tuning, {"noise": (0.7,), "rule": "tethered"}, "got noise="),
+        (tuning, {"rule": "cd", "flips_per_step": 3}, "got flips_per_step=3; it takes nothing"),
         (features, {"hidden": ()}, "got hidden=.*; it takes distinct positive integers"),
         (features, {"hidden": (4, 4)}, "got hidden=.*; it takes distinct positive integers"),
         (features, {"probe_images": 3}, "got probe_images=3"),
@@ -238,6 +258,7 @@ def test_a_bin_that_is_empty_by_chance_leaves_no_run(tmp_path):
         ("likelihood_table", ["--epochs=many"], "--epochs=many.*at least 2"),
         ("likelihood_table", ["--dataset=mnist", "--data_dir=EMPTY"], "no folder mnist"),
         ("repair_table", ["stray"], "'stray'; only flags are allowed"),
+        ("tuning", ["--rule=pl", "--noise=0.1"], "--noise=0.1; it takes nothing, as rule pl has no such option"),
     ],
 )
 def test_wrong_flags_give_one_line_and_status_2(name, arguments, message, tmp_path):

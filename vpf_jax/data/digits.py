@@ -29,4 +29,5 @@ def load_digits_8x8(name: str = "digits_8x8", data_dir: object = None) -> Datase
     images = np.asarray(data / _HIGHEST, np.float32)
     cuts = [-2 * _HELD_OUT, -_HELD_OUT]
     parts = zip(np.split(images, cuts), np.split(np.asarray(labels, np.int32), cuts), strict=True)
-    return Dataset(name, *(Part(some, own) for some, own in parts), _IMAGE_SHAPE, _CLASSES)
+    train, validation, test = (Part(some, own) for some, own in parts)
+    return Dataset(name, train, validation, test, _IMAGE_SHAPE, _CLASSES)

@@ -66,7 +66,8 @@ def load_planted_spikes(name: str = "planted_spikes", data_dir: object = None) -
     fields = machine.visible + chosen @ machine.weights.T
     words = (rng.random(fields.shape) < 1 / (1 + np.exp(-fields))).astype(np.float32)
     parts = np.split(words, np.cumsum(_PARTS)[:-1])
-    return Dataset(name, *(Part(some, np.zeros(len(some), np.int32)) for some in parts), (6, 10), 1)
+    train, validation, test = (Part(some, np.zeros(len(some), np.int32)) for some in parts)
+    return Dataset(name, train, validation, test, (6, 10), 1)
 
 
 def _assemblies() -> Float[np.ndarray, "states assemblies"]:
