@@ -71,7 +71,7 @@ class Sizes:
         ("seeds at once", (1, 2, 4, 8, 16, 32)),
     )
     samples: int = 10_000
-    raced_rbms: tuple[str, ...] = ("vpf_pcd", "pcd1", "pcd10", "cd1")
+    raced_rbms: tuple[str, ...] = ("vpf_pcd", "vpf_tethered", "tethered1", "tethered10", "cd10", "pcd1", "pcd10")
     rbm_epochs: int = 40
     annealing: tuple[int, int] = (200, 2000)
     repaired: int = 1000

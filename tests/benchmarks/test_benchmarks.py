@@ -176,9 +176,9 @@ def test_looks_and_what_precedes_the_first_epoch_are_not_counted(no_pauses, unch
         return {"score": 0.0}
 
     learner = Slow()
-    curve, _ = race({"slow": learner}, look=look).run(10.0, quiet)
-    assert [look.seconds for look in curve.looks] == [3, 6, 9, 12]
-    assert learner.done == 4
+    curve, _ = race({"slow": learner}, look=look).run(26.0, quiet)
+    assert [look.seconds for look in curve.looks] == [3, 6, 9, 12, 15, 18, 21, 24, 27]
+    assert learner.done == 9
 
 
 def looks(*scores):
