@@ -99,7 +99,10 @@ def race_plot(path: Path, race: Race, curves: Sequence[Curve], machine: str) -> 
             axes.axhline(wanted, color="black", linewidth=1, linestyle=":", zorder=0)
         # What the first epochs are worth is not what is compared.
         worst = goal.wanted[0] - 2 * (goal.wanted[-1] - goal.wanted[0])
-        axes.set_ylim(bottom=worst) if goal.rising else axes.set_ylim(top=worst)
+        if goal.rising:
+            axes.set_ylim(bottom=worst)
+        else:
+            axes.set_ylim(top=worst)
         for curve, drawn in zip(seen, axes.containers, strict=True):
             drawn[0].set_linestyle("--" if curve.competitor.peer else "-")
     figures.save(path, figure)

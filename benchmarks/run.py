@@ -8,6 +8,7 @@ is not installed is a row that says so. --tiny runs everything at sizes that mea
 
 import dataclasses
 import json
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -259,7 +260,10 @@ def _plain(row: Row) -> dict[str, Any]:
 
 
 def _plain_curve(curve: quality.Curve) -> dict[str, Any]:
-    looks = [look._asdict() for look in curve.looks]
+    def plain(scores: quality.Scores) -> dict[str, float | None]:
+        return {name: None if math.isnan(score) else score for name, score in scores.items()}
+
+    looks = [look._asdict() | {"scores": plain(look.scores)} for look in curve.looks]
     return {"name": curve.competitor.name, "looks": looks, "note": curve.note}
 
 
