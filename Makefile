@@ -45,7 +45,7 @@ $(VENV)/documented: $(COMMANDS)
 bench: install
 	$(INSTALL) --editable ".[experiments,bench]" || true
 	$(BIN)/python -m benchmarks.run --workdir=runs/bench
-	@echo "table, plot and every timing: runs/bench/table.md growth.png results.json"
+	@echo "tables, plots and every timing: runs/bench/table.md growth.png quality.png target.png results.json"
 
 # One process per core, each with whole files, so that what a file sets up once is set up once.
 test: lint

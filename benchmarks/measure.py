@@ -77,11 +77,16 @@ def measure(cases: Sequence[Case], rounds: int, say: Callable[[str], None]) -> l
         say(f"round {number + 1} of {rounds}")
         for found, run, case in zip(seconds, runs, cases, strict=True):
             if run is not None:
-                time.sleep(_PAUSE_SECONDS)
-                started = time.perf_counter()
-                run()
-                found.append((time.perf_counter() - started) / case.work)
+                found.append(timed(run) / case.work)
     return [Row(case, tuple(s), note) for case, s, note in zip(cases, seconds, notes, strict=True)]
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Seconds of a run."""
+    time.sleep(_PAUSE_SECONDS)
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
 
 
 def ratio(row: Row, other: Row) -> float:

@@ -2,85 +2,137 @@
 
 import importlib
 import importlib.metadata
+import types
+import warnings
 from collections.abc import Callable
-from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.measure import Case, MissingPeerError
+from vpf_jax import BoltzmannMachine
 from vpf_jax.app.keys import key_for
+from vpf_jax.stack import Stack
 
 
-def _peer(module: str, distribution: str) -> ModuleType:
+def _peer(module: str, distribution: str) -> types.ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError:
         raise MissingPeerError(f"{distribution} is not installed (pip install {distribution})") from None
 
 
+class Sklearn:
+    """scikit-learn's BernoulliRBM: PCD-1, plain gradient ascent."""
+
+    def __init__(self, visible: np.ndarray, num_hidden: int, batch_size: int, learning_rate: float):
+        neural_network = _peer("sklearn.neural_network", "scikit-learn")
+        self._images = visible.astype(np.float32)
+        self._rbm = neural_network.BernoulliRBM(
+            num_hidden, learning_rate=learning_rate, batch_size=batch_size, n_iter=0, random_state=0
+        )
+        self.reset()
+
+    def reset(self) -> None:
+        from sklearn.utils import check_random_state
+
+        # Without iterations `fit` draws the parameters and no more.
+        self._rbm.fit(self._images)
+        self._random = check_random_state(0)
+
+    def epoch(self) -> None:
+        """An iteration of `fit`, which itself begins anew at each call; `partial_fit` goes on, in double precision."""
+        for start in range(0, len(self._images), self._rbm.batch_size):
+            self._rbm._fit(self._images[start : start + self._rbm.batch_size], self._random)
+
+    def stack(self) -> Stack:
+        rbm = self._rbm
+        return _stack(rbm.components_.T, rbm.intercept_visible_, rbm.intercept_hidden_)
+
+
+class Rbms:
+    """The package rbms: PCD-1 with as many chains as a batch has examples, by centred gradients of norm 1, its own."""
+
+    def __init__(self, visible: np.ndarray, num_hidden: int, batch_size: int, learning_rate: float):
+        self._torch = _peer("torch", "torch")
+        with warnings.catch_warnings():
+            # It compiles by what newer versions of torch would rather not.
+            warnings.simplefilter("ignore", FutureWarning)
+            self._kind = _peer("rbms.bernoulli_bernoulli.classes", "rbms").BBRBM
+            self._fit_batch = _peer("rbms.training.pcd", "rbms").fit_batch_pcd
+        self._images = self._torch.from_numpy(visible.astype(np.float32))
+        self._num_hidden, self._batch_size, self._learning_rate = num_hidden, batch_size, learning_rate
+        self.reset()
+
+    def reset(self) -> None:
+        torch = self._torch
+        torch.manual_seed(0)
+        dataset = types.SimpleNamespace(data=self._images)
+        self._rbm = self._kind.init_parameters(self._num_hidden, dataset, self._images.device, self._images.dtype)
+        self._chains = self._rbm.init_chains(self._batch_size)
+        for parameter in self._rbm.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        self._optimizer = torch.optim.SGD(self._rbm.parameters(), lr=self._learning_rate, maximize=True)
+
+    def epoch(self) -> None:
+        torch = self._torch
+        weights = torch.ones(self._batch_size)
+        with torch.no_grad():
+            for rows in torch.randperm(len(self._images)).split(self._batch_size):
+                batch = self._images[rows], weights[: len(rows)]
+                self._optimizer.zero_grad(set_to_none=False)
+                self._chains, _ = self._fit_batch(batch, self._chains, self._rbm, gibbs_steps=1, beta=1.0)
+                self._optimizer.step()
+
+    def stack(self) -> Stack:
+        return _stack(*(parameter.numpy() for parameter in self._rbm.parameters()))
+
+
+class Port:
+    """The released algorithm in PyTorch, VPF at the paper's settings."""
+
+    def __init__(self, visible: np.ndarray, hidden: tuple[int, ...], intra: bool = False):
+        torch = _peer("torch", "torch")
+        self._images = torch.from_numpy(visible.astype(np.float32))
+        self._sizes, self._intra = (visible.shape[1], *hidden), intra
+        self.reset()
+
+    def reset(self) -> None:
+        from benchmarks.dense_port import DenseTraining
+
+        self._training = DenseTraining(self._images, self._sizes, self._intra)
+
+    def epoch(self) -> None:
+        self._training.epoch()
+
+    def stack(self) -> Stack:
+        """Of an RBM."""
+        (pair,) = self._training.pairs
+        biases = pair.biases.detach().numpy()
+        weights = pair.symmetric().detach().numpy()[: pair.num_lower, pair.num_lower :]
+        return _stack(weights, biases[: pair.num_lower], biases[pair.num_lower :])
+
+
+def _stack(weights: np.ndarray, visible_bias: np.ndarray, hidden_bias: np.ndarray) -> Stack:
+    """Our RBM of a peer's parameters, weights [n_0, n_1]; copies, as peers learn in place."""
+    parameters = [jnp.array(parameter, jnp.float32) for parameter in (weights, visible_bias, hidden_bias)]
+    return (BoltzmannMachine(biases=tuple(parameters[1:]), weights=(parameters[0],), intra=(None, None)),)
+
+
 def sklearn_case(name: str, visible: np.ndarray, num_hidden: int, batch_size: int, against: tuple[str, ...]) -> Case:
     """An epoch of scikit-learn's BernoulliRBM: PCD-1."""
-
-    def setup() -> Callable[[], object]:
-        neural_network = _peer("sklearn.neural_network", "scikit-learn")
-        images = visible.astype(np.float32)
-
-        def run() -> object:
-            rbm = neural_network.BernoulliRBM(
-                num_hidden, learning_rate=0.01, batch_size=batch_size, n_iter=1, random_state=0
-            )
-            return rbm.fit(images)
-
-        return run
-
-    return Case(name, setup, flops=0, against=against)
+    return Case(name, lambda: Sklearn(visible, num_hidden, batch_size, 0.01).epoch, against=against)
 
 
 def port_case(name: str, visible: np.ndarray, hidden: tuple[int, ...], intra: bool, against: tuple[str, ...]) -> Case:
     """An epoch of the released algorithm in PyTorch."""
-
-    def setup() -> Callable[[], object]:
-        torch = _peer("torch", "torch")
-        from benchmarks.dense_port import DenseTraining
-
-        images = torch.from_numpy(visible.astype(np.float32))
-        return DenseTraining(images, (visible.shape[1], *hidden), intra).epoch
-
-    return Case(name, setup, against=against)
+    return Case(name, lambda: Port(visible, hidden, intra).epoch, against=against)
 
 
 def rbms_case(name: str, visible: np.ndarray, num_hidden: int, batch_size: int, against: tuple[str, ...]) -> Case:
     """An epoch of rbms: PCD-1 with as many chains as a batch has examples."""
-
-    def setup() -> Callable[[], object]:
-        torch = _peer("torch", "torch")
-        _peer("rbms", "rbms")
-        from rbms.bernoulli_bernoulli.classes import BBRBM
-        from rbms.training.pcd import fit_batch_pcd
-
-        images = torch.from_numpy(visible.astype(np.float32))
-        num_visible = images.shape[1]
-        rbm = BBRBM(0.01 * torch.randn(num_visible, num_hidden), torch.zeros(num_visible), torch.zeros(num_hidden))
-        chains = rbm.init_chains(batch_size)
-        for parameter in rbm.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer = torch.optim.SGD(rbm.parameters(), lr=0.01, maximize=True)
-        weights = torch.ones(batch_size)
-
-        @torch.no_grad()
-        def run() -> None:
-            nonlocal chains
-            for rows in torch.randperm(len(images)).split(batch_size):
-                batch = images[rows], weights[: len(rows)]
-                optimizer.zero_grad(set_to_none=False)
-                chains, _ = fit_batch_pcd(batch, chains, rbm, gibbs_steps=1, beta=1.0)
-                optimizer.step()
-
-        return run
-
-    return Case(name, setup, against=against)
+    return Case(name, lambda: Rbms(visible, num_hidden, batch_size, 0.01).epoch, against=against)
 
 
 def thrml_case(

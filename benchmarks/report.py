@@ -1,5 +1,6 @@
-"""The table and the plot of a run of the benchmarks."""
+"""The tables and the plots of a run of the benchmarks."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from benchmarks.measure import Row, ratio
+from benchmarks.quality import Curve, Goal, Race
+from vpf_jax import figures
 from vpf_jax.app.tables import markdown_table
 
 _COLUMNS = ("what", "seconds", "range", "GFLOP/s", "of the product peak", "times as long as", "note")
@@ -28,6 +31,81 @@ def growth_table(curves: dict[str, list[tuple[int, Row]]]) -> str:
         for size, row in points
     ]
     return markdown_table(("an epoch of the RBM by", "", "seconds", "GFLOP/s"), cells)
+
+
+def race_tables(race: Race, curves: Sequence[Curve]) -> str:
+    """A Markdown table per goal, and how sure the looks were."""
+    references = [curve for curve in curves if curve.competitor.name in race.against and curve.looks]
+    tables = [race_table(goal, curves, references) for goal in race.goals]
+    looks = [look for curve in curves for look in curve.looks]
+    (score, *_), *_ = race.goals
+    errors = [look.scores["standard_error"] for look in looks if not math.isnan(look.scores[score])]
+    sure = f"of {len(looks)} looks {len(looks) - len(errors)} could not be told, standard errors of the others up to"
+    return "\n".join([*tables, f"{race.told}; {sure} {max(errors, default=math.nan):.2g}\n"])
+
+
+def race_table(goal: Goal, curves: Sequence[Curve], references: Sequence[Curve] = ()) -> str:
+    """Seconds to each wanted score, and how many times as long as the references a competitor took.
+
+    Where one of the two did not get there, the ratio is a bound; where neither did, there is none.
+    """
+    header = [f"seconds to: {goal.told}", *(f"{wanted:g}" for wanted in goal.wanted), "best", "trained for"]
+    header += [f"to {goal.compared:g}: times as long as {curve.competitor.name}" for curve in references]
+    return markdown_table(header, [_race_cells(goal, curve, references) for curve in curves])
+
+
+def _race_cells(goal: Goal, curve: Curve, references: Sequence[Curve]) -> list[str]:
+    name = curve.competitor.name
+    if not curve.looks:
+        return [name, *["not measured"] * len(goal.wanted), curve.note, "", *[""] * len(references)]
+
+    def seconds_to(wanted: float) -> str:
+        first = goal.first(curve.looks, wanted)
+        return f"{first.seconds:.3g} (epoch {first.epoch})" if first else "not reached"
+
+    best, last = goal.best(curve.looks), curve.looks[-1]
+    score = best.scores[goal.score]
+    return [
+        name,
+        *(seconds_to(wanted) for wanted in goal.wanted),
+        "not known" if math.isnan(score) else f"{score:.1f} after {best.seconds:.3g} s",
+        f"{last.epoch} epochs, {last.seconds:.3g} s",
+        *(_race_ratio(goal, curve, reference) for reference in references),
+    ]
+
+
+def _race_ratio(goal: Goal, curve: Curve, reference: Curve) -> str:
+    own, other = (goal.first(one.looks, goal.compared) for one in (curve, reference))
+    if not own and not other:
+        return ""
+    # What has not got there trained for all of its time in vain.
+    share = (own or curve.looks[-1]).seconds / (other or reference.looks[-1]).seconds
+    return f"{'' if own and other else '> ' if other else '< '}{share:.2g}"
+
+
+def race_plot(path: Path, race: Race, curves: Sequence[Curve], machine: str) -> None:
+    """One panel per goal: scores over training seconds, those wanted dotted, the lines of peers dashed."""
+    seen = [curve for curve in curves if curve.looks]
+    lines = {}
+    for name, looks in ((curve.competitor.name, curve.looks) for curve in seen):
+        scores = [[look.scores[goal.score] for goal in race.goals] for look in looks]
+        lines[name] = ([[look.seconds] for look in looks], scores, None)
+    labels, title = [goal.told for goal in race.goals], f"{race.title} ({machine})"
+    figure = figures.crossed(lines, xlabels=["seconds of training"], ylabels=labels, title=title)
+    # Room for the names.
+    figure.set_figwidth(8)
+    for axes, goal in zip(figure.axes, race.goals, strict=True):
+        for wanted in goal.wanted:
+            axes.axhline(wanted, color="black", linewidth=1, linestyle=":", zorder=0)
+        # What the first epochs are worth is not what is compared.
+        worst = goal.wanted[0] - 2 * (goal.wanted[-1] - goal.wanted[0])
+        if goal.rising:
+            axes.set_ylim(bottom=worst)
+        else:
+            axes.set_ylim(top=worst)
+        for curve, drawn in zip(seen, axes.containers, strict=True):
+            drawn[0].set_linestyle("--" if curve.competitor.peer else "-")
+    figures.save(path, figure)
 
 
 def _cells(row: Row, by_name: dict[str, Row], peak: Row) -> list[str]:

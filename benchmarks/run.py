@@ -2,12 +2,13 @@
 
     python -m benchmarks.run --dataset=mnist --workdir=runs/bench
 
-writes into --workdir: table.md, results.json (every single timing) and growth.png. A peer that is not installed is a
-row that says so. --tiny runs everything at sizes that mean nothing, to see that it runs.
+writes into --workdir: table.md, results.json (every single timing), growth.png, quality.png and target.png. A peer that
+is not installed is a row that says so. --tiny runs everything at sizes that mean nothing, to see that it runs.
 """
 
 import dataclasses
 import json
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -19,16 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 
 import vpf_jax
-from benchmarks import report, start, target
+from benchmarks import quality, report, start, target
 from benchmarks.cases import epoch_case, gibbs_case, parzen_case, spiking_case
 from benchmarks.measure import Case, Row, measure, peak_case
 from benchmarks.peers import port_case, rbms_case, sklearn_case, thrml_case
+from experiments import named_recipes
 from vpf_jax.app import command, runs
 from vpf_jax.rules import VPF
 from vpf_jax.settings import setting
 from vpf_jax.train import TrainConfig
 
-PARTS = ("epochs", "sampling", "spiking", "start", "growth", "target")
+PARTS = ("epochs", "sampling", "spiking", "start", "growth", "quality", "target")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +71,14 @@ class Sizes:
         ("images", (5000, 10_000, 20_000, 50_000)),
         ("seeds at once", (1, 2, 4, 8, 16, 32)),
     )
-    parzen: float = 205.0
-    most_epochs: int = 200
-    look_every: int = 5
     samples: int = 10_000
+    raced_rbms: tuple[str, ...] = ("vpf_pcd", "vpf_tethered", "tethered1", "tethered10", "cd10", "pcd1", "pcd10")
+    rbm_epochs: int = 40
+    annealing: tuple[int, int] = (200, 2000)
+    repaired: int = 1000
+    raced_stacks: tuple[str, ...] = ("intra_dbm", "intra_dbm_refined")
+    stack_epochs: int = 200
+    most_seconds: float = 240.0
 
 
 TINY = Sizes(
@@ -87,10 +93,13 @@ TINY = Sizes(
     spiking_events=20,
     peak=64,
     growth=(("hidden units", (4, 8)), ("batch size", (40, 80)), ("images", (200, 400)), ("seeds at once", (1, 2))),
-    parzen=1e9,
-    most_epochs=2,
-    look_every=1,
     samples=50,
+    raced_rbms=("vpf_pcd",),
+    rbm_epochs=2,
+    annealing=(20, 5),
+    repaired=20,
+    raced_stacks=("intra_dbm_refined",),
+    stack_epochs=2,
 )
 
 
@@ -143,6 +152,34 @@ def growth_cases(visible: np.ndarray, sizes: Sizes) -> dict[str, list[tuple[int,
         "seeds at once": lambda name, n: epoch_case(name, images, first, paper, num_seeds=n),
     }
     return {name: [(n, make[name](f"RBM, {name}: {n}", n)) for n in values] for name, values in sizes.growth}
+
+
+def quality_race(images: runs.Images, visible: np.ndarray, sizes: Sizes) -> quality.Race:
+    """RBMs of ours and of the peers to log-likelihoods and to errors of repair."""
+    first, (chains, temperatures) = sizes.hidden[0], sizes.annealing
+    return quality.Race(
+        f"RBMs of {first} hidden units",
+        quality.rbms(visible, first, sizes.rbm_epochs, sizes.batch_size, sizes.raced_rbms),
+        quality.judge(jnp.asarray(visible), images.test, images.image_shape, sizes.annealing, sizes.repaired),
+        (quality.NATS, quality.REPAIR),
+        (named_recipes.RBMS["pcd1"], quality.RBMS),
+        f"annealed importance sampling with {chains} chains and {temperatures} temperatures; repair of the first "
+        f"{sizes.repaired} test images; learning rates of the peers: scikit-learn {quality.SKLEARN_RATE:g}, "
+        f"rbms {quality.RBMS_RATE:g}",
+    )
+
+
+def target_race(images: runs.Images, visible: np.ndarray, sizes: Sizes) -> quality.Race:
+    """Stacks of ours to Parzen scores."""
+    bits = jnp.asarray(visible)
+    return quality.Race(
+        f"Stacks of {'-'.join(map(str, sizes.hidden))} hidden units",
+        target.stacks(bits, sizes.hidden, sizes.stack_epochs, sizes.raced_stacks),
+        target.judge(images, bits, sizes.samples),
+        (target.PARZEN,),
+        (),
+        f"{sizes.samples} generated images, by {target.TOLD_SAMPLERS}",
+    )
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -198,18 +235,13 @@ def measure_parts(
         report.growth_plot(folder / "growth.png", grown, f"an epoch of the RBM ({_machine()})")
         text.append(report.growth_table(grown))
         results["growth"] = {name: [[n, list(row.seconds)] for n, row in points] for name, points in grown.items()}
-    if "target" in parts:
-        reached = target.time_to_parzen(
-            images, sizes.hidden, sizes.parzen, sizes.look_every, sizes.most_epochs, sizes.samples, say
-        )
-        results["target"] = dataclasses.asdict(reached)
-        text.append(
-            f"intra-layer DBM to a Parzen score of {sizes.parzen:g}: "
-            f"{'reached' if reached.reached else 'NOT reached'} after {reached.epochs} epochs and "
-            f"{reached.train_seconds:.0f} s of training, and {reached.evaluation_seconds:.0f} s "
-            f"of looking every {sizes.look_every} epochs; validation {reached.validation:.1f}, test {reached.test:.1f} "
-            f"+- {reached.test_sem:.1f}\n"
-        )
+    for part, make in {"quality": quality_race, "target": target_race}.items():
+        if part in parts:
+            race = make(images, visible, sizes)
+            raced = race.run(sizes.most_seconds, say)
+            report.race_plot(folder / f"{part}.png", race, raced, _machine())
+            text.append(report.race_tables(race, raced))
+            results[part] = [_plain_curve(curve) for curve in raced]
     (folder / "table.md").write_text("\n".join(text))
     (folder / "results.json").write_text(json.dumps(results, indent=1))
     print("\n" + "\n".join(text))
@@ -225,6 +257,14 @@ def _machine() -> str:
 
 def _plain(row: Row) -> dict[str, Any]:
     return {"name": row.case.name, "seconds": row.seconds, "flops": row.case.flops, "note": row.note}
+
+
+def _plain_curve(curve: quality.Curve) -> dict[str, Any]:
+    def plain(scores: quality.Scores) -> dict[str, float | None]:
+        return {name: None if math.isnan(score) else score for name, score in scores.items()}
+
+    looks = [look._asdict() | {"scores": plain(look.scores)} for look in curve.looks]
+    return {"name": curve.competitor.name, "looks": looks, "note": curve.note}
 
 
 if __name__ == "__main__":

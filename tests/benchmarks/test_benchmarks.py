@@ -1,20 +1,30 @@
-"""The benchmarks: that they run, what they write, and that the port computes what we compute. Nothing is timed."""
+"""The benchmarks: that they run, what they write, and that peers compute what we compute. Nothing is timed."""
 
+import dataclasses
+import itertools
 import json
+import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from programs import users_environment
+from programs import SMALL, users_environment
 
 import vpf_jax
-from benchmarks import measure, peers, report, run
+from benchmarks import measure, peers, quality, report, run
 from benchmarks.cases import num_weights
+from experiments import named_recipes
+from vpf_jax.app.runs import Images
+from vpf_jax.data import load_dataset
+from vpf_jax.evaluate import likelihood
 
 ROOT = Path(__file__).parents[2]
+RACES = ("quality", "target")
 
 
 def case(name, log, flops=0.0, against=(), work=1.0):
@@ -69,9 +79,10 @@ def test_weights_are_counted_as_the_products_see_them():
 
 @pytest.mark.slow
 def test_the_command_runs_at_tiny_sizes(tmp_path):
+    parts = ",".join(part for part in run.PARTS if part not in RACES)
     command = [sys.executable, "-m", "benchmarks.run", "--tiny=on", "--rounds=1", "--dataset=mnist_5k"]
     done = subprocess.run(
-        [*command, f"--workdir={tmp_path}"],
+        [*command, f"--parts={parts}", f"--workdir={tmp_path}"],
         cwd=ROOT,
         env=users_environment(),
         capture_output=True,
@@ -85,11 +96,194 @@ def test_the_command_runs_at_tiny_sizes(tmp_path):
     for row in results["rows"]:
         assert row["seconds"] or "not installed" in row["note"]
     assert set(results["growth"]) == {name for name, _ in run.TINY.growth}
-    assert results["target"]["epochs"] == run.TINY.most_epochs
     table = (tmp_path / "table.md").read_text()
     assert "first epoch of the intra-layer DBM" in table
-    assert "NOT reached" in table
     assert (tmp_path / "growth.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_races_run_at_tiny_sizes(tmp_path):
+    sizes = dataclasses.replace(run.TINY, hidden=(12, 8), raced_stacks=("dbm",))
+    results = run.measure_parts(tmp_path, Images(load_dataset(SMALL)), None, RACES, 1, sizes)
+    table = (tmp_path / "table.md").read_text()
+    assert json.loads((tmp_path / "results.json").read_text()).keys() == results.keys()
+    for part in RACES:
+        assert (tmp_path / f"{part}.png").stat().st_size > 1000
+        for curve in results[part]:
+            assert "not installed" in curve["note"] or [look["epoch"] for look in curve["looks"]] == [1, 2]
+            assert f"| {curve['name']} | not " in table
+
+
+class Counted:
+    """A learner that counts its epochs, and whose stack is their number."""
+
+    def __init__(self):
+        self.log = []
+        self.done = 0
+
+    def reset(self):
+        self.log.append("reset")
+        self.done = 0
+
+    def epoch(self):
+        self.done += 1
+        self.log.append(self.done)
+
+    def stack(self):
+        return self.done
+
+
+def race(learners, epochs=12, look=lambda stack, epoch: {"score": float(stack)}):
+    entrants = [quality.Competitor(name, lambda learner=learner: learner, epochs) for name, learner in learners.items()]
+    return quality.Race("a race", [*entrants, quality.Competitor("peer", missing, epochs)], look, (), (), "")
+
+
+def quiet(line):
+    pass
+
+
+@pytest.fixture
+def no_pauses(monkeypatch):
+    monkeypatch.setattr(measure, "_PAUSE_SECONDS", 0.0)
+
+
+def test_learners_take_turns_after_a_warm_up_and_are_looked_at_ever_less_often(no_pauses, unchecked):
+    log = []
+    learners = {"a": Counted(), "b": Counted()}
+    for learner in learners.values():
+        learner.log = log
+    a, b, peer = race(learners).run(math.inf, quiet)
+    assert log[:4] == [1, "reset", 1, "reset"]
+    assert log[4:] == [epoch for epoch in range(1, 13) for _ in learners]
+    assert [look.epoch for look in a.looks] == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12]
+    assert [look.scores["score"] for look in b.looks] == [look.epoch for look in b.looks]
+    assert peer.looks == []
+    assert "nothing is not installed" in peer.note
+    assert [epoch for epoch in range(8, 130) if quality.looked_at(epoch)][::4] == [8, 16, 32, 64, 128]
+
+
+def test_looks_and_what_precedes_the_first_epoch_are_not_counted(no_pauses, unchecked, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    class Slow(Counted):
+        def epoch(self):
+            super().epoch()
+            clock[0] += 3
+
+    def look(stack, epoch):
+        clock[0] += 1000
+        return {"score": 0.0}
+
+    learner = Slow()
+    curve, _ = race({"slow": learner}, look=look).run(26.0, quiet)
+    assert [look.seconds for look in curve.looks] == [3, 6, 9, 12, 15, 18, 21, 24, 27]
+    assert learner.done == 9
+
+
+def looks(*scores):
+    return [quality.Look(number, 10.0 * number, {"score": score}) for number, score in enumerate(scores, 1)]
+
+
+def test_a_score_is_passed_at_the_first_look_that_is_there():
+    rising = quality.Goal("score", "nats", (-110, -90), compared=-90)
+    some = looks(-120.0, math.nan, -110.0, -95.0, -111.0, -89.0, -92.0)
+    assert rising.first(some, -110).epoch == 3
+    assert rising.first(some, -100).epoch == 4
+    assert rising.first(some, -90).epoch == 6
+    assert rising.first(some, -80) is None
+    assert rising.best(some).epoch == 6
+    falling = quality.Goal("score", "error", (40, 30), compared=30)
+    some = looks(50.0, 40.0, math.nan, 35.0, 29.0, 31.0)
+    assert [falling.first(some, wanted).epoch for wanted in (40, 30)] == [2, 5]
+    assert falling.first(some, 20) is None
+    assert falling.best(some).epoch == 5
+
+
+def test_ratios_of_times_are_bounds_where_one_was_not_reached():
+    goal = quality.Goal("score", "nats", (-110, -90), compared=-90)
+    curves = [
+        quality.Curve(quality.Competitor(name, Counted, 3), some)
+        for name, some in (
+            ("ours", looks(-100.0, -89.0)),
+            ("slower", looks(-120.0, -111.0, -91.0, -90.0)),
+            ("never", looks(-130.0, math.nan, -120.0)),
+            ("nothing", looks(math.nan)),
+        )
+    ]
+    curves.append(quality.Curve(quality.Competitor("peer", missing, 3), [], "not installed"))
+    header, _, *rows = report.race_table(goal, curves, [curves[0], curves[2]]).splitlines()
+    assert header.endswith("| to -90: times as long as ours | to -90: times as long as never |")
+    assert rows[0] == "| ours | 10 (epoch 1) | 20 (epoch 2) | -89.0 after 20 s | 2 epochs, 20 s | 1 | < 0.67 |"
+    assert rows[1] == "| slower | 30 (epoch 3) | 40 (epoch 4) | -90.0 after 40 s | 4 epochs, 40 s | 2 | < 1.3 |"
+    assert rows[2] == "| never | not reached | not reached | -120.0 after 30 s | 3 epochs, 30 s | > 1.5 |  |"
+    assert rows[3] == "| nothing | not reached | not reached | not known | 1 epochs, 10 s | > 0.5 |  |"
+    assert rows[4] == "| peer | not measured | not measured | not installed |  |  |  |"
+
+
+def digits(count=120):
+    return (np.random.default_rng(0).random((count, 12)) < np.linspace(0.1, 0.9, 12)).astype(np.uint8)
+
+
+LEARNERS = {
+    "recipe": lambda images: quality.RecipeLearner(named_recipes.rbm("vpf_pcd", 5, 2), jnp.asarray(images)),
+    "sklearn": lambda images: peers.Sklearn(images, 5, 40, 0.1),
+    "rbms": lambda images: peers.Rbms(images, 5, 40, 0.1),
+    "port": lambda images: peers.Port(images, (5,)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LEARNERS)
+def test_learners_train_and_begin_again(name):
+    try:
+        learner = LEARNERS[name](digits())
+    except measure.MissingPeerError as error:
+        pytest.skip(str(error))
+
+    def parameters():
+        return [np.array(leaf) for leaf in jax.tree.leaves(learner.stack())]
+
+    states = [parameters()]
+    for _ in range(2):
+        learner.epoch()
+        states.append(parameters())
+    for before, after in itertools.pairwise(states):
+        assert not any(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+        assert all(np.isfinite(leaf).all() for leaf in after)
+    learner.reset()
+    learner.epoch()
+    for again, first in zip(parameters(), states[1], strict=True):
+        np.testing.assert_array_equal(again, first)
+
+
+@pytest.mark.parametrize("name", ["sklearn", "rbms"])
+def test_an_rbm_of_a_peer_has_its_free_energy(name):
+    images = digits()
+    try:
+        learner = LEARNERS[name](images)
+    except measure.MissingPeerError as error:
+        pytest.skip(str(error))
+    learner.epoch()
+    (machine,) = learner.stack()
+    if name == "sklearn":
+        theirs = learner._rbm._free_energy(images.astype(np.float32))
+    else:
+        theirs = learner._rbm.compute_energy_visibles(learner._images).numpy()
+    ours = jax.vmap(vpf_jax.free_energy, in_axes=(None, 0))(machine, jnp.asarray(images))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_log_likelihood_that_few_chains_carry_is_not_told():
+    images = Images(load_dataset(SMALL))
+    look = quality.judge(images.train.bits, images.test, images.image_shape, (20, 30), 10)
+    machine = vpf_jax.init_machine(jax.random.key(0), (images.num_visible, 4))
+    scores = look((machine,), 1)
+    assert scores["effective_samples"] > 10
+    exact = likelihood.rbm_log_likelihood(machine, images.test.bits, vpf_jax.log_partition_exact(machine)).mean()
+    np.testing.assert_allclose(scores["nats"], exact, atol=5 * scores["standard_error"])
+    assert math.isnan(look((jax.tree.map(lambda p: 300 * p, machine),), 1)["nats"])
 
 
 @pytest.mark.slow
