@@ -217,7 +217,7 @@ def crossed(
         axes.set_xlabel(label)
     for axes, label in zip(grid[:, 0], ylabels, strict=True):
         axes.set_ylabel(label)
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=1 + len(xlabels))
     return figure
 
 
