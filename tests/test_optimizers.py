@@ -98,6 +98,8 @@ def test_a_centred_run_learns_and_goes_on_from_a_file(rule, tmp_path):
     half, _ = run(state, visible, config, epochs=30)
     checkpoint.save_checkpoint(tmp_path / "c", 30, half, {})
     _, restored, _ = checkpoint.restore_checkpoint(tmp_path / "c", half)
+    # Who loads the run has what it has learnt.
+    assert_same_machine(vpf_jax.load_stack(tmp_path / "c")[0], train.learnt(half)[0], 0)
     ends = [run(copy_of(one), visible, config, epochs=30)[0] for one in (half, restored)]
     assert_same_machine(ends[0].stack[0], ends[1].stack[0], 0)
     machine = train.learnt(ends[0])[0]

@@ -1,7 +1,7 @@
 """The trained stack of a run, by the run's folder. Not here: how checkpoints are read (`checkpoint`)."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from vpf_jax.stack import Stack
 
 
 def load_stack(folder: str | Path, seed_index: int | None = None) -> Stack:
-    """The trained stack of a run, as its newest checkpoint has it.
+    """The trained stack of a run, as its newest checkpoint has it: the average of its parameters where one is kept.
 
     Args:
       folder: of a run (`--workdir` of `experiments.mnist_dbm`, or a folder in `--models` of the scripts that compare
@@ -36,7 +36,8 @@ def load_stack(folder: str | Path, seed_index: int | None = None) -> Stack:
     told = f"got folder={str(folder)!r}, which holds"
     if found is None:
         raise ValueError(f"{told} no checkpoints; it takes the folder of a run")
-    leaves = {path.split("/", 1)[1]: leaf for path, leaf in found.leaves.items() if path.startswith("stack/")}
+    prefix = _learnt(found.leaves)
+    leaves = {path.removeprefix(prefix): leaf for path, leaf in found.leaves.items() if path.startswith(prefix)}
     if "0/biases/0" not in leaves:
         raise ValueError(f"{told} checkpoints without a stack; it takes the run of a stack")
     if any(path.count("/") > 2 for path in leaves):
@@ -48,6 +49,12 @@ def load_stack(folder: str | Path, seed_index: int | None = None) -> Stack:
         leaves = {path: leaf[index] for path, leaf in leaves.items()}
     kinds = [found.structure.get(f"stack/{number}/units", {"static": "binary"}) for number in range(_count(leaves, ""))]
     return tuple(_machine(leaves, f"{number}/", kind["static"]) for number, kind in enumerate(kinds))
+
+
+def _learnt(paths: Iterable[str]) -> str:
+    """Under which path the stack lies that `train.learnt` gives."""
+    averages = (path.partition("average/")[0] + "average/" for path in paths if "/average/" in path)
+    return next((path for path in averages if path.startswith("optimizer/")), "stack/")
 
 
 def _machine(leaves: Mapping[str, np.ndarray], prefix: str, kinds: str) -> BoltzmannMachine:

@@ -253,7 +253,7 @@ def test_a_damaged_newest_checkpoint_costs_only_its_epochs(straight, tmp_path):
         {"model": "dbm", "expectation": "exact", "hidden_flips": False, "flips_per_step": 8},
         {"model": "intra_dbm", "rule": "tap", "rule_steps": 2, "damping": 0.3, "persistent": True},
         {"model": "rbm", "hidden": (10,), "rule": "energy_discrepancy", "noise": 0.1, "particles": 4, "stabiliser": 0},
-        {"model": "rbm", "hidden": (10,), "rule": "tethered", "rule_steps": 2, "noise": 0.1, "averaging": 0.9},
+        {"model": "intra_dbm", "rule": "tethered", "rule_steps": 2, "noise": 0.1, "averaging": 0.9},
         {"model": "intra_dbm", "refine": "pcd", "refine_epochs": 2, "centred": True, "visible_biases": "data"},
         {"model": "intra_dbm", "weights": "directed", "backward_start": "drawn"},
     ],
