@@ -4,6 +4,7 @@ import dataclasses
 import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -143,6 +144,25 @@ def test_models_are_drawn_as_their_recipe_says():
     equal, drawn = (stack(backward_start=start, **flow)[0] for start in ("equal", "drawn"))
     np.testing.assert_array_equal(equal.backward[0], equal.weights[0])
     assert np.abs(drawn.backward[0] - drawn.weights[0]).max() > 0
+
+
+def test_visible_biases_start_at_zero_or_at_the_datas_means():
+    means = jnp.array([0.1, 0.2, 0.5, 0.7, 0.001, 0.999])
+    recipe = dataclasses.replace(RECIPE, visible_biases="data")
+    found = recipe.initial_states((0, 1), 6, means).stack[0].biases[0]
+    # Means that are nearly 0 or 1 are moved away from them.
+    expected = np.clip(means, 0.01, 0.99)
+    np.testing.assert_allclose(1 / (1 + np.exp(-found)), np.stack([expected, expected]), rtol=1e-5)
+    for other in (RECIPE.initial_state(0, 6, means), recipe.initial_state(0, 6)):
+        np.testing.assert_array_equal(other.stack[0].biases[0], 0)
+
+
+def test_only_what_differs_from_the_defaults_names_a_folder():
+    told = described(RECIPE, changed=True)
+    first, second = told.pop("phases")
+    assert told == {"title": "two phases", "hidden": [5]}
+    assert first == {"epochs": 3}
+    assert second == {"rule": {"kind": "pcd"}, "epochs": 2}
 
 
 def test_watching_draws_by_seed_and_epoch():
