@@ -198,6 +198,10 @@ def crossed(
     """
     figure = _figure(5 * len(xlabels), 3.6 * len(ylabels) + 0.6, title)
     grid = figure.subplots(len(ylabels), len(xlabels), squeeze=False, sharex="col", sharey="row")
+    # A line of one point is told by its marker, where colours come again.
+    marked = cycler(linestyle=["-", "--", ":", "-."], marker=["o", "s", "^", "D"]) * cycler(color=COLOURS)
+    for axes in grid.ravel():
+        axes.set_prop_cycle(marked)
     for name, (x, y, standard_error) in lines.items():
         for given, labels in ((x, xlabels), (y, ylabels)):
             shape = np.shape(given)
@@ -206,7 +210,7 @@ def crossed(
             error = None if standard_error is None else np.asarray(standard_error)[:, row]
             points = np.asarray(x)[:, column], np.asarray(y)[:, row]
             panel = cast(Axes, grid[row, column])
-            panel.errorbar(*points, yerr=error, label=name, marker="o", markersize=4, capsize=2)
+            panel.errorbar(*points, yerr=error, label=name, markersize=4, capsize=2)
     for axes in grid.ravel():
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
