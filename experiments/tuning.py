@@ -105,9 +105,11 @@ def run(config: Config) -> dict[str, Any]:
     workshop = config.workshop()
     trials = list(config.trials())
     workshop.check(trials[0])
+    images = workshop.images
     for batch_size in config.batch_sizes:
-        allowed = f"up to the {len(workshop.images.train)} training images"
-        checks.require(batch_size <= len(workshop.images.train), "batch_sizes", batch_size, allowed)
+        allowed = f"up to the {len(images.train)} training images"
+        checks.require(batch_size <= len(images.train), "batch_sizes", batch_size, allowed)
+    runs.check_memory("num_chains", config.num_chains, 8 * config.num_chains * (images.num_visible + config.hidden))
     annealing = {"num_chains": config.num_chains, "num_temperatures": config.num_temperatures}
 
     def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
@@ -116,7 +118,7 @@ def run(config: Config) -> dict[str, Any]:
             trained = workshop.run(recipe, stops)
 
             def evaluate(index: int, seed: int, trained: recipes.Seeds = trained) -> dict[str, Any]:
-                result = measure(trained.stack(index)[0], workshop.images, seed, annealing, config.num_repaired)
+                result = measure(trained.stack(index)[0], images, seed, annealing, config.num_repaired)
                 print(f"{trained.recipe.title}, seed {seed}: {told(result)}", flush=True)
                 return result
 

@@ -244,6 +244,33 @@ OWN: dict[str, tuple[tuple[str, ...], ...]] = {
         ("--num_samples=0", "--num_samples=0", "at least 1"),
         ("''", "''", "only flags are allowed"),
     ),
+    "frontier": (
+        ("--rules=", "got --rules=;", "each once"),
+        ("--rules=cd", "--rules=cd", "some of vpf_paper, vpf"),
+        ("--dataset=mnist_5k --hidden=99999999999", "got --hidden=99999999999;", "GiB of memory"),
+        ("--dataset=mnist_5k --num_chains=1000000000", "got --num_chains=1000000000;", "GiB of memory"),
+        ("--lengths=0", "got --lengths=0;", "distinct positive integers"),
+        ("--lengths=", "got --lengths=;", "distinct positive integers"),
+        ("--lengths=2,2", "got --lengths=2,2;", "distinct positive integers"),
+        ("--epochs=1", "--epochs=1", "at least 2"),
+        ("--num_temperatures=1", "--num_temperatures=1", "from 2 to"),
+    ),
+    "tuning": (
+        ("--rule=gan", "--rule=gan", "one of cd, pcd"),
+        ("--rule=pl --rule_steps=2", "got --rule_steps=2;", "rule pl has no such option"),
+        ("--rule=cd --noise=0.1", "got --noise=0.1;", "rule cd has no such option"),
+        ("--rule=tethered --noise=0.6", "got --noise=0.6;", "0.5"),
+        ("--rule=cd --particles=3", "got --particles=3;", "rule cd has no such option"),
+        ("--learning_rates=0", "got --learning_rates=0;", "positive finite numbers"),
+        ("--weight_decays=-1", "got --weight_decays=-1;", "at least 0"),
+        ("--averaging=1.5", "got --averaging=1.5;", "from 0 to 1"),
+        ("--centred=maybe", "--centred=maybe", "on or off"),
+        ("--visible_biases=ones", "--visible_biases=ones", "zero, data"),
+        ("--epochs=0", "got --epochs=0;", "distinct positive integers"),
+        ("--dataset=mnist_5k --batch_sizes=4001", "got --batch_sizes=4001;", "up to the 4000 training images"),
+        ("--dataset=mnist_5k --hidden=99999999999", "got --hidden=99999999999;", "GiB of memory"),
+        ("--dataset=mnist_5k --num_chains=1000000000", "got --num_chains=1000000000;", "GiB of memory"),
+    ),
     "features": (
         ("--dataset=mnist_5k --hidden=64,99999999999", "got --hidden=99999999999;", "GiB of memory"),
         ("--rule=dbm", "--rule=dbm", "vpf_paper, vpf"),
@@ -276,7 +303,7 @@ OWN: dict[str, tuple[tuple[str, ...], ...]] = {
         ("--sample_sizes=300,100", "--sample_sizes=300,100", "increasing positive integers"),
         ("--sample_sizes=1.5", "--sample_sizes=1.5", "increasing positive integers"),
         ("--dataset=mnist_5k --sample_sizes=4001", "--sample_sizes=4001", "mnist_5k has 4000 training images"),
-        ("--dataset=planted", "--dataset=planted", "glass, mnist_5k"),
+        ("--dataset=planted", "--dataset=planted", "glass, digits_8x8, mnist_5k"),
         ("--penalty=-1", "--penalty=-1;", "of at least 0"),
         ("--tolerance=0", "--tolerance=0;", "a positive finite number"),
         ("--pcd_rate=1e400", "--pcd_rate=1e400", "a positive finite number"),
@@ -358,7 +385,7 @@ OWN: dict[str, tuple[tuple[str, ...], ...]] = {
         ("--esteps=exact --damping=0", "got --damping=0.0;", "no messages are passed"),
         ("--num_seeds=0", "got --num_seeds=0;", "from 1 to"),
         ("--seed=4294967295", "got --seed=4294967295;", "as 10 seeds count up from it"),
-        ("--dataset=glass", "--dataset=glass", "planted, mnist_5k"),
+        ("--dataset=glass", "--dataset=glass", "planted, digits_8x8, mnist_5k"),
         ("--hidden=2,2", "--hidden=2,2", "distinct positive integers"),
         ("--hidden=13", "--hidden=13", "up to 12"),
         ("--dataset=mnist_5k --hidden=13 --esteps=exact", "--hidden=13", "up to 12"),
@@ -554,7 +581,7 @@ def test_a_wrong_command_is_refused_in_one_line(command, folder, monkeypatch, ca
 def test_the_table_is_large_and_holds_every_program():
     assert len(COMMANDS) >= 250
     assert len(FILES) >= 25
-    assert len(PROGRAMS) == 11
+    assert len(PROGRAMS) == 13
     assert set(OWN) == set(PROGRAMS)
     counts = Counter(command.program for command in COMMANDS)
     assert min(counts[program] for program in PROGRAMS) >= 14
