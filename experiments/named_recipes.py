@@ -60,8 +60,8 @@ DIRECTED = {
 }
 # An eighth of the flips per step: all pairs of units are summed over for each, where others take one product.
 FLIPS = 98
-# Rule, learning rate at the start of a cosine schedule, weight decay: of centred RBMs, each chosen on validation images
-# (docs/results/tuning.md).
+# Rule, learning rate at the start of a cosine schedule, weight decay: of centred RBMs, chosen on validation images
+# (docs/results/tuning.md), but for cd2, tethered10 and pcd10, which are set as their neighbours are.
 TUNED: dict[str, tuple[rules.Rule, float, float]] = {
     "cd1": (rules.CD(), 1e-2, 4e-3),
     "cd2": (rules.CD(2), 6e-3, 3e-3),

@@ -63,12 +63,12 @@ class Config(recipes.RecipesConfig):
     centred: bool = like(TrainConfig, "centred")
     visible_biases: str = like(recipes.Recipe, "visible_biases")
     epochs: tuple[int, ...] = setting((40,), "Passes over the training images by the rule", least=1)
-    start_epochs: int = setting(0, "Epochs of VPF before the rule", least=0)
+    start_epochs: int = setting(0, "Epochs of VPF, in minibatches of 40, before the rule", least=0)
     batch_sizes: tuple[int, ...] = setting((40,), "Examples per step", least=1)
     hidden: int = setting(196, "Hidden units", least=1)
     num_chains: int = setting(100, "Annealed chains", least=2)
     num_temperatures: int = setting(3000, "Inverse temperatures of the annealing", least=2, most=2**31 - 1)
-    num_repaired: int = setting(2000, "Validation images that are repaired", least=1)
+    num_repaired: int = setting(2000, "Validation images that are repaired, all of them where there are fewer", least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

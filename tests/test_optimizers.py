@@ -139,7 +139,14 @@ def test_several_seeds_are_averaged_and_centred_apart():
     assert_same_machine(together, train.learnt(single)[0], 1e-5)
 
 
-def test_what_averages_do_not_take():
+def test_what_averages_and_centring_do_not_take():
+    stack = (RBM.machine,)
+    for wrapped, missing in (
+        (optimizers.averaged(optax.sgd(0.1), 0.5), "params"),
+        (optimizers.centred(optax.sgd(0.1)), "states"),
+    ):
+        with pytest.raises(ValueError, match=f"^got {missing}=None; it takes"):
+            wrapped.update(stack, wrapped.init(stack))
     for decay in (0.0, 1.5, float("nan")):
         with pytest.raises(ValueError, match="decay"):
             optimizers.averaged(optax.sgd(0.1), decay)

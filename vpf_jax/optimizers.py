@@ -90,7 +90,7 @@ def averaged(inner: optax.GradientTransformation, decay: float) -> optax.Gradien
     Juditsky 1992).
 
     Raises:
-      SettingError: a decay that is not above 0 and at most 1.
+      SettingError: a decay that is not above 0 and at most 1, and, of the update, no parameters.
     """
     checks.require(0 < checks.finite_number("decay", decay) <= 1, "decay", decay, "above 0 and at most 1")
     inner = optax.with_extra_args_support(inner)
@@ -99,6 +99,7 @@ def averaged(inner: optax.GradientTransformation, decay: float) -> optax.Gradien
         return AveragedState(inner.init(params), jax.tree.map(jnp.copy, params), jnp.zeros((), jnp.int32))
 
     def update(updates: Any, state: AveragedState, params: Any = None, **more: Any) -> tuple[Any, AveragedState]:
+        checks.require(params is not None, "params", params, "the parameters, which are averaged")
         updates, inner_state = inner.update(updates, state.inner, params, **more)
         steps = state.steps + 1
         share = jnp.maximum(1 - decay, 1 / steps)
@@ -115,7 +116,13 @@ def average_of(optimizer_state: Any) -> Any:
 
 
 def centred(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """The transformation in the parameters of the centred stack; its `update` takes the stack's states, too."""
+    """The transformation in the parameters of the centred stack.
+
+    Its `update` takes `states`, too: for each machine of the stack one array [batch, n_l] per layer, completed data.
+
+    Raises:
+      SettingError: of the update, no states.
+    """
     inner = optax.with_extra_args_support(inner)
 
     def init(stack: Stack) -> CentredState:
@@ -123,8 +130,14 @@ def centred(inner: optax.GradientTransformation) -> optax.GradientTransformation
         return CentredState(inner.init(stack), offsets, jnp.zeros((), jnp.int32))
 
     def update(
-        updates: Stack, state: CentredState, params: Stack | None = None, *, states: tuple[State, ...], **more: Any
+        updates: Stack,
+        state: CentredState,
+        params: Stack | None = None,
+        *,
+        states: tuple[State, ...] | None = None,
+        **more: Any,
     ) -> tuple[Stack, CentredState]:
+        checks.require(states is not None, "states", states, "those of the stack, whose means are the offsets")
         steps = state.steps + 1
         share = jnp.maximum(CENTRING_RATE, 1 / steps)
 

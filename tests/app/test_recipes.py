@@ -153,8 +153,9 @@ def test_visible_biases_start_at_zero_or_at_the_datas_means():
     # Means that are nearly 0 or 1 are moved away from them.
     expected = np.clip(means, 0.01, 0.99)
     np.testing.assert_allclose(1 / (1 + np.exp(-found)), np.stack([expected, expected]), rtol=1e-5)
-    for other in (RECIPE.initial_state(0, 6, means), recipe.initial_state(0, 6)):
-        np.testing.assert_array_equal(other.stack[0].biases[0], 0)
+    np.testing.assert_array_equal(RECIPE.initial_state(0, 6, means).stack[0].biases[0], 0)
+    with pytest.raises(SettingError, match="got means=None; it takes those of the data"):
+        recipe.initial_state(0, 6)
 
 
 def test_only_what_differs_from_the_defaults_names_a_folder():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
@@ -91,13 +92,15 @@ class Recipe(Settings):
         Args:
           seed: of the run.
           num_visible: visible units.
-          means: of the training images, which visible biases may start from; left out where biases do not matter.
+          means: of the training images; needed where visible biases start from them.
 
         Raises:
-          ValueError: a rule that does not take the model.
+          ValueError: a rule that does not take the model, or no means where they are needed.
         """
         stack = self.stack(key_for(seed, "machines at the start"), num_visible)
-        if self.visible_biases == "data" and means is not None:
+        if self.visible_biases == "data":
+            if means is None:
+                raise checks.SettingError("means", means, "those of the data, from which visible biases start")
             stack = (vpf_jax.with_visible_means(stack[0], means), *stack[1:])
         return train.init_state(key_for(seed, "training"), stack, self.phases[0])
 
@@ -137,9 +140,9 @@ class Seeds(NamedTuple):
 
     @property
     def initial_stacks(self) -> vpf_jax.Stack:
-        """Before training, drawn again."""
+        """Before training, drawn again; visible biases that started from the data are 0 here."""
         num_visible = self.stacks[0].biases[0].shape[-1]
-        return self.recipe.initial_states(self.seeds, num_visible).stack
+        return self.recipe.initial_states(self.seeds, num_visible, jnp.full(num_visible, 0.5)).stack
 
     def alignment(self) -> np.ndarray:
         """Of two-layer machines, the cosine between forward and backward weights at the start and after each epoch.
@@ -233,7 +236,7 @@ def check_recipe(recipe: Recipe, num_visible: int, num_seeds: int = 1, name: str
     """Refuses machines that their rule does not take (ValueError), or that do not fit into memory (SettingError)."""
 
     def needed() -> Any:
-        state = recipe.initial_state(0, num_visible)
+        state = recipe.initial_state(0, num_visible, jnp.full(num_visible, 0.5))
         # An epoch holds a gradient and an update, too.
         return [state.stack, state.optimizer, state.stack, state.stack]
 
