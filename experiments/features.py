@@ -57,6 +57,7 @@ class Config(recipes.RecipesConfig):
 def run(config: Config) -> dict[str, Any]:
     """Trains, probes and draws; resumes. Returns what summary.json holds (errors: `app.recipes`, `app.runs`)."""
     workshop = config.workshop()
+    workshop.images.require_classes()
     some = {hidden: named_recipes.rbm(config.rule, hidden, config.epochs) for hidden in config.hidden}
     workshop.check(some[max(config.hidden)])
     images, probed = workshop.images, config.probe_images

@@ -183,6 +183,7 @@ class Learner(NamedTuple):
 def run(config: Config) -> dict[str, Any]:
     """Trains, tests and draws; resumes. Returns what summary.json holds (errors: `app.loop`, `app.runs`)."""
     images = config.images()
+    images.require_classes()
     learner, pace = config.learner(images), config.checkpoint_every
     plan = learner.plan
     sizes = "-".join(map(str, plan.hidden))

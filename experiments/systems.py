@@ -194,6 +194,7 @@ def run(config: Config) -> dict[str, Any]:
     """Trains, measures and draws; resumes. Returns what summary.json holds (errors: `app.recipes`, `app.runs`)."""
     bench, systems, seeds = config.bench(), config.systems, config.seeds
     images, num_samples = bench.images, bench.scale.num_samples
+    images.require_classes()
     told = f"{config.dataset}, scale {config.scale}; {config.told_of_means}. "
 
     def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:

@@ -273,6 +273,7 @@ OWN: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "features": (
         ("--dataset=mnist_5k --hidden=64,99999999999", "got --hidden=99999999999;", "GiB of memory"),
+        ("--dataset=planted_spikes", "got --dataset=planted_spikes;", "two classes or more"),
         ("--rule=dbm", "--rule=dbm", "vpf_paper, vpf"),
         ("--rule=vpf,cd1", "--rule=vpf,cd1", "vpf_paper, vpf"),
         ("--hidden=0", "--hidden=0", "distinct positive integers"),

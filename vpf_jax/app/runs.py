@@ -161,6 +161,10 @@ class Images:
         """`generation.parzen_scores` of generated images."""
         return generation.parzen_scores(centres, self.validation.grey, self.test.grey)
 
+    def require_classes(self) -> None:
+        """Raises SettingError for a data set of a single class, which nothing can tell apart."""
+        checks.require(self.classes > 1, "dataset", self.name, "one of two classes or more, which are told apart")
+
     def require(self, name: str, number: int) -> None:
         """Raises SettingError where a setting asks for more training images than there are."""
         count = len(self.train)

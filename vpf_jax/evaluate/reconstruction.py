@@ -42,13 +42,13 @@ GUESSES = {
 }
 
 
-def band_mask(side: str, image_shape: tuple[int, int] = (28, 28), width: int = 12) -> Bool[Array, " n_0"]:
+def band_mask(side: str, image_shape: tuple[int, int] = (28, 28), width: int | None = None) -> Bool[Array, " n_0"]:
     """The mask of a band along one side of an image, rows or columns, in row-major order of the pixels.
 
     Args:
       side: "top", "bottom", "left" or "right".
       image_shape: rows and columns of the image; n_0 is their product.
-      width: rows or columns of the band, from 1 to all of them.
+      width: rows or columns of the band, from 1 to all of them; None: 12 of 28, and as large a share of other images.
 
     Raises:
       ValueError: another side, a width out of range, or an image_shape that is not two positive integers.
@@ -64,7 +64,7 @@ def band_mask(side: str, image_shape: tuple[int, int] = (28, 28), width: int = 1
         "right": (columns - 1 - column, columns),
     }
     distance, extent = distances[side]
-    number = checks.as_integer(width)
+    number = max(1, round(extent * 12 / 28)) if width is None else checks.as_integer(width)
     if number is None or not 1 <= number <= extent:
         raise ValueError(f"got width={width!r}; a band at the {side} of images {(rows, columns)} takes 1 to {extent}")
     return jnp.asarray((distance < number).ravel())
@@ -200,8 +200,6 @@ def band_errors(
 ) -> dict[str, dict[str, float]]:
     """Mean `reconstruction_error` of a band (`band_mask`), by protocol and side.
 
-    The band is 12 rows or columns of 28 wide, and as large a share of other images.
-
     Args:
       key: a random key.
       machine: repairs.
@@ -211,7 +209,7 @@ def band_errors(
     """
     found: dict[str, dict[str, float]] = {protocol: {} for protocol in PROTOCOLS}
     for side, side_key in zip(SIDES, jax.random.split(key, len(SIDES)), strict=True):
-        mask = band_mask(side, image_shape, _width(side, image_shape))
+        mask = band_mask(side, image_shape)
         repaired = repair(side_key, machine, visible, mask)
         for protocol, errors in found.items():
             errors[side] = float(jnp.mean(reconstruction_error(repaired[protocol], grey, mask)))
@@ -230,16 +228,11 @@ def guess_errors(
         "mean": examples.mean(axis=0, dtype=np.float64),
         "median": np.median(examples, axis=0),
     }
-    masks = {side: np.asarray(band_mask(side, image_shape, _width(side, image_shape))) for side in SIDES}
+    masks = {side: np.asarray(band_mask(side, image_shape)) for side in SIDES}
     return {
         guess: {side: float(np.abs(originals - image)[:, mask].sum(axis=1).mean()) for side, mask in masks.items()}
         for guess, image in painted.items()
     }
-
-
-def _width(side: str, image_shape: tuple[int, int]) -> int:
-    extent = image_shape[0] if side in ("top", "bottom") else image_shape[1]
-    return max(1, round(extent * 12 / 28))
 
 
 def _repair(
