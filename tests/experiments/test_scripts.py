@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
@@ -169,7 +170,7 @@ def test_recipes_fit_their_models_and_keep_the_number_of_epochs():
     for rule in named_recipes.RBMS:
         recipe = named_recipes.rbm(rule, 20, 10)
         assert recipe.epochs == 10
-        jax.eval_shape(functools.partial(recipe.initial_states, (0,), 784))
+        jax.eval_shape(functools.partial(recipe.initial_states, (0,), 784, jnp.full(784, 0.1)))
     for name in named_recipes.STACKS:
         recipe = named_recipes.stack(name, (6, 5), 10)
         assert recipe.epochs == (10 if name in ("dbm", "intra_dbm") else 4 if "refined" in name else 2)

@@ -487,7 +487,7 @@ CALLS: dict[str, Call] = {
     "band_mask": Call(
         V.band_mask,
         {"side": "top", "image_shape": (4, 5), "width": 2},
-        {"side": "choice", "image_shape": "sizes", "width": "count"},
+        {"side": "choice", "image_shape": "sizes", "width": "steps"},
     ),
     "random_mask": Call(
         V.random_mask, KEYED | {"shape": (5, 4), "rate": 0.5}, OF_KEY | {"shape": "sizes", "rate": "rate"}
