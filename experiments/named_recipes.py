@@ -26,6 +26,7 @@ RBMS = {
     "vpf": "VPF",
     "vpf_pcd": "VPF, then PCD-1",
     "vpf_centred": "VPF, centred",
+    "vpf_refined": "VPF, centred, then PCD-1",
     "vpf_tethered": "VPF, centred, then tethered CD-1",
     "cd1": "CD-1",
     "cd2": "CD-2",
@@ -104,8 +105,9 @@ def rbm(rule: str, hidden: int, epochs: int) -> Recipe:
             # So strong a decay costs PCD likelihood, and repairs images better.
             refined = TrainConfig(rules.PCD(), Adam(3e-3, "cosine"), epochs=epochs - first, weight_decay=4e-3)
             phases = (flow(first), refined)
-        case "vpf_tethered":
-            phases = (flow(first, centred=True), tuned("tethered1", epochs - first))
+        case "vpf_refined" | "vpf_tethered":
+            then = "pcd1" if rule == "vpf_refined" else "tethered1"
+            phases = (flow(first, centred=True), tuned(then, epochs - first))
         case _:
             phases = (tuned(rule, epochs),)
     return Recipe(RBMS[rule], (hidden,), phases, visible_biases="data" if phases[-1].centred else "zero")

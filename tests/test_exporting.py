@@ -47,6 +47,7 @@ RESULTS = {
     "OnlineResult": vpf_jax.OnlineResult(jnp.zeros(()), jnp.zeros(())),
     "Pairings": stdp.Pairings(*(jnp.zeros(1) for _ in range(3))),
     "Hidden": stack.Hidden((jnp.zeros(1),), (None,)),
+    "Examples": vpf_jax.Examples(jnp.zeros((2, 3)), drawn=True),
     "Metrics": train.Metrics(jnp.zeros(()), jnp.zeros(())),
 }
 

@@ -1,10 +1,10 @@
 """Variational probability flow for binary Boltzmann machines, in JAX (Liu, Quek and Lin, arXiv 1711.07732).
 
 The public functions stand here; the modules they come from hold one concept each and say so in their first lines:
-`units`, `couplings`, `machine`, `energy`, `sample`, `stack`, `rules`, `train`, `evaluate`, `spikes`, `data`,
-`checkpoint`, `loading`, `figures`, `settings`, `checks`. Neighbouring learning systems lie in `vpf_jax.related`, what
-turns functions into programs in `vpf_jax.app`; both are imported by name. `train`, `data`, `checkpoint` and `figures`
-are loaded when they are first used: they need more than the pure functions do.
+`units`, `couplings`, `machine`, `energy`, `sample`, `stack`, `examples`, `rules`, `train`, `evaluate`, `spikes`,
+`data`, `checkpoint`, `loading`, `figures`, `settings`, `checks`. Neighbouring learning systems lie in
+`vpf_jax.related`, what turns functions into programs in `vpf_jax.app`; both are imported by name. `train`, `data`,
+`checkpoint` and `figures` are loaded when they are first used: they need more than the pure functions do.
 """
 
 import importlib
@@ -17,6 +17,7 @@ from vpf_jax.evaluate.likelihood import rbm_log_likelihood, stack_bound, variati
 from vpf_jax.evaluate.monitor import alignment, linear_probe, pseudo_log_likelihood, squared_weight, weight_sparsity
 from vpf_jax.evaluate.parzen import choose_sigma, parzen_log_likelihood
 from vpf_jax.evaluate.reconstruction import band_mask, corrupt, inpaint, random_mask, reconstruct, reconstruction_error
+from vpf_jax.examples import Examples
 from vpf_jax.machine import BoltzmannMachine, State, init_machine, tie_intra, untie, with_units, with_visible_means
 from vpf_jax.rules.chains import contrastive_divergence, persistent_contrastive_divergence
 from vpf_jax.rules.energy_discrepancy import energy_discrepancy
@@ -66,6 +67,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "BoltzmannMachine",
     "DirectedGradient",
+    "Examples",
     "LogPartition",
     "OnlineResult",
     "Pairings",

@@ -32,14 +32,17 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from vpf_jax import checks
 from vpf_jax.checks import AnyArray
+from vpf_jax.examples import Examples, as_examples, check_shapes, check_values, completed, ordered
 from vpf_jax.exporting import exported
 from vpf_jax.machine import BoltzmannMachine, State
 from vpf_jax.optimizers import Adam, average_of, centred
 from vpf_jax.rules import VPF, Rule
-from vpf_jax.sample.streams import Stream, permutation, stream_of, substream, substreams, uniform
+from vpf_jax.sample.streams import Stream, stream_of, substream, substreams, uniform
 from vpf_jax.settings import Settings, setting
-from vpf_jax.stack import Stack, check_stack, check_visible_shape, climb, in_chunks, join_states
+from vpf_jax.stack import Stack, check_stack, climb, in_chunks, join_states
 
+# Of visible units: values alone, such as zeros and ones, or more.
+AnyExamples = Shaped[AnyArray, "num_examples n_0"] | Examples
 PRECISIONS = ("float32", "bfloat16")
 # Of a machine: what decays and is bounded, biases not among it.
 WEIGHT_FIELDS = ("weights", "intra", "backward")
@@ -142,7 +145,7 @@ def _first(key: PRNGKeyArray, stack: Stack, config: TrainConfig) -> TrainState:
     return _started(stream, stack, key, jnp.zeros((), jnp.int32), states, config)
 
 
-def start_phase(state: TrainState, visible: Shaped[AnyArray, "num_examples n_0"], config: TrainConfig) -> TrainState:
+def start_phase(state: TrainState, visible: AnyExamples, config: TrainConfig) -> TrainState:
     """The state from which a trained stack goes on under other settings: a fresh optimizer, and chains from the data.
 
     Raises:
@@ -150,14 +153,15 @@ def start_phase(state: TrainState, visible: Shaped[AnyArray, "num_examples n_0"]
         minibatch.
     """
     _check_call(state, visible, config)
-    check_visible_shape(state.stack, visible)
-    _check_batch_size(config, visible)
+    examples = as_examples(visible)
+    check_shapes(examples, state.stack)
+    _check_batch_size(config, examples)
     _check_rule(state.stack, config)
     # Copies: see `init_state`.
     stack, key, epoch = jax.tree.map(jnp.copy, (learnt(state), state.key, state.epoch))
-    order_stream, stream = substreams(stream_of(jax.random.fold_in(key, _START)), 2)
-    order = permutation(order_stream, visible.shape[0])
-    some = jnp.asarray(visible)[order[: config.batch_size]].astype(stack[0].layer_units[0].dtype)
+    order_stream, stream, completing = substreams(stream_of(jax.random.fold_in(key, _START)), 3)
+    order = ordered(order_stream, examples)[: config.batch_size]
+    some = completed(completing, stack, examples, order).astype(stack[0].layer_units[0].dtype)
     return _started(stream, stack, key, epoch, join_states(some, climb(stream, stack, some)), config)
 
 
@@ -177,16 +181,16 @@ def _started(
     return TrainState(stack, _optimizer(config, 1).init(stack), key, epoch, jax.tree.map(jnp.copy, carry))
 
 
-def train_epoch(
-    state: TrainState, visible: Shaped[AnyArray, "num_examples n_0"], *, config: TrainConfig
-) -> tuple[TrainState, Metrics]:
-    """One pass over the data in a fresh random order, every example used once.
+def train_epoch(state: TrainState, visible: AnyExamples, *, config: TrainConfig) -> tuple[TrainState, Metrics]:
+    """One pass over the data in a fresh random order.
 
-    A last short minibatch of r examples is a step whose gradient counts r / batch_size of a full one.
+    Every example is used once, or as often as its weight says (`vpf_jax.examples`). A last short minibatch of r
+    examples is a step whose gradient counts r / batch_size of a full one.
 
     Args:
       state: the state so far; donated, use the returned one.
-      visible: values of the visible units, such as zeros and ones; uint8 saves memory.
+      visible: values of the visible units, such as zeros and ones, where uint8 saves memory; or `Examples`, with
+        weights, missing entries or probabilities.
       config: the settings, static.
 
     Raises:
@@ -199,7 +203,7 @@ def train_epoch(
 
 def train_seeds_epoch(
     states: TrainState,
-    visible: Shaped[AnyArray, "num_examples n_0"],
+    visible: AnyExamples,
     *,
     config: TrainConfig,
     at_once: int | None = None,
@@ -208,7 +212,7 @@ def train_seeds_epoch(
 
     Args:
       states: states whose arrays have a leading axis of seeds; donated.
-      visible: values of the visible units, shared.
+      visible: values of the visible units or `Examples`, shared.
       config: the settings, static, shared.
       at_once: runs in one batched computation (`jax.vmap`), at least 1; the others follow. None: all. The numbers are
         those of single runs up to rounding.
@@ -222,7 +226,7 @@ def train_seeds_epoch(
 
 
 def _epochs(
-    states: TrainState, visible: Shaped[AnyArray, "num_examples n_0"], config: TrainConfig, at_once: int | None
+    states: TrainState, visible: AnyExamples, config: TrainConfig, at_once: int | None
 ) -> tuple[TrainState, Metrics]:
     """`train_seeds_epoch` inside whatever compiles it."""
 
@@ -237,7 +241,7 @@ def _epochs(
 
 def compile_epoch(
     state: TrainState,
-    visible: Shaped[AnyArray, "num_examples n_0"],
+    visible: AnyExamples,
     config: TrainConfig,
     at_once: int | None = None,
 ) -> Callable[[TrainState, Array], tuple[TrainState, Metrics]]:
@@ -259,7 +263,7 @@ def compile_epoch(
         checks.require(at_once is None, "at_once", at_once, "a number for states with a leading axis of seeds alone")
         compiled = _compiled(_run_epoch.lower(state, visible, config=config))
 
-    def run_epoch(state: TrainState, visible: Array) -> tuple[TrainState, Metrics]:
+    def run_epoch(state: TrainState, visible: AnyExamples) -> tuple[TrainState, Metrics]:
         _check_call(state, visible, config)
         return compiled(state, visible)
 
@@ -307,14 +311,13 @@ def largest_weight(stack: Stack) -> Float[Array, ""]:
     return checks.spoilt(largest, stack)
 
 
-def _epoch(
-    state: TrainState, visible: Shaped[AnyArray, "num_examples n_0"], config: TrainConfig
-) -> tuple[TrainState, Metrics]:
+def _epoch(state: TrainState, visible: AnyExamples, config: TrainConfig) -> tuple[TrainState, Metrics]:
     """`train_epoch` inside whatever compiles it."""
-    _check_training(state, visible, config)
-    num_examples = visible.shape[0]
-    order_stream, estep_stream = substreams(stream_of(jax.random.fold_in(state.key, state.epoch)), 2)
-    visible = visible[permutation(order_stream, num_examples)]
+    examples = as_examples(visible)
+    _check_training(state, examples, config)
+    num_examples = examples.values.shape[0]
+    order_stream, estep_stream, completing = substreams(stream_of(jax.random.fold_in(state.key, state.epoch)), 3)
+    visible = completed(completing, state.stack, examples, ordered(order_stream, examples))
     # The stack that the hidden states of the whole epoch are sampled with; None: each step's own.
     inference = _narrowed(state.stack, config) if config.rule.estep_per_epoch else None
     hidden = None
@@ -382,23 +385,23 @@ def _check_config(config: TrainConfig) -> None:
         raise ValueError(f"got a {type(config).__name__} for the settings; it takes a TrainConfig")
 
 
-def _check_call(state: TrainState, visible: Shaped[AnyArray, "num_examples n_0"], config: TrainConfig) -> None:
+def _check_call(state: TrainState, visible: AnyExamples, config: TrainConfig) -> None:
     """Raises ValueError for what cannot be seen inside the compiled epoch: types and values."""
     _check_config(config)
     if not isinstance(state, TrainState):
         raise ValueError(f"got a {type(state).__name__} for the state; it takes a TrainState, as init_state gives")
     checks.array("a state", state.epoch)
     if state.stack:
-        state.stack[0].layer_units[0].check("visible states", visible)
+        check_values(as_examples(visible), state.stack)
 
 
-def _check_training(state: TrainState, visible: Shaped[AnyArray, "num_examples n_0"], config: TrainConfig) -> None:
+def _check_training(state: TrainState, examples: Examples, config: TrainConfig) -> None:
     """Raises ValueError unless the data fit the state and the state the settings; of shapes, so that it may trace."""
-    check_visible_shape(state.stack, visible)
-    _check_batch_size(config, visible)
+    check_shapes(examples, state.stack)
+    _check_batch_size(config, examples)
     _check_belongs(state, config)
     # Seen here under `checks.checked` alone.
-    state.stack[0].layer_units[0].check("visible states", visible)
+    check_values(examples, state.stack)
 
 
 def _check_at_once(at_once: int | None) -> int | None:
@@ -430,11 +433,10 @@ def _check_rule(stack: Stack, config: TrainConfig) -> None:
         config.rule.accepts(machine)
 
 
-def _check_batch_size(config: TrainConfig, visible: Shaped[AnyArray, "num_examples n_0"]) -> None:
-    if config.batch_size > visible.shape[0]:
-        raise ValueError(
-            f"got batch_size={config.batch_size} with {visible.shape[0]} examples; it is allowed up to their number"
-        )
+def _check_batch_size(config: TrainConfig, examples: Examples) -> None:
+    count = examples.values.shape[0]
+    if config.batch_size > count:
+        raise ValueError(f"got batch_size={config.batch_size} with {count} examples; it is allowed up to their number")
 
 
 def _narrowed(stack: Stack, config: TrainConfig) -> Stack:

@@ -24,7 +24,7 @@ from vpf_jax import checks
 from vpf_jax.checks import AnyArray
 from vpf_jax.energy import layer_field
 from vpf_jax.machine import BoltzmannMachine, State, check_machine
-from vpf_jax.sample.gibbs import draw_uniforms, sweep_layers
+from vpf_jax.sample.gibbs import draw_uniforms, sweep_around, sweep_layers
 from vpf_jax.sample.streams import Stream, stream_of, substream, uniform
 from vpf_jax.stack import check_visible, climb, in_chunks
 from vpf_jax.units import two_valued
@@ -255,14 +255,10 @@ def _repair(
         given, inside = visible[rows], mask[rows]
 
         def step(i: Array, state: State) -> State:
-            lowest, *others = draw_uniforms(substream(stream, i), state)
+            uniforms = draw_uniforms(substream(stream, i), state)
             if clamp:
-                # A unit takes its upper value where its number is below that probability: 0 holds the upper, 1 the
-                # lower one. The asynchronous sweep shows the held values to later units; a probability that underflows
-                # needs the last line.
-                lowest = jnp.where(inside, lowest, 1 - unit.share(given))
-            state = jax.vmap(sweep_layers, in_axes=(None, 0, 0))(machine, state, (lowest, *others))
-            return (jnp.where(inside, state[0], given), *state[1:]) if clamp else state
+                return sweep_around(machine, state, given, inside, uniforms)
+            return jax.vmap(sweep_layers, in_axes=(None, 0, 0))(machine, state, uniforms)
 
         (hidden,) = climb(substream(stream, 0), (machine,), given)
         state = jax.lax.fori_loop(1, num_steps + 1, step, (given, *hidden.forward))

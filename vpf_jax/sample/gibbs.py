@@ -15,14 +15,14 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from vpf_jax import checks, couplings
 from vpf_jax.checks import AnyArray
 from vpf_jax.energy import layer_field
 from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_layers, check_state
 from vpf_jax.sample.streams import Stream, stream_of, substream, uniform
-from vpf_jax.units import BINARY, TwoValued, Unit
+from vpf_jax.units import BINARY, TwoValued, Unit, two_valued
 
 # Units of a layer that the asynchronous sweep resamples between two matrix products: more of them cost more in the
 # recurrence between units, fewer cost more products.
@@ -68,6 +68,22 @@ def sweep_layers(
             resampled = resample_layer(machine, state, i, uniforms[i])
             state = (*state[:i], resampled, *state[i + 1 :])
     return state
+
+
+def sweep_around(
+    machine: BoltzmannMachine,
+    states: State,
+    given: Shaped[Array, "batch n_0"],
+    free: Bool[Array, "batch n_0"],
+    uniforms: tuple[Float[Array, "batch _n_l"], ...],
+) -> State:
+    """`sweep_layers` of a batch, in which visible units (of two values) hold what is given where not free."""
+    unit = two_valued(machine.layer_units[0], "holding single units")
+    # A unit takes its upper value where its number is below that probability: 0 holds the upper, 1 the lower one. The
+    # asynchronous sweep shows the held values to later units; a probability that underflows needs the last line.
+    lowest = jnp.where(free, uniforms[0], 1 - unit.share(given))
+    states = jax.vmap(sweep_layers, in_axes=(None, 0, 0))(machine, states, (lowest, *uniforms[1:]))
+    return (jnp.where(free, states[0], given), *states[1:])
 
 
 def run_chain(

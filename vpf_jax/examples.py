@@ -1,0 +1,135 @@
+"""What an epoch is trained on, where it is more than an array of values: weights, missing entries, probabilities.
+
+    weights     an example of weight m counts m times in every mean: each epoch draws as many examples as there are in
+                proportion to their weights, systematically (Kitagawa 1996), so that an example whose share is k comes
+                floor(k) or ceil(k) times, and k times in the mean. No rule has to know of weights
+    missing     entries that nobody has seen are hidden units of their example: before each epoch they are drawn given
+                the example's other entries, by Gibbs sweeps of the bottom machine, and then count as if seen
+    drawn       values are probabilities, of which every epoch draws bits of its own
+
+An array alone is the same as Examples(array). Not here: files (`data`), the epoch itself (`train`).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from vpf_jax import checks
+from vpf_jax.checks import AnyArray
+from vpf_jax.exporting import exported
+from vpf_jax.machine import BoltzmannMachine, State
+from vpf_jax.sample.gibbs import draw_uniforms, sweep_around
+from vpf_jax.sample.streams import Stream, permutation, substream, substreams, uniform
+from vpf_jax.stack import Stack, check_stack, check_visible_shape, climb, in_chunks
+from vpf_jax.units import two_valued
+
+# Of the bottom machine, by which missing entries are drawn before each epoch.
+NUM_SWEEPS = 10
+
+
+@exported("vpf_jax.Examples", stored=lambda static: bytes(static), restored=lambda stored: (bool(stored[0]),))
+@struct.dataclass
+class Examples:
+    """Training examples; a pytree."""
+
+    values: Shaped[AnyArray, "n n_0"]
+    """Of the visible units, such as zeros and ones; of drawn ones probabilities of the upper value, in [0, 1]."""
+    weights: Float[AnyArray, " n"] | None = None
+    """Not negative, some above 0; their scale does not matter. None: all alike, and every example once an epoch."""
+    missing: Bool[AnyArray, "n n_0"] | None = None
+    """Where an entry has not been seen; what `values` holds there plays no role, but is a value."""
+    drawn: bool = struct.field(pytree_node=False, default=False)
+    """Whether values are probabilities."""
+
+
+def as_examples(visible: Shaped[AnyArray, "n n_0"] | Examples) -> Examples:
+    """The examples that an array stands for."""
+    return visible if isinstance(visible, Examples) else Examples(visible)
+
+
+def check_values(examples: Examples, stack: Stack) -> None:
+    """Raises ValueError unless the arrays hold what they should; what a compiled epoch cannot see."""
+    unit = stack[0].layer_units[0]
+    if examples.drawn:
+        two_valued(unit, "drawing values from probabilities")
+        checks.probabilities("visible probabilities", examples.values)
+    else:
+        unit.check("visible states", examples.values)
+    if examples.weights is not None:
+        checks.finite("weights", examples.weights)
+
+        def found(given: Any) -> str:
+            return f"from {given.min():g} to {given.max():g}; they are at least 0, and some above it"
+
+        told = "of at least 0 and some above"
+        checks.values("weights", examples.weights, told, lambda w, xp: xp.all(w >= 0) & xp.any(w > 0), found)
+
+
+def check_shapes(examples: Examples, stack: Stack) -> None:
+    """Raises ValueError unless the arrays fit the stack and one another; of shapes alone."""
+    check_stack(stack)
+    check_visible_shape(stack, examples.values)
+    shape = jnp.shape(examples.values)
+    for name, wanted in (("weights", shape[:1]), ("missing", shape)):
+        given = getattr(examples, name)
+        if given is None:
+            continue
+        checks.array(name, given)
+        if jnp.shape(given) != wanted:
+            raise ValueError(f"got {name} of shape {jnp.shape(given)} for values of shape {shape}; it takes {wanted}")
+    if examples.missing is not None:
+        two_valued(stack[0].layer_units[0], "drawing missing entries")
+        if examples.missing.dtype != bool:
+            raise ValueError(f"got missing of dtype {examples.missing.dtype}; it takes booleans, True where missing")
+
+
+def ordered(stream: Stream, examples: Examples) -> Int[Array, " n"]:
+    """Which examples an epoch sees, in its order: each once, or as often as its weight says."""
+    count = examples.values.shape[0]
+    order = permutation(stream, count)
+    if examples.weights is None:
+        return order
+    # Where the examples end when they are laid side by side, each as long as its weight; a comb falls upon them.
+    ends = jnp.cumsum(jnp.asarray(examples.weights, jnp.float32))
+    comb = (jnp.arange(count) + uniform(substream(stream, 0), ())) / count
+    chosen = jnp.searchsorted(ends, comb * ends[-1], side="right")
+    # Rounding may carry the comb's last tooth past the end, onto what may have no weight.
+    last = jnp.max(jnp.where(jnp.asarray(examples.weights) > 0, jnp.arange(count), 0))
+    return jnp.minimum(chosen, last)[order]
+
+
+def completed(
+    stream: Stream, stack: Stack, examples: Examples, order: Int[Array, " rows"]
+) -> Shaped[Array, "rows n_0"]:
+    """Values of the examples in this order, drawn where they are probabilities or missing."""
+    values = jnp.asarray(examples.values)[order]
+    if examples.drawn:
+        unit = two_valued(stack[0].layer_units[0], "drawing values from probabilities")
+        values = unit.at(uniform(substream(stream, 0), values.shape) < values).astype(unit.dtype)
+    if examples.missing is None:
+        return values
+    missing = jnp.asarray(examples.missing)[order]
+
+    def of_rows(stream: Stream, rows: Array) -> Array:
+        return _filled(stream, stack[0], values[rows], missing[rows])
+
+    return in_chunks(substream(stream, 1), of_rows, jnp.arange(len(values)))
+
+
+def _filled(
+    stream: Stream, machine: BoltzmannMachine, values: Shaped[Array, "rows n_0"], missing: Bool[Array, "rows n_0"]
+) -> Shaped[Array, "rows n_0"]:
+    """The values with missing entries drawn given the others; a short chain, from units without input."""
+    start, hidden, *steps = substreams(stream, NUM_SWEEPS + 2)
+    unit = machine.layer_units[0]
+    alone = unit.sample(jnp.broadcast_to(machine.biases[0], values.shape), uniform(start, values.shape))
+    values = jnp.where(missing, alone.astype(values.dtype), values)
+    (found,) = climb(hidden, (machine,), values)
+
+    def sweep(state: State, step: Stream) -> tuple[State, None]:
+        return sweep_around(machine, state, values, missing, draw_uniforms(step, state)), None
+
+    return jax.lax.scan(sweep, (values, *found.forward), jnp.stack(steps))[0][0]
