@@ -52,6 +52,7 @@ def run(config: Config) -> dict[str, Any]:
     """Trains, measures and draws; resumes. Returns what summary.json holds (errors: `app.recipes`, `app.runs`)."""
     workshop = config.workshop()
     images, num_samples = workshop.images, config.num_samples
+    images.require_images()
     runs.check_memory("num_samples", num_samples, 8 * num_samples * images.num_visible)
     some = {name: named_recipes.directed(name, config.hidden, config.epochs) for name in config.variants}
     workshop.check(some[config.variants[0]])

@@ -117,7 +117,7 @@ def draw(folder: Path, models: dict[int, recipes.Seeds], images: runs.Images, ti
         figures.save(
             folder / f"filters-{hidden}.png",
             figures.tiles(
-                filters.reshape(-1, *images.image_shape),
+                images.pictures(filters, signed=True),
                 title=f"{title}: weights of {len(filters)} of {hidden} hidden units (red > 0, blue < 0)",
                 signed=True,
             ),

@@ -269,6 +269,7 @@ def run(config: Config) -> dict[str, Any]:
     images = None if config.dataset == GLASS else config.images()
     largest, sites = config.sample_sizes[-1], config.size**2
     if images is not None:
+        images.require_images()
         images.require("sample_sizes", largest)
     # Bits of all seeds, and of one what a rule makes of them.
     runs.check_memory("sample_sizes", config.sample_sizes, largest * sites * (config.num_seeds + 12))

@@ -250,12 +250,11 @@ class Judge:
 
     def draw(self) -> None:
         """Samples, filters and activations, and of the samples what an animation needs."""
-        shape = self.images.image_shape
-        samples = np.asarray(self.centres[:140]).reshape(-1, *shape)
+        samples = self.images.pictures(self.centres[:140])
         told = f"{self.title}, epoch {self.epoch}"
         title = f"{told}: generated visible means, {self.sampler.gibbs_steps} Gibbs steps"
         figures.save(self.folder / "samples.png", figures.tiles(samples, title=title))
-        filters = np.asarray(self.stack[0].weights[0]).T[:196].reshape(-1, *shape)
+        filters = self.images.pictures(np.asarray(self.stack[0].weights[0]).T[:196], signed=True)
         title = f"{told}: weights of the first hidden layer (red > 0, blue < 0)"
         figures.save(self.folder / "filters.png", figures.tiles(filters, title=title, signed=True))
         figure = figures.histograms(

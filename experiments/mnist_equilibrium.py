@@ -195,7 +195,7 @@ def run(config: Config) -> dict[str, Any]:
         confusion = np.zeros((images.classes, images.classes), int)
         predicted = np.asarray(ep.predict(network, learner.test(network)[0]))
         np.add.at(confusion, (images.test.labels, predicted), 1)
-        draw(folder, trained, learner.untrained(), confusion, images.image_shape, title)
+        draw(folder, trained, learner.untrained(), confusion, images, title)
         found = {
             "sizes": list(network.sizes),
             "settings": dataclasses.asdict(plan.config),
@@ -225,7 +225,7 @@ def draw(
     trained: loop.Trained,
     untrained: ep.EquilibriumNetwork,
     confusion: np.ndarray,
-    shape: tuple[int, int],
+    images: runs.Images,
     title: str,
 ) -> None:
     """The four figures."""
@@ -247,7 +247,7 @@ def draw(
     figures.save(
         folder / "filters.png",
         figures.tiles(
-            filters.reshape(-1, *shape),
+            images.pictures(filters, signed=True),
             title=f"Learnt change of the input weights of {len(filters)} units (red > 0, blue < 0)\n{title}",
             signed=True,
         ),

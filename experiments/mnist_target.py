@@ -123,6 +123,7 @@ class Learner(NamedTuple):
 def run(config: Config) -> dict[str, Any]:
     """Trains, measures and draws; resumes. Returns what summary.json holds (errors: `app.loop`, `app.runs`)."""
     images = config.images()
+    images.require_images()
     learner, pace = config.learner(images), config.checkpoint_every
     runs.check_memory("num_samples", config.num_samples, 16 * config.num_samples * images.num_visible)
     title = f"Target propagation on {config.dataset}, {learner.epochs} epochs, preset {config.preset}"
@@ -178,7 +179,7 @@ class Model(NamedTuple):
             REAL: generation.draw_images(keys[2], self.images.train.grey, num_samples),
         }
         for name, file in (("encode/decode", "samples"), ("direct", "direct")):
-            drawn = np.asarray(centres[name][:DRAWN_SAMPLES]).reshape(-1, *self.images.image_shape)
+            drawn = self.images.pictures(centres[name][:DRAWN_SAMPLES])
             figures.save(self.folder / f"{file}.png", figures.tiles(drawn, title=f"{self.title}: {SAMPLERS[name]}"))
         rows: dict[str, dict[str, float | None]] = {}
         for name, some in centres.items():
@@ -232,7 +233,7 @@ class Model(NamedTuple):
         figures.save(
             self.folder / "inpainted.png",
             figures.reconstructions(
-                {name: np.asarray(images).reshape(-1, *shape) for name, images in rows.items()},
+                {name: self.images.pictures(images) for name, images in rows.items()},
                 title=f"{self.title}: half the pixels filled in",
             ),
         )

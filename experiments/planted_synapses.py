@@ -169,6 +169,7 @@ class Config(runs.SeedsConfig, runs.TrainingConfig):
         Raises:
           SettingError: more images than there are.
         """
+        images.require_images()
         images.require("num_images", self.num_images)
         some = np.asarray(images.train.grey[: self.num_images])
         return jnp.asarray(2.0 * shrink_images(some, images.image_shape, self.size) - 1, jnp.float32)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 import vpf_jax
 from experiments import named_recipes
@@ -49,6 +48,7 @@ def run(config: Config) -> dict[str, Any]:
     some = {rule: named_recipes.rbm(rule, config.hidden, config.epochs) for rule in config.rules}
     workshop.check(some[config.rules[0]])
     images = workshop.images
+    images.require_images()
     told = f"{config.dataset}, {config.hidden} hidden units, {config.epochs} epochs"
 
     def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
@@ -97,7 +97,7 @@ def draw(folder: Path, workshop: recipes.Workshop, machines: dict[str, vpf_jax.B
     figures.save(
         folder / "reconstructions.png",
         figures.reconstructions(
-            {name: np.reshape(np.asarray(some, np.float32), (shown, *shape)) for name, some in rows.items()},
+            {name: workshop.images.pictures(some) for name, some in rows.items()},
             title=f"Bands of 12 pixels repaired by RBMs: {told}",
         ),
     )

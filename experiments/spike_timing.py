@@ -102,6 +102,7 @@ def run(config: Config) -> dict[str, Any]:
     """
     workshop = config.workshop()
     images, window, digit = workshop.images, config.window(), config.digit
+    images.require_images()
     count = len(images.test)
     checks.require(digit < count, "digit", digit, f"a number below {count}, as {images.name} has {count} test images")
     # Four numbers of each pair, and what sorting them takes.

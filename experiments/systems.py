@@ -194,6 +194,7 @@ def run(config: Config) -> dict[str, Any]:
     """Trains, measures and draws; resumes. Returns what summary.json holds (errors: `app.recipes`, `app.runs`)."""
     bench, systems, seeds = config.bench(), config.systems, config.seeds
     images, num_samples = bench.images, bench.scale.num_samples
+    images.require_images()
     images.require_classes()
     told = f"{config.dataset}, scale {config.scale}; {config.told_of_means}. "
 
@@ -215,7 +216,7 @@ def run(config: Config) -> dict[str, Any]:
                 pictures["repaired"][TITLES[name]] = first.repair(repair_key, test, mask)
         titles = {"samples": "Samples", "repaired": "The lower 12 rows filled in, the other pixels held"}
         for file, some in pictures.items():
-            tiles = {title: np.asarray(one).reshape(-1, *images.image_shape) for title, one in some.items()}
+            tiles = {title: images.pictures(one) for title, one in some.items()}
             if tiles:
                 figure = figures.reconstructions(tiles, title=f"{titles[file]}, {images.name}")
                 figures.save(folder / f"{file}.png", figure)

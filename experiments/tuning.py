@@ -106,6 +106,7 @@ def run(config: Config) -> dict[str, Any]:
     trials = list(config.trials())
     workshop.check(trials[0])
     images = workshop.images
+    images.require_images()
     for batch_size in config.batch_sizes:
         allowed = f"up to the {len(images.train)} training images"
         checks.require(batch_size <= len(images.train), "batch_sizes", batch_size, allowed)

@@ -120,10 +120,10 @@ def load_small(name: str, data_dir: object) -> Dataset:
     whole = load_dataset("mnist_5k")
 
     def part(given: Part, count: int) -> Part:
-        images = given.images[:count]
+        images = given.examples[:count]
         if name == SMALL:
             images = images.reshape(count, 14, 2, 14, 2).mean((2, 4), dtype=np.float32).reshape(count, 196)
         return Part(images, given.labels[:count])
 
     parts = part(whole.train, 300), part(whole.validation, 100), part(whole.test, 100)
-    return Dataset(name, *parts, image_shape=(14, 14) if name == SMALL else whole.image_shape, classes=10)
+    return Dataset(name, *parts, shape=(14, 14) if name == SMALL else whole.shape, classes=10)

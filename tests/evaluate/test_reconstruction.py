@@ -224,9 +224,9 @@ def test_what_is_refused(call, message):
 
 def test_a_band_that_is_the_same_for_all_images_is_scored_by_the_same_error():
     data = load_dataset("mnist_5k")
-    examples, test = (part.images.reshape(-1, 28, 28).astype(np.float64) for part in (data.train, data.test))
+    examples, test = (part.examples.reshape(-1, 28, 28).astype(np.float64) for part in (data.train, data.test))
     bands = {"top": np.s_[:, :12], "bottom": np.s_[:, 16:], "left": np.s_[:, :, :12], "right": np.s_[:, :, 16:]}
-    found = reconstruction.guess_errors(data.train.images, data.test.images, data.image_shape)
+    found = reconstruction.guess_errors(data.train.examples, data.test.examples, data.shape)
     for side, band in bands.items():
         guesses = {"black": 0, "mean": examples.mean(axis=0)[None], "median": np.median(examples, axis=0)[None]}
         for name, guess in guesses.items():

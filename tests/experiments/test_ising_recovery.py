@@ -164,7 +164,7 @@ def test_images_are_fitted_with_the_quick_setting(tmp_path):
     done = start(*quick, "--dataset=mnist_5k", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     summary = workdir.read_json(tmp_path / "run" / "summary.json")
-    images = shrink_images(load_dataset("mnist_5k").test.images, (28, 28), 10)
+    images = shrink_images(load_dataset("mnist_5k").test.examples, (28, 28), 10)
     means = np.clip(images.mean(axis=0), 1e-3, 1 - 1e-3)
     independent = np.mean(np.sum(np.where(images, np.log(means), np.log(1 - means)), axis=1))
     scores = {row["rule"]: row["held_out"]["mean"] for row in summary["rows"] if row["num_samples"] == 3000}

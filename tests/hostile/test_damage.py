@@ -67,7 +67,7 @@ DAMAGES = {
 def small_data():
     data = load_dataset("mnist_5k")
     parts = {
-        name: Part(getattr(data, name).images[:size], getattr(data, name).labels[:size])
+        name: Part(getattr(data, name).examples[:size], getattr(data, name).labels[:size])
         for name, size in (("train", 200), ("validation", 20), ("test", 20))
     }
     return dataclasses.replace(data, **parts)

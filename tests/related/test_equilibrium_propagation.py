@@ -217,7 +217,7 @@ def test_the_error_of_the_estimates_falls_with_beta(sizes, units, estimator, slo
 @pytest.fixture(scope="module")
 def digits():
     part = load_dataset("mnist_5k").train
-    return jnp.asarray(part.images[:50]), jnp.asarray(part.labels[:50])
+    return jnp.asarray(part.examples[:50]), jnp.asarray(part.labels[:50])
 
 
 @pytest.mark.slow
@@ -314,13 +314,13 @@ def test_training_learns_digits(preset, epochs, bound):
     """4,000 training images; a guess is wrong nine times in ten."""
     data = load_dataset("mnist_5k")
     _, _, config = ep.PRESETS[preset]
-    images, labels = jnp.asarray(data.train.images), jnp.asarray(data.train.labels)
+    images, labels = jnp.asarray(data.train.examples), jnp.asarray(data.train.labels)
     network = ep.init_network(jax.random.key(0), (784, 100, 10))
     state = ep.init_state(jax.random.key(1), network, len(labels), config)
     for _ in range(epochs):
         state, metrics = ep.train_epoch(state, images, labels, config=config)
     assert metrics.error < bound
-    free, residual = ep.free_phase(state.network, jnp.asarray(data.test.images), config=config)
+    free, residual = ep.free_phase(state.network, jnp.asarray(data.test.examples), config=config)
     assert np.mean(ep.predict(state.network, free) != data.test.labels) < bound
     assert residual.shape == (500,)
 

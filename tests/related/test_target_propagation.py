@@ -417,7 +417,7 @@ def test_training_makes_inferred_states_tell_more_of_unseen_images():
     data = load_dataset("mnist_5k")
     config = tp.TargetConfig()
     state = tp.init_state(jax.random.key(0), (784, 100, 30), config)
-    unseen = jnp.asarray(data.test.images)
+    unseen = jnp.asarray(data.test.examples)
 
     def error(parameters):
         hidden = tp.infer(parameters, unseen)
@@ -425,7 +425,7 @@ def test_training_makes_inferred_states_tell_more_of_unseen_images():
 
     errors, losses = [error(state.parameters)], []
     for _ in range(8):
-        state, found = tp.train_epoch(state, jnp.asarray(data.train.images), config=config)
+        state, found = tp.train_epoch(state, jnp.asarray(data.train.examples), config=config)
         losses.append(found)
     errors.append(error(state.parameters))
     # The losses of f1 and g2 rise in the first epochs: the states that are their targets grow from softplus(0).

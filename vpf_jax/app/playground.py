@@ -146,11 +146,11 @@ def playground_page(
         "version": vpf_jax.__version__,
     }
     if data is not None:
-        if (found := data.train.images.shape[1]) != num_visible:
+        if (found := data.num_visible) != num_visible:
             raise ValueError(f"got data {data.name} of {found} pixels for a stack of {num_visible}; they are the same")
         content |= {
             "dataset": data.name,
-            "shape": list(data.image_shape),
+            "shape": list(data.shape) if len(data.shape) == 2 else _layout(num_visible),
             "prior": stored(_prior(stack, data), "float32"),
             "examples": _examples(data, examples),
         }
@@ -245,7 +245,7 @@ def _data(run: Path, data_dir: str | Path | None) -> Dataset:
 def _prior(stack: Stack, data: Dataset) -> np.ndarray:
     """Mean share of the upper value of each top unit over the training images: the "-P" start of `confabulate`."""
     pixels, top = (two_valued(unit, "the playground") for unit in (stack[0].layer_units[0], stack[-1].layer_units[-1]))
-    visible = pixels.at(jnp.asarray(binarise(data.train.images), bool)).astype(pixels.dtype)
+    visible = pixels.at(jnp.asarray(binarise(data.train.examples), bool)).astype(pixels.dtype)
     if len(stack) == 1 and len(stack[0].sizes) == 1:
         mean: jax.Array = jnp.mean(visible.astype(jnp.float32), axis=0)
     else:
@@ -255,13 +255,13 @@ def _prior(stack: Stack, data: Dataset) -> np.ndarray:
 
 def _examples(data: Dataset, count: int) -> list[dict[str, Any]]:
     """Test images as bits, eight in a byte, one class after another."""
-    labels = data.test.labels
+    labels = np.zeros(len(data.test), int) if data.test.labels is None else data.test.labels
     # The first of every class, then the second of every class, ...
     turn = np.array([np.sum(labels[:i] == label) for i, label in enumerate(labels)], int)
     chosen = np.lexsort((labels, turn))[:count]
-    packed = np.packbits(binarise(data.test.images[chosen]), axis=1)
+    packed = np.packbits(binarise(data.test.examples[chosen]), axis=1)
     return [
-        {"label": int(labels[i]), "bits": base64.b64encode(row.tobytes()).decode()}
+        {"label": int(labels[i]) if data.classes else None, "bits": base64.b64encode(row.tobytes()).decode()}
         for i, row in zip(chosen, packed, strict=True)
     ]
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import vpf_jax
 from vpf_jax import checks
@@ -29,6 +30,7 @@ from vpf_jax.app.folder import (
     write_manifest,
     write_text,
 )
+from vpf_jax.checks import Numbers
 from vpf_jax.data import SOURCES, Dataset, Part, binarise, load_dataset
 from vpf_jax.evaluate import generation
 from vpf_jax.settings import Settings, described, like, options, setting, typed
@@ -123,25 +125,30 @@ class Placed:
     """One part of a data set, its arrays on the device from their first use on."""
 
     def __init__(self, part: Part) -> None:
-        self.labels = part.labels
-        self._images = part.images
+        self._part = part
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self._part)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Classes, of data that have some (`Images.require_classes`)."""
+        assert self._part.labels is not None
+        return self._part.labels
 
     @functools.cached_property
     def grey(self) -> jax.Array:
-        """[n, pixels] in [0, 1], float32."""
-        return jnp.asarray(self._images)
+        """[n, variables] in [0, 1], float32."""
+        return jnp.asarray(self._part.examples, jnp.float32)
 
     @functools.cached_property
     def bits(self) -> jax.Array:
-        """[n, pixels], 1 where the grey value is above 1/2, uint8."""
-        return jnp.asarray(binarise(self._images))
+        """[n, variables], 1 where the grey value is above 1/2, uint8."""
+        return jnp.asarray(binarise(self._part.examples))
 
     @functools.cached_property
     def means(self) -> jax.Array:
-        """[pixels], of the bits over the images."""
+        """[variables], of the bits over the examples."""
         return jnp.mean(self.bits, axis=0, dtype=jnp.float32)
 
 
@@ -149,21 +156,46 @@ class Images:
     """A data set whose parts are binarised and sent to the device once in a run."""
 
     def __init__(self, data: Dataset) -> None:
-        self.name, self.image_shape, self.classes = data.name, data.image_shape, data.classes
+        self.name, self.shape, self.classes, self.num_visible = data.name, data.shape, data.classes, data.num_visible
         self.train, self.validation, self.test = (Placed(part) for part in (data.train, data.validation, data.test))
 
     @property
-    def num_visible(self) -> int:
-        """Pixels of an image."""
-        return self.image_shape[0] * self.image_shape[1]
+    def image_shape(self) -> tuple[int, int]:
+        """Rows and columns, of data that are grey images (`require_images`)."""
+        self.require_images()
+        rows, columns = self.shape
+        return rows, columns
+
+    def pictures(self, values: Numbers, signed: bool = False) -> np.ndarray:
+        """Rows of visible values [n, num_visible] as `figures.tiles` takes them, [n, rows, columns] or with colours.
+
+        Variables that are no pixels fill a tile that is as square as can be. Of values of either sign, which have no
+        colours, the three stand side by side.
+        """
+        rows = np.asarray(values, np.float32).reshape(-1, self.num_visible)
+        if len(self.shape) == 2:
+            return rows.reshape(-1, *self.shape)
+        if len(self.shape) == 3 and self.shape[2] == 3:
+            colours = rows.reshape(-1, *self.shape)
+            return np.concatenate(np.moveaxis(colours, -1, 0), axis=2) if signed else colours
+        height = math.isqrt(self.num_visible)
+        width = -(-self.num_visible // height)
+        # What is left of the tile is white.
+        rest = np.full((len(rows), height * width - self.num_visible), 0 if signed else 1, np.float32)
+        return np.concatenate([rows, rest], axis=1).reshape(-1, height, width)
 
     def score(self, centres: jax.Array) -> dict[str, float]:
         """`generation.parzen_scores` of generated images."""
         return generation.parzen_scores(centres, self.validation.grey, self.test.grey)
 
     def require_classes(self) -> None:
-        """Raises SettingError for a data set of a single class, which nothing can tell apart."""
+        """Raises SettingError for a data set of no or a single class, which nothing can tell apart."""
         checks.require(self.classes > 1, "dataset", self.name, "one of two classes or more, which are told apart")
+
+    def require_images(self) -> None:
+        """Raises SettingError for examples that are no grey images, in which a band has no place."""
+        told = "grey images, [rows, columns], of which bands are covered or which are made smaller"
+        checks.require(len(self.shape) == 2, "dataset", self.name, f"{told}; its examples are {list(self.shape)}")
 
     def require(self, name: str, number: int) -> None:
         """Raises SettingError where a setting asks for more training images than there are."""

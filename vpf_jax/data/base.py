@@ -9,6 +9,7 @@ A source is a function of the name and a folder, registered where it is defined:
 the sources that come with the library (`images`).
 """
 
+import math
 import os
 import types
 from collections.abc import Callable, Mapping
@@ -16,10 +17,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from numpy.typing import ArrayLike
 
 from vpf_jax import checks
+
+PARTS = ("train", "validation", "test")
 
 
 class DatasetError(ValueError):
@@ -30,10 +33,17 @@ class DatasetError(ValueError):
 class Part:
     """One part of a data set."""
 
-    images: Float[np.ndarray, "n num_visible"]
-    """In [0, 1]; of images the grey values, pixels row by row."""
-    labels: Int[np.ndarray, " n"]
+    examples: Float[np.ndarray, "n num_visible"] | UInt8[np.ndarray, "n num_visible"]
+    """In [0, 1]: bits, probabilities, or of images the grey values, pixels row by row; bits may be bytes."""
+    labels: Int[np.ndarray, " n"] | None = None
     """Classes, from 0."""
+    weights: Float[np.ndarray, " n"] | None = None
+    """How much each example counts, at least 0; None: all alike."""
+    missing: Bool[np.ndarray, "n num_visible"] | None = None
+    """Which entries are not known; `examples` holds 0 there."""
+
+    def __len__(self) -> int:
+        return len(self.examples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,30 +51,60 @@ class Dataset:
     """A data set in its three parts; no example is in two of them.
 
     Raises:
-      DatasetError: parts whose arrays do not fit one another, the image's shape or the number of classes.
+      DatasetError: parts whose arrays do not fit one another, the shape, the names or the number of classes.
     """
 
     name: str
     train: Part
     validation: Part
     test: Part
-    image_shape: tuple[int, int]
-    """Rows and columns of one image."""
-    classes: int
-    """Number of classes."""
+    shape: tuple[int, ...]
+    """Of one example: of images [rows, columns] or [rows, columns, 3], of other data any number of axes."""
+    classes: int = 0
+    """Number of classes; 0: without labels."""
     units: str = "binary"
     """The type of the visible units that the examples are for."""
+    names: tuple[str, ...] | None = None
+    """Of the variables, where they have some."""
 
     def __post_init__(self) -> None:
-        rows, columns = self.image_shape
-        for name in ("train", "validation", "test"):
-            images, labels = getattr(self, name).images, getattr(self, name).labels
-            fits = images.shape == (len(labels), rows * columns) and labels.ndim == 1
-            if not fits or (labels.size and not 0 <= labels.min() <= labels.max() < self.classes):
-                raise DatasetError(
-                    f"got a {name} part with images of shape {images.shape} and labels of shape {labels.shape}; it "
-                    f"takes (n, {rows * columns}) and (n,), and labels from 0 to {self.classes - 1}"
-                )
+        for name in PARTS:
+            _check_part(name, getattr(self, name), self.num_visible, self.classes)
+        if self.names is not None and len(self.names) != self.num_visible:
+            raise DatasetError(
+                f"got {len(self.names)} names for examples of shape {self.shape}; it takes {self.num_visible}"
+            )
+
+    @property
+    def num_visible(self) -> int:
+        """Variables of an example."""
+        return math.prod(self.shape)
+
+
+def _check_part(name: str, part: Part, num_visible: int, classes: int) -> None:
+    count, labels = len(part), part.labels
+    fits = part.examples.shape == (count, num_visible) and (labels is not None) == (classes > 0)
+    fits = fits and (labels is None or labels.shape == (count,))
+    if not fits or (labels is not None and labels.size and not 0 <= labels.min() <= labels.max() < classes):
+        told = "no labels" if labels is None else f"labels of shape {labels.shape}"
+        takes = f"(n,), and labels from 0 to {classes - 1}" if classes else "no labels, as there are no classes"
+        raise DatasetError(
+            f"got a {name} part with examples of shape {part.examples.shape} and {told}; it takes (n, {num_visible}) "
+            f"and {takes}"
+        )
+    weights, missing = part.weights, part.missing
+    if weights is not None and not (
+        weights.shape == (count,) and np.isfinite(weights).all() and (weights >= 0).all() and (weights > 0).any()
+    ):
+        raise DatasetError(
+            f"got a {name} part with weights of shape {weights.shape}; it takes ({count},), finite ones of at least 0, "
+            "not all 0"
+        )
+    if missing is not None and missing.shape != part.examples.shape:
+        raise DatasetError(
+            f"got a {name} part with a mask of shape {missing.shape}; it takes that of the examples, "
+            f"{part.examples.shape}"
+        )
 
 
 # Loads a data set from its name and a folder or None; the same arguments give the same arrays.

@@ -235,7 +235,7 @@ def _dataset(name: str, *parts: _Half) -> Dataset:
     train, validation, test = (
         Part(np.divide(images, 255, dtype=np.float32), labels.astype(np.int32)) for images, labels in parts
     )
-    return Dataset(name, train, validation, test, image_shape=_IMAGE_SHAPE, classes=_CLASSES)
+    return Dataset(name, train, validation, test, shape=_IMAGE_SHAPE, classes=_CLASSES)
 
 
 def _load_idx(name: str, root: Path, source: str) -> Dataset:

@@ -54,7 +54,7 @@ def log_likelihood(words: Float[np.ndarray, "n neurons"]) -> Float[np.ndarray, "
 
 @register_source("planted_spikes")
 def load_planted_spikes(name: str = "planted_spikes", data_dir: object = None) -> Dataset:
-    """20,000 / 5,000 / 5,000 words, drawn on the spot; `data_dir` plays no role. All are of one class.
+    """20,000 / 5,000 / 5,000 words, drawn on the spot; `data_dir` plays no role. There are no classes.
 
     They count as images of 6 x 10 neurons.
     """
@@ -66,8 +66,8 @@ def load_planted_spikes(name: str = "planted_spikes", data_dir: object = None) -
     fields = machine.visible + chosen @ machine.weights.T
     words = (rng.random(fields.shape) < 1 / (1 + np.exp(-fields))).astype(np.float32)
     parts = np.split(words, np.cumsum(_PARTS)[:-1])
-    train, validation, test = (Part(some, np.zeros(len(some), np.int32)) for some in parts)
-    return Dataset(name, train, validation, test, (6, 10), 1)
+    train, validation, test = map(Part, parts)
+    return Dataset(name, train, validation, test, (6, 10))
 
 
 def _assemblies() -> Float[np.ndarray, "states assemblies"]:

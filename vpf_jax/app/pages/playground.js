@@ -298,7 +298,7 @@ const playground = (() => {
       const canvas = document.createElement("canvas");
       const picture = bits(example.bits);
       button.type = "button";
-      button.setAttribute("aria-label", `Repair an example of class ${example.label}`);
+      button.setAttribute("aria-label", `Repair example ${index + 1}${example.label === null ? "" : `, of class ${example.label}`}`);
       paint(canvas, rows, columns, (i) => grey(picture[i]));
       button.append(canvas);
       button.addEventListener("click", () => {
