@@ -57,8 +57,8 @@ def run(config: Config) -> dict[str, Any]:
     some = {name: named_recipes.directed(name, config.hidden, config.epochs) for name in config.variants}
     workshop.check(some[config.variants[0]])
     told = (
-        f"{config.dataset}, RBM of {config.hidden} hidden units, {config.epochs} epochs; {config.told_of_means}. F, B: "
-        "forward and backward weights, their sizes Frobenius norms. Parzen: of the grey test images under "
+        f"{config.data_name}, RBM of {config.hidden} hidden units, {config.epochs} epochs; {config.told_of_means}. "
+        "F, B: forward and backward weights, their sizes Frobenius norms. Parzen: of the grey test images under "
         f"{num_samples} generated means, 3 Gibbs steps from the prior. Then the L1 error over a repaired band, by the "
         "paper's protocol and clamped.\n\n"
     )

@@ -61,7 +61,7 @@ def run(config: Config) -> dict[str, Any]:
     some = {hidden: named_recipes.rbm(config.rule, hidden, config.epochs) for hidden in config.hidden}
     workshop.check(some[max(config.hidden)])
     images, probed = workshop.images, config.probe_images
-    title = f"{named_recipes.RBMS[config.rule]} on {config.dataset}"
+    title = f"{named_recipes.RBMS[config.rule]} on {config.data_name}"
     told = f"RBMs trained by {title}, {config.epochs} epochs; {config.told_of_means}."
 
     def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:

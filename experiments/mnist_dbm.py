@@ -169,11 +169,11 @@ class Config(runs.TrainingConfig):
     @property
     def folder(self) -> Path:
         """Of the run."""
-        return Path(self.workdir or f"runs/{self.dataset}-{self.model}-seed{self.seed}")
+        return Path(self.workdir or f"runs/{self.data_name}-{self.model}-seed{self.seed}")
 
     @property
     def title(self) -> str:
-        return f"{self.model} on {self.dataset}"
+        return f"{self.model} on {self.data_name}"
 
     def recipe(self) -> recipes.Recipe:
         """Training by the rule, and the refinement where one is asked for."""

@@ -83,7 +83,7 @@ class Config(runs.TrainingConfig):
 
     @property
     def folder(self) -> Path:
-        return Path(self.workdir or f"runs/{self.dataset}-{self.experiment}-{self.preset}")
+        return Path(self.workdir or f"runs/{self.data_name}-{self.experiment}-{self.preset}")
 
     def growth(self) -> dict[str, Growth]:
         return {"epochs": Growth(ep.PRESETS[self.preset].epochs)}
@@ -187,7 +187,7 @@ def run(config: Config) -> dict[str, Any]:
     learner, pace = config.learner(images), config.checkpoint_every
     plan = learner.plan
     sizes = "-".join(map(str, plan.hidden))
-    title = f"Equilibrium propagation on {config.dataset}, preset {config.preset}, hidden units {sizes}"
+    title = f"Equilibrium propagation on {config.data_name}, preset {config.preset}, hidden units {sizes}"
 
     def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
         trained = learner.learn(folder, stops, pace)

@@ -126,7 +126,7 @@ def run(config: Config) -> dict[str, Any]:
     images.require_images()
     learner, pace = config.learner(images), config.checkpoint_every
     runs.check_memory("num_samples", config.num_samples, 16 * config.num_samples * images.num_visible)
-    title = f"Target propagation on {config.dataset}, {learner.epochs} epochs, preset {config.preset}"
+    title = f"Target propagation on {config.data_name}, {learner.epochs} epochs, preset {config.preset}"
     told = (
         f"{title}, layers of {config.hidden[0]} and {config.hidden[1]} units, seed {config.seed}; {{seconds:.0f}} s of "
         "training. Parzen: log-likelihood of the grey test images in nats, mean +- standard error over them.\n\n"

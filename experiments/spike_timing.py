@@ -110,7 +110,7 @@ def run(config: Config) -> dict[str, Any]:
     recalling = named_recipes.rbm("vpf_pcd", config.hidden, config.epochs)
     some = {name: named_recipes.directed(name, config.hidden, config.epochs) for name in DIRECTED}
     workshop.check(recalling)
-    told = f"after {config.epochs} epochs on {config.dataset}, {config.told_of_means}\n\n"
+    told = f"after {config.epochs} epochs on {config.data_name}, {config.told_of_means}\n\n"
 
     def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
         found = window.simulate(folder)

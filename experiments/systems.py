@@ -42,7 +42,7 @@ from vpf_jax.evaluate import generation, monitor, reconstruction
 from vpf_jax.evaluate.reconstruction import SIDES
 from vpf_jax.related import binary_synapses as synapses
 from vpf_jax.related import target_propagation as tp
-from vpf_jax.settings import described, like, setting
+from vpf_jax.settings import like, setting
 
 TITLES = {
     "rbm": "RBM, VPF",
@@ -167,7 +167,7 @@ class Config(recipes.RecipesConfig):
     systems: tuple[str, ...] = setting(tuple(TITLES), "Systems", choices=tuple(TITLES))
 
     def bench(self) -> "Bench":
-        return Bench(self.workshop(), SCALES[self.scale], {"dataset": self.dataset, "data_dir": self.data_dir})
+        return Bench(self.workshop(), SCALES[self.scale], {name: getattr(self, name) for name in runs.OF_DATA})
 
 
 class Bench(NamedTuple):
@@ -176,7 +176,7 @@ class Bench(NamedTuple):
     workshop: recipes.Workshop
     scale: Scale
     data: dict[str, Any]
-    """dataset and data_dir, as the systems' own scripts take them."""
+    """Settings of the data, as the systems' own scripts take them."""
 
     @property
     def images(self) -> runs.Images:
@@ -186,7 +186,7 @@ class Bench(NamedTuple):
         """The settings of a system's own script and the folder of what it trains, for each seed."""
         for seed in self.workshop.seeds:
             one = script(**self.data, **settings, seed=seed, checkpoint_every=self.workshop.checkpoint_every)
-            known = {name: value for name, value in described(one).items() if name not in runs.FREE}
+            known = {name: value for name, value in one.described().items() if name not in runs.FREE}
             yield one, self.workshop.folder / recipes.folder_name(f"{title}-{seed}", known)
 
 
@@ -196,7 +196,7 @@ def run(config: Config) -> dict[str, Any]:
     images, num_samples = bench.images, bench.scale.num_samples
     images.require_images()
     images.require_classes()
-    told = f"{config.dataset}, scale {config.scale}; {config.told_of_means}. "
+    told = f"{config.data_name}, scale {config.scale}; {config.told_of_means}. "
 
     def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
         rows: dict[str, dict[str, Any]] = {}

@@ -126,7 +126,7 @@ def run(config: Config) -> dict[str, Any]:
             name = recipes.folder_name(recipe.title, {})
             rows = runs.evaluate_seeds(folder, name, config.seeds, stops, evaluate)
             found[recipe.title] = {"train_seconds": trained.seconds, "runs": rows}
-        return {"trials": found}, f"{config.dataset}, validation images; {config.told_of_means}\n\n" + tabulate(found)
+        return {"trials": found}, f"{config.data_name}, validation images; {config.told_of_means}\n\n" + tabulate(found)
 
     return runs.carry_out(config, work)
 

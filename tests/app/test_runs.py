@@ -9,7 +9,7 @@ from experiments import mnist_equilibrium, mnist_target
 from vpf_jax.app import runs
 from vpf_jax.app.folder import Stopped, read_json
 from vpf_jax.checks import SettingError
-from vpf_jax.data import load_dataset
+from vpf_jax.data import Dataset, DatasetError, Part, load_dataset
 
 
 def test_a_damaged_measurement_is_made_again(tmp_path, caplog):
@@ -73,6 +73,72 @@ def test_images_are_binarised_and_sent_once(monkeypatch):
     images.require("batch_size", 4000)
     with pytest.raises(SettingError, match="got batch_size=4001; it takes up to 4000, as mnist_5k has 4000 training"):
         images.require("batch_size", 4001)
+
+
+@pytest.mark.parametrize(
+    ("shape", "drawn", "signed"),
+    [((3, 4), (3, 4), (3, 4)), ((2, 2, 3), (2, 2, 3), (2, 6)), ((12,), (3, 4), (3, 4)), ((2, 5), (2, 5), (2, 5))],
+)
+def test_examples_of_any_shape_have_pictures(shape, drawn, signed):
+    values = np.arange(2.0 * np.prod(shape), dtype=np.float32).reshape(2, -1) / 30
+    images = runs.Images(Dataset("own", *[Part(values)] * 3, shape))
+    assert images.pictures(values).shape == (2, *drawn)
+    assert images.pictures(-values, signed=True).shape == (2, *signed)
+    np.testing.assert_array_equal(images.pictures(values).ravel(), values.ravel())
+    if len(shape) == 2:
+        assert images.image_shape == shape
+    else:
+        with pytest.raises(SettingError, match=r"got dataset=own; it takes grey images, \[rows, columns\], of which"):
+            images.require_images()
+
+
+def test_what_is_left_of_a_tile_is_white():
+    images = runs.Images(Dataset("own", *[Part(np.zeros((1, 7), np.uint8))] * 3, (7,)))
+    np.testing.assert_array_equal(images.pictures(np.zeros(7)), [[[0, 0, 0, 0], [0, 0, 0, 1]]])
+    np.testing.assert_array_equal(images.pictures(-np.ones(7), signed=True)[0, -1], [-1, -1, -1, 0])
+
+
+class Own(runs.Config):
+    experiment = "none"
+
+
+def test_a_file_is_part_of_what_config_holds(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("my spikes.npy", np.eye(20, dtype=np.int8))
+    config = Own(dataset="my spikes.npy", split=(0.5, 0.25, 0.25))
+    assert str(config.folder) == "runs/my-spikes-none"
+    images = config.images()
+    assert "my spikes.npy: 20 examples of shape [20]; bits (0 and 1); 10 for training, 5" in capsys.readouterr().out
+    assert (len(images.train), images.num_visible, images.classes) == (10, 20, 0)
+    first = config.described()
+    assert first["split"] == [0.5, 0.25, 0.25]
+    assert images.described.items() <= first.items()
+    np.save("my spikes.npy", 1 - np.eye(20, dtype=np.int8))
+    second = Own(dataset="my spikes.npy", split=(0.5, 0.25, 0.25)).described()
+    assert [name for name in first if first[name] != second[name]] == ["dataset_sha256"]
+
+
+def test_runs_of_other_data_are_described_as_before(tmp_path):
+    assert set(Own().described()) == {"dataset", "data_dir", "seed", "workdir"}
+    assert runs.Images(load_dataset("planted_spikes")).described == {"dataset": "planted_spikes"}
+    assert Own(dataset="tfds:cifar10").described().keys() >= {"split", "split_seed", "values", "array"}
+    with pytest.raises(DatasetError, match=r"got gone\.npy, which does not exist"):
+        Own(dataset="gone.npy").images()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"dataset": "mnits"}, "got dataset=mnits; it takes one of digits_8x8, "),
+        ({"split_seed": 1}, "got split_seed=1; it takes nothing, as mnist is no file"),
+        ({"dataset": "a.npy", "split": (0.5, 0.2, 0.2)}, "got split=0.5,0.2,0.2; it takes three positive fractions"),
+        ({"dataset": "a.npy", "split": (0.5, 0.5)}, "got split="),
+        ({"dataset": "a.npy", "values": "reals"}, "got values=reals; it takes one of auto, bits, spins, prob"),
+    ],
+)
+def test_settings_of_data_are_checked(given, told):
+    with pytest.raises(SettingError, match=told):
+        Own(**given)
 
 
 def test_more_than_the_memory_is_refused():

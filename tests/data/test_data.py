@@ -36,6 +36,23 @@ def test_a_label_belongs_to_each_image():
         Dataset("own", part(4), Part(part(2).examples, part(3).labels), part(2), (2, 3), 4)
 
 
+def test_labels_weights_missing_entries_and_names_may_be_left_out_and_fit():
+    plain = Part(np.zeros((4, 6), np.uint8))
+    data = Dataset("own", *[plain] * 3, (2, 3), names=tuple("abcdef"))
+    assert (data.num_visible, data.classes, len(data.train), data.train.labels) == (6, 0, 4, None)
+    for how, told in (
+        ({"weights": np.array([1, -1, 1, 1], np.float32)}, "weights of shape .*at least 0"),
+        ({"weights": np.zeros(4, np.float32)}, "weights of shape .*not all 0"),
+        ({"missing": np.zeros((4, 5), bool)}, "a mask of shape"),
+        ({"labels": np.zeros(4, np.int32)}, "labels of shape .*no labels, as there are no classes"),
+    ):
+        # Under jaxtyping's import hook the annotations say some of it first.
+        with pytest.raises((DatasetError, TypeError), match=f"got a test part with .*{told}|Type-check error"):
+            Dataset("own", plain, plain, Part(plain.examples, **how), (2, 3))
+    with pytest.raises(DatasetError, match="got 2 names for examples of shape"):
+        Dataset("own", *[plain] * 3, (2, 3), names=("a", "b"))
+
+
 def test_the_bundled_sources():
     program = "from vpf_jax.data import SOURCES; print(*SOURCES)"
     told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout

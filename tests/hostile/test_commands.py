@@ -111,6 +111,7 @@ FOR_ALL = (
     ("--flagfile=taken.bin", ("--flagfile", "cannot be read")),
     ("--stderrthreshold=loud", ("--stderrthreshold", "'loud'")),
     ("--dataset=cifar10", ("--dataset=cifar10", "mnist_5k, mnist, fashion_mnist")),
+    ("--dataset=gone.npy", ("got gone.npy, which does not exist", "a file that ends in one of .npy")),
     ("--dataset=mnist_5k --workdir=taken", ("got --workdir=taken;", "a folder, which may be missing")),
     ("--dataset=mnist_5k --workdir=others", ("got --workdir=others;", "a new, an empty")),
     ("--dataset=mnist_5k --workdir=held", ("--workdir=held holds a run with", "--alien=1", "the same configuration")),
@@ -421,6 +422,8 @@ OWN: dict[str, tuple[tuple[str, ...], ...]] = {
 
 # Folders of runs, and of data.
 RBM = {"model": "rbm"}
+COUNTS: dict[str, bytes | None] = {"counts.csv": b"1,0\n0,7\n1,1\n"}
+BITS: dict[str, bytes | None] = {"bits.csv": b"1,0\n0,1\n1,1\n"}
 FOLDERS = (
     Command("mnist_dbm", "--workdir=taken/run", ("taken/run cannot be written", "Not a directory"), {"taken": b""}),
     Command("mnist_dbm", "--workdir=old", ("old/config.json cannot be read as JSON",), {"old/config.json": b"{"}),
@@ -438,6 +441,12 @@ FOLDERS = (
         ("--workdir=old holds a run with --epochs=9", "--epochs=7 was given"),
         {"old/config.json": json.dumps(RBM | {"epochs": 9}).encode()},
     ),
+    Command("mnist_dbm", "--dataset=counts.csv", ("got counts.csv,", "such as 7 in line 2", "--values"), COUNTS),
+    Command("mnist_dbm", "--dataset=counts.csv --split=0.5,0.5", ("got --split=0.5,0.5;", "3 "), COUNTS),
+    Command("mnist_dbm", "--dataset=mnist_5k --values=bits", ("got --values=bits;", "mnist_5k is no file")),
+    Command("repair_table", "--dataset=bits.csv", ("got --dataset=bits.csv;", "grey images"), BITS),
+    Command("features", "--dataset=bits.csv", ("got --dataset=bits.csv;", "two classes or more"), BITS),
+    Command("ising_recovery", "--array=x", ("got --array=x;", "glass is no file")),
     Command("repair_table", "--dataset=mnist_5k --models=taken", ("--models=taken", "folder"), {"taken": b""}),
     Command("mnist_dbm", f"{DATA_DIR} --batch_size=51", ("--batch_size=51", "mnist has 50 training images"), SOUND),
     Command("mnist_dbm", DATA_DIR, ("data_dir=data, which is not a folder", "that holds mnist/"), {"data": b""}),

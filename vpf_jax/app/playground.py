@@ -30,7 +30,8 @@ from vpf_jax import checks
 from vpf_jax.app.folder import UsageError, read_object, write_text
 from vpf_jax.app.keys import key_for
 from vpf_jax.checkpoint import CheckpointError
-from vpf_jax.data import SOURCES, Dataset, DatasetError, binarise, load_dataset
+from vpf_jax.data import Dataset, DatasetError, binarise, load_dataset
+from vpf_jax.data.loading import OF_FILES, Names, is_found
 from vpf_jax.evaluate import generation
 from vpf_jax.loading import load_stack
 from vpf_jax.machine import BoltzmannMachine
@@ -231,13 +232,14 @@ def _data(run: Path, data_dir: str | Path | None) -> Dataset:
     """The data of a run, as its config.json names them."""
     config = read_object(run / "config.json") or read_object(run / "recipe.json") or {}
     name = config.get("dataset")
-    if not isinstance(name, str) or name not in SOURCES:
+    if name not in Names():
         told = (
             "no config.json that names its data" if name is None else f"a run on {name!r}, which no source loads here"
         )
         raise UsageError(f"{run} holds {told}; --examples=0 writes a page without examples")
     try:
-        return load_dataset(name, config.get("data_dir") if data_dir is None else data_dir)
+        how = {key: config[key] for key in OF_FILES if key in config} if is_found(name) else {}
+        return load_dataset(name, config.get("data_dir") if data_dir is None else data_dir, **how)
     except DatasetError as error:
         raise DatasetError(f"{error}; or --examples=0 for a page without examples") from None
 

@@ -176,8 +176,8 @@ class Workshop(NamedTuple):
           vpf_jax.train.NonFiniteObjectiveError: training has overflowed in one of the runs; the last good checkpoint
             stays.
         """
-        settings = described(recipe) | {"dataset": self.images.name, "seeds": list(self.seeds)}
-        telling = described(recipe, changed=True) | {"dataset": self.images.name, "seeds": list(self.seeds)}
+        data = self.images.described | {"seeds": list(self.seeds)}
+        settings, telling = described(recipe) | data, described(recipe, changed=True) | data
         own = self.folder / folder_name(recipe.title, telling)
         visible = self.images.train.bits
         with locked(own, loop.WAIT):

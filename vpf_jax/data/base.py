@@ -1,4 +1,4 @@
-"""The data set, the table of sources that load one by its name, and binarisation by a threshold.
+"""The data set, the table of sources that come by name, and binarisation by a threshold.
 
 A source is a function of the name and a folder, registered where it is defined:
 
@@ -6,12 +6,15 @@ A source is a function of the name and a folder, registered where it is defined:
     def stripes(name: str, data_dir: str | os.PathLike[str] | None) -> Dataset: ...
 
 `load_dataset("stripes")`, and --dataset=stripes of the experiments, then load it once its module is imported. Not here:
-the sources that come with the library (`images`).
+the sources that come with the library (`images`, `digits`, `planted`), files and packages (`loading`).
 """
 
+import gzip
+import importlib.util
 import math
 import os
 import types
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,11 +25,33 @@ from numpy.typing import ArrayLike
 
 from vpf_jax import checks
 
+# Numbers that are made to bits at a time.
+_PIECE = 2**22
 PARTS = ("train", "validation", "test")
 
 
 class DatasetError(ValueError):
     """A data source is missing, unreadable or not what it should be; the message says which."""
+
+
+def fault(error: Exception) -> str:
+    """What is wrong with a file, from what reading it has raised."""
+    if isinstance(error, FileNotFoundError):
+        return "does not exist"
+    if isinstance(error, gzip.BadGzipFile):
+        return f"is not a sound gzip file: {error}"
+    if isinstance(error, EOFError):
+        return "is truncated: its gzip stream has no end"
+    if isinstance(error, zlib.error):
+        return f"is corrupt: {error}"
+    return f"cannot be read: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+
+
+def needs(package: str, source: str | os.PathLike[str], extra: str = "files") -> None:
+    """Raises DatasetError where a package is not installed that a source is read with."""
+    if importlib.util.find_spec(package) is None:
+        told = f"got {os.fspath(source)} and no {package}, which it is read with"
+        raise DatasetError(f"{told}; it takes `pip install vpf_jax[{extra}]`")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +91,10 @@ class Dataset:
     """The type of the visible units that the examples are for."""
     names: tuple[str, ...] | None = None
     """Of the variables, where they have some."""
+    values: str = "probabilities"
+    """What the source holds, before it is made to numbers in [0, 1] (`vpf_jax.data.values`)."""
+    told: str = ""
+    """What was found in a source that is no registered one, in a sentence."""
 
     def __post_init__(self) -> None:
         for name in PARTS:
@@ -136,20 +165,6 @@ def register_source(*names: str) -> Callable[[AnySource], AnySource]:
     return register
 
 
-def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """Loads a data set with its fixed parts; the same call always gives the same arrays.
-
-    Args:
-      name: one of `SOURCES`.
-      data_dir: folder of the files, for the sources that read some; for the bundled ones see `vpf_jax.data.images`.
-
-    Raises:
-      ValueError: a name that no source has.
-      DatasetError: a folder, file or package that is missing; a file that is not what it should be.
-    """
-    return _sources[checks.one_of("dataset", name, tuple(SOURCES))](name, data_dir)
-
-
 def binarise(images: ArrayLike, threshold: float = 0.5) -> UInt8[np.ndarray, "..."]:
     """1 where a grey value is above the threshold, and 0 elsewhere, in the shape of `images`.
 
@@ -162,5 +177,11 @@ def binarise(images: ArrayLike, threshold: float = 0.5) -> UInt8[np.ndarray, "..
     """
     value = checks.as_float(threshold)
     checks.require(value is not None and 0 <= value < 1, "threshold", threshold, "a number in [0, 1)")
-    values = checks.from_zero_to_one("images", np.asarray(images), "grey values in [0, 1]")
-    return (values > threshold).astype(np.uint8)
+    values = np.asarray(images)
+    bits = np.empty(values.shape, np.uint8)
+    # In pieces, so that no array beside the result is large.
+    step = max(1, _PIECE // max(1, math.prod(values.shape[1:])))
+    for start in range(0, len(values), step) if values.ndim else (...,):
+        rows = slice(start, start + step) if values.ndim else start
+        bits[rows] = checks.from_zero_to_one("images", values[rows], "grey values in [0, 1]") > threshold
+    return bits

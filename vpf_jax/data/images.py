@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from vpf_jax import checks
-from vpf_jax.data.base import Dataset, DatasetError, Part, register_source
+from vpf_jax.data.base import Dataset, DatasetError, Part, fault, register_source
 
 _IMAGE_SHAPE = (28, 28)
 _CLASSES = 10
@@ -121,22 +121,9 @@ def read_idx(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "..."]:
         if found != math.prod(shape):
             raise ValueError(f"holds {found} values, its header says {math.prod(shape)} for shape {shape}")
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        told = f"got {os.fspath(path)}, which {_fault(error)}; it takes a gzipped IDX file of bytes"
+        told = f"got {os.fspath(path)}, which {fault(error)}; it takes a gzipped IDX file of bytes"
         raise DatasetError(told) from error
     return np.frombuffer(values, np.uint8).reshape(shape)
-
-
-def _fault(error: Exception) -> str:
-    """What is wrong with a file, from what reading it has raised."""
-    if isinstance(error, FileNotFoundError):
-        return "does not exist"
-    if isinstance(error, gzip.BadGzipFile):
-        return f"is not a sound gzip file: {error}"
-    if isinstance(error, EOFError):
-        return "is truncated: its gzip stream has no end"
-    if isinstance(error, zlib.error):
-        return f"is corrupt: {error}"
-    return f"cannot be read: {error.strerror or error}" if isinstance(error, OSError) else str(error)
 
 
 def _read_shape(file: gzip.GzipFile) -> tuple[int, ...]:
@@ -235,7 +222,7 @@ def _dataset(name: str, *parts: _Half) -> Dataset:
     train, validation, test = (
         Part(np.divide(images, 255, dtype=np.float32), labels.astype(np.int32)) for images, labels in parts
     )
-    return Dataset(name, train, validation, test, shape=_IMAGE_SHAPE, classes=_CLASSES)
+    return Dataset(name, train, validation, test, shape=_IMAGE_SHAPE, classes=_CLASSES, values="bytes")
 
 
 def _load_idx(name: str, root: Path, source: str) -> Dataset:

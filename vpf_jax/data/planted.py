@@ -67,7 +67,7 @@ def load_planted_spikes(name: str = "planted_spikes", data_dir: object = None) -
     words = (rng.random(fields.shape) < 1 / (1 + np.exp(-fields))).astype(np.float32)
     parts = np.split(words, np.cumsum(_PARTS)[:-1])
     train, validation, test = map(Part, parts)
-    return Dataset(name, train, validation, test, (6, 10))
+    return Dataset(name, train, validation, test, (6, 10), values="bits")
 
 
 def _assemblies() -> Float[np.ndarray, "states assemblies"]:
