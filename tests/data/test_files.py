@@ -271,8 +271,8 @@ def test_a_file_of_real_numbers_is_made_to_bits_in_pieces(suffix):
         tracemalloc.stop()
     result = rows * width
     assert part.examples.nbytes == result
-    # Of one piece: 32 MB of numbers, and a few bytes an entry of what is known of them.
-    assert peak < result + 60e6, peak / 1e6
+    # Of one piece: 8 MB of numbers, and as much again while they are looked at.
+    assert peak < result + 30e6, peak / 1e6
     assert part.examples[0, :4].tolist() == [1, 0, 0, 1]
 
 

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 from vpf_jax import checks
 
 # Numbers that are made to bits at a time.
-_PIECE = 2**22
+_PIECE = 2**20
 PARTS = ("train", "validation", "test")
 
 

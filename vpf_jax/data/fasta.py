@@ -64,9 +64,11 @@ def _sequences(path: Path, file: IO[str]) -> list[tuple[int, str, str]]:
     for line, text in enumerate(map(str.strip, file), 1):
         if text.startswith(">"):
             found.append((line, (text[1:].split() or ["without a name"])[0], []))
-        elif text and not found:
+        elif not text or text.startswith(";"):
+            continue
+        elif not found:
             refuse(path, f"whose line {line} comes before the first line that starts with >", _TAKES)
-        elif text and not text.startswith(";"):
+        else:
             found[-1][2].append(text.upper().replace(".", "-"))
     return [(line, name, "".join(letters)) for line, name, letters in found]
 

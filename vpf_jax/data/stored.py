@@ -17,7 +17,7 @@ from vpf_jax.data.base import PARTS, DatasetError
 
 WHOLE = ""
 # Entries that are in memory at a time.
-PIECE = 2**22
+PIECE = 2**20
 TAKES = "numbers [examples, variables], images [examples, rows, columns] or colours [examples, rows, columns, 3]"
 # What an array of this name holds beside one of examples, NAME_labels for NAME.
 BESIDE = ("labels", "weights", "missing")
