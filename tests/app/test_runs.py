@@ -131,7 +131,7 @@ def test_runs_of_other_data_are_described_as_before(tmp_path):
     [
         ({"dataset": "mnits"}, "got dataset=mnits; it takes one of digits_8x8, "),
         ({"split_seed": 1}, "got split_seed=1; it takes nothing, as mnist is no file"),
-        ({"dataset": "a.npy", "split": (0.5, 0.2, 0.2)}, "got split=0.5,0.2,0.2; it takes three positive fractions"),
+        ({"dataset": "a.npy", "split": (0.5, 0.2, 0.2)}, r"got split=\(0.5, 0.2, 0.2\); it takes three positive"),
         ({"dataset": "a.npy", "split": (0.5, 0.5)}, "got split="),
         ({"dataset": "a.npy", "values": "reals"}, "got values=reals; it takes one of auto, bits, spins, prob"),
     ],

@@ -129,7 +129,7 @@ def load_dataset(
     checks.require(name in Names(), "dataset", name, f"one of {', '.join(Names())}")
     if name in SOURCES:
         told = f"nothing, as {name} is no file"
-        checks.require(tuple(split) == parts.SPLIT, "split", split, told)
+        checks.require(tuple(split) == parts.SPLIT, "split", tuple(split), told)
         checks.require(split_seed == 0, "split_seed", split_seed, told)
         checks.require(values == "auto", "values", values, told)
         checks.require(array is None, "array", array, told)

@@ -28,7 +28,7 @@ def check_split(split: Sequence[float], split_seed: int) -> None:
     fits = len(split) == len(PARTS) and all(0 < fraction < 1 for fraction in split)
     fits = fits and math.isclose(sum(split), 1, abs_tol=1e-6)
     told = "three positive fractions that sum to 1, of training, validation and test"
-    checks.require(fits, "split", ",".join(f"{fraction:g}" for fraction in split), told)
+    checks.require(fits, "split", tuple(split), told)
     checks.integer("split_seed", split_seed, 0)
 
 
@@ -50,7 +50,7 @@ def data_set(
     """
     if all(part in contents.parts for part in PARTS):
         told = f"nothing, as {contents.source} has parts of its own"
-        checks.require(tuple(split) == SPLIT, "split", ",".join(f"{one:g}" for one in split), told)
+        checks.require(tuple(split) == SPLIT, "split", tuple(split), told)
         checks.require(split_seed == 0, "split_seed", split_seed, told)
     kind, missing = values.recognise(contents, given)
     classes, labels = _labels(contents)
