@@ -232,7 +232,7 @@ def _data(run: Path, data_dir: str | Path | None) -> Dataset:
     """The data of a run, as its config.json names them."""
     config = read_object(run / "config.json") or read_object(run / "recipe.json") or {}
     name = config.get("dataset")
-    if name not in Names():
+    if not isinstance(name, str) or name not in Names():
         told = (
             "no config.json that names its data" if name is None else f"a run on {name!r}, which no source loads here"
         )

@@ -28,7 +28,7 @@ def read_npy(path: Path, array: str | None) -> Iterator[Contents]:
         refuse(path, f"which is one array and has none called {array}", "no --array")
     takes = "a file that numpy.save has written, of numbers"
     try:
-        held = np.lib.format.open_memmap(path, mode="r")
+        held: np.ndarray = np.lib.format.open_memmap(path, mode="r")
     except ValueError as error:
         if "Python objects" in str(error) or "object" in str(error):
             refuse(path, "whose array holds Python objects", takes)

@@ -181,7 +181,7 @@ def binarise(images: ArrayLike, threshold: float = 0.5) -> UInt8[np.ndarray, "..
     bits = np.empty(values.shape, np.uint8)
     # In pieces, so that no array beside the result is large.
     step = max(1, _PIECE // max(1, math.prod(values.shape[1:])))
-    for start in range(0, len(values), step) if values.ndim else (...,):
-        rows = slice(start, start + step) if values.ndim else start
+    for start in range(0, len(values) if values.ndim else 1, step):
+        rows = slice(start, start + step) if values.ndim else ...
         bits[rows] = checks.from_zero_to_one("images", values[rows], "grey values in [0, 1]") > threshold
     return bits

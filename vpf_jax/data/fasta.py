@@ -7,9 +7,9 @@ of categories, without which such data are recognised and refused (`values`).
 
 import contextlib
 import gzip
+import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -54,11 +54,11 @@ def read_fasta(path: Path, array: str | None) -> Iterator[Contents]:
     yield Contents(str(path), {WHOLE: Stored(states, "alignment", lines=lines, categories=told)})
 
 
-def _open(path: Path) -> IO[str]:
+def _open(path: Path) -> io.TextIOWrapper:
     return gzip.open(path, "rt", encoding="ascii") if path.suffix.lower() == ".gz" else path.open(encoding="ascii")
 
 
-def _sequences(path: Path, file: IO[str]) -> list[tuple[int, str, str]]:
+def _sequences(path: Path, file: io.TextIOWrapper) -> list[tuple[int, str, str]]:
     """Line, name and letters of each sequence."""
     found: list[tuple[int, str, list[str]]] = []
     for line, text in enumerate(map(str.strip, file), 1):

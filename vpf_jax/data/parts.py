@@ -75,9 +75,8 @@ def data_set(
     first = next(iter(contents.parts.values()))
     sizes = ", ".join(f"{len(parts[part])} for {use}" for part, use in zip(PARTS, _USES, strict=True))
     told = f"{found(contents, first, kind, classes, missing)}; {sizes}{cut}"
-    return Dataset(
-        name, *(parts[part] for part in PARTS), first.shape, classes, names=first.names, values=kind, told=told
-    )
+    train, validation, test = (parts[part] for part in PARTS)
+    return Dataset(name, train, validation, test, first.shape, classes, names=first.names, values=kind, told=told)
 
 
 def whole(contents: Contents, given: str = "auto") -> Part:

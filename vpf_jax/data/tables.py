@@ -9,10 +9,11 @@ is left out. An empty cell, `nan` or `NA` is a missing entry. Not here: what the
 import contextlib
 import csv
 import gzip
+import io
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class Columns(NamedTuple):
     names: tuple[str, ...] | None
     label: int | None
     weight: int | None
-    index: int | None
+    counter: int | None
     """Counts the lines, as pandas does."""
     variables: list[int]
 
@@ -105,13 +106,13 @@ def _piece(
     )
 
 
-def _open(path: Path) -> IO[str]:
+def _open(path: Path) -> io.TextIOWrapper:
     if path.suffix.lower() == ".gz":
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")
 
 
-def _rows(file: IO[str]) -> Iterator[tuple[int, list[str]]]:
+def _rows(file: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
     """The lines that are not empty, with their numbers from 1."""
     start = file.readline()
     delimiter = next((one for one in ",;\t" if one in start), ",")

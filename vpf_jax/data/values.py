@@ -10,6 +10,7 @@ are no units for them yet. Not here: files (`arrays`, `tables`, `fasta`), which 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -51,7 +52,7 @@ class Survey:
             return
         self.lowest, self.highest = min(self.lowest, float(rows.min())), max(self.highest, float(rows.max()))
         if rows.dtype.kind == "f":
-            self.whole = self.whole and np.isfinite(self.highest) and bool((rows == np.rint(rows)).all())
+            self.whole = self.whole and math.isfinite(self.highest) and bool((rows == np.rint(rows)).all())
         # Of spins alone it is of interest.
         self.zeros = self.zeros or (self.lowest >= -1 and self.highest <= 1 and not rows.all())
 
