@@ -118,7 +118,8 @@ def draw(folder: Path, models: dict[int, recipes.Seeds], images: runs.Images, ti
             folder / f"filters-{hidden}.png",
             figures.tiles(
                 images.pictures(filters, signed=True),
-                title=f"{title}: weights of {len(filters)} of {hidden} hidden units (red > 0, blue < 0)",
+                title=f"{title}: weights of {len(filters)} of {hidden} hidden units (red > 0, blue < 0"
+                f"{images.told_of_colours})",
                 signed=True,
             ),
         )

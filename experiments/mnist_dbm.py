@@ -255,7 +255,7 @@ class Judge:
         title = f"{told}: generated visible means, {self.sampler.gibbs_steps} Gibbs steps"
         figures.save(self.folder / "samples.png", figures.tiles(samples, title=title))
         filters = self.images.pictures(np.asarray(self.stack[0].weights[0]).T[:196], signed=True)
-        title = f"{told}: weights of the first hidden layer (red > 0, blue < 0)"
+        title = f"{told}: weights of the first hidden layer (red > 0, blue < 0{self.images.told_of_colours})"
         figures.save(self.folder / "filters.png", figures.tiles(filters, title=title, signed=True))
         figure = figures.histograms(
             self.activations,

@@ -248,7 +248,8 @@ def draw(
         folder / "filters.png",
         figures.tiles(
             images.pictures(filters, signed=True),
-            title=f"Learnt change of the input weights of {len(filters)} units (red > 0, blue < 0)\n{title}",
+            title=f"Learnt change of the input weights of {len(filters)} units (red > 0, blue < 0"
+            f"{images.told_of_colours})\n{title}",
             signed=True,
         ),
     )

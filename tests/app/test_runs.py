@@ -7,7 +7,7 @@ import pytest
 
 from experiments import mnist_equilibrium, mnist_target
 from vpf_jax.app import runs
-from vpf_jax.app.folder import Stopped, read_json
+from vpf_jax.app.folder import Stopped, UsageError, read_json
 from vpf_jax.checks import SettingError
 from vpf_jax.data import Dataset, DatasetError, Part, load_dataset
 
@@ -108,6 +108,7 @@ def test_a_file_is_part_of_what_config_holds(tmp_path, monkeypatch, capsys):
     config = Own(dataset="my spikes.npy", split=(0.5, 0.25, 0.25))
     assert str(config.folder) == "runs/my-spikes-none"
     images = config.images()
+    runs.carry_out(config, lambda folder, stops: ({}, ""))
     assert "my spikes.npy: 20 examples of shape [20]; bits (0 and 1); 10 for training, 5" in capsys.readouterr().out
     assert (len(images.train), images.num_visible, images.classes) == (10, 20, 0)
     first = config.described()
@@ -116,6 +117,16 @@ def test_a_file_is_part_of_what_config_holds(tmp_path, monkeypatch, capsys):
     np.save("my spikes.npy", 1 - np.eye(20, dtype=np.int8))
     second = Own(dataset="my spikes.npy", split=(0.5, 0.25, 0.25)).described()
     assert [name for name in first if first[name] != second[name]] == ["dataset_sha256"]
+
+
+def test_a_run_goes_on_with_the_same_data_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("spikes.npy", np.eye(20, dtype=np.int8))
+    runs.carry_out(Own(dataset="spikes.npy"), lambda folder, stops: ({"a": 1}, ""))
+    assert runs.carry_out(Own(dataset="spikes.npy"), lambda folder, stops: ({"a": 2}, ""))["a"] == 1
+    np.save("spikes.npy", np.ones((20, 20), np.int8))
+    with pytest.raises(UsageError, match=r"got --dataset=spikes\.npy, whose contents have changed since the run in"):
+        runs.carry_out(Own(dataset="spikes.npy"), lambda folder, stops: ({"a": 3}, ""))
 
 
 def test_runs_of_other_data_are_described_as_before(tmp_path):

@@ -23,7 +23,9 @@ from vpf_jax.app import follow
 from vpf_jax.app.folder import (
     Growth,
     Stopped,
+    UsageError,
     kept_object,
+    read_object,
     run_once,
     stop_requests,
     write_json,
@@ -135,18 +137,20 @@ class Config(Settings):
         """Settings that may be larger at a later start; the script then goes on to the same bits."""
         return {}
 
-    def images(self) -> "Images":
-        """The data set; of a file it is said what was found.
+    @functools.cached_property
+    def data(self) -> Dataset:
+        """The data set, as it was read first.
 
         Raises:
           SettingError: settings that do not apply to it.
           vpf_jax.data.DatasetError: it cannot be read.
         """
         of_files = {name: getattr(self, name) for name in OF_FILES} if is_found(self.dataset) else {}
-        data = load_dataset(self.dataset, self.data_dir, **of_files)
-        if data.told:
-            print(data.told, flush=True)
-        return Images(data, self.binarise, self.of_data)
+        return load_dataset(self.dataset, self.data_dir, **of_files)
+
+    def images(self) -> "Images":
+        """The data set on the device; raises as `data`."""
+        return Images(self.data, self.binarise, self.of_data)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,6 +271,11 @@ class Images:
         rest = np.full((len(rows), height * width - self.num_visible), 0 if signed else 1, np.float32)
         return np.concatenate([rows, rest], axis=1).reshape(-1, height, width)
 
+    @property
+    def told_of_colours(self) -> str:
+        """What a title says of `pictures` of either sign."""
+        return ", the three colours side by side" if len(self.shape) == 3 and self.shape[2] == 3 else ""
+
     def score(self, centres: jax.Array) -> dict[str, float]:
         """`generation.parzen_scores` of generated images."""
         return generation.parzen_scores(centres, self.validation.grey, self.test.grey)
@@ -336,6 +345,8 @@ def carry_out(config: Config, work: Callable[[Path, list[int]], tuple[dict[str, 
             "jax_version": jax.__version__,
             "device": jax.devices()[0].device_kind,
         }
+        if is_found(config.dataset):
+            print(config.data.told, flush=True)
         with follow.following(folder, _command(config), about, events=events) as follower:
             with stop_requests() as stops:
                 found, table = work(folder, stops)
@@ -346,10 +357,23 @@ def carry_out(config: Config, work: Callable[[Path, list[int]], tuple[dict[str, 
             follower.write("Finished", summary)
         return summary
 
-    summary = run_once(config.folder, config.described(), finish, free=FREE, grows=config.growth())
+    settings = config.described()
+    _check_same_data(config.folder, settings)
+    summary = run_once(config.folder, settings, finish, free=FREE, grows=config.growth())
     if events and not (config.folder / follow.EVENTS).exists():
         follow.write_events(config.folder)
     return summary
+
+
+def _check_same_data(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuses to go on with a run whose file holds other data now."""
+    held = read_object(folder / "config.json") or {}
+    before, now = (of.get("dataset_sha256") for of in (held, settings))
+    if before != now and held.get("dataset") == settings["dataset"]:
+        raise UsageError(
+            f"got --dataset={settings['dataset']}, whose contents have changed since the run in {folder} began "
+            f"(SHA-256 {now}..., then {before}...); give the same file to resume it, or another --workdir"
+        )
 
 
 def _command(config: Config) -> str:
