@@ -137,6 +137,7 @@ class Config(runs.TrainingConfig):
     gif: bool = setting(False, "Whether the samples of all evaluations become an animation, samples.gif")
 
     experiment = "mnist_dbm"
+    takes = ("weights", "drawn")
 
     def __post_init__(self) -> None:
         """Checks the settings one against the other.
@@ -316,8 +317,8 @@ def run(config: Config) -> dict[str, Any]:
 
 def train(recipe: recipes.Recipe, judge: Judge, evaluate_every: int, **options: Any) -> loop.Trained:
     """Runs the epochs that are left."""
-    visible, seed = judge.images.train.bits, np.uint32(judge.seed)
-    watched = visible[: recipes.NUM_WATCHED]
+    images, seed = judge.images, np.uint32(judge.seed)
+    watched = images.train.bits[: recipes.NUM_WATCHED]
 
     def evaluated(epoch: int) -> bool:
         return evaluate_every > 0 and (epoch % evaluate_every == 0 or epoch == recipe.epochs)
@@ -331,8 +332,8 @@ def train(recipe: recipes.Recipe, judge: Judge, evaluate_every: int, **options: 
 
     return recipe.run(
         judge.folder,
-        recipe.initial_state(judge.seed, visible.shape[1], judge.images.train.means),
-        visible,
+        recipe.initial_state(judge.seed, images.num_visible, images.train.means),
+        images.train.visible,
         columns=COLUMNS if recipe.backward_start == "tied" else (*COLUMNS, "alignment"),
         measure=measure,
         evaluated=evaluated,

@@ -161,6 +161,8 @@ class Config(recipes.RecipesConfig):
     """Settings; each is a flag."""
 
     experiment = "systems"
+    # Its other systems are trained on grey values.
+    takes = ()
 
     num_seeds: int = like(runs.SeedsConfig, "num_seeds", default=3)
     scale: str = setting("full", "Sizes of the systems", choices=tuple(SCALES))

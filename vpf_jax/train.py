@@ -244,7 +244,7 @@ def compile_epoch(
     visible: AnyExamples,
     config: TrainConfig,
     at_once: int | None = None,
-) -> Callable[[TrainState, Array], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, AnyExamples], tuple[TrainState, Metrics]]:
     """`train_epoch` compiled ahead of time for these shapes, with options that suit the backend.
 
     Takes (state, visible), donating the state as `train_epoch` does; for a state with a leading axis of seeds it is

@@ -119,6 +119,54 @@ def test_a_file_is_part_of_what_config_holds(tmp_path, monkeypatch, capsys):
     assert [name for name in first if first[name] != second[name]] == ["dataset_sha256"]
 
 
+def placed(**more):
+    rows = np.array([[1, 0, 0.25], [1, 0, 0.75], [0, 1, 0.5], [0, 0, 1]], np.float32)
+    part = Part(rows, **more)
+    return runs.Images(Dataset("own", part, part, part, (3,)), "sample" if more == {} else "threshold").train
+
+
+def test_training_takes_weights_missing_entries_and_drawn_bits():
+    weights, missing = np.array([1, 2, 0, 1], np.float32), np.zeros((4, 3), bool)
+    missing[3, 0] = missing[:, 1] = True
+    drawn, weighted, holes = placed(), placed(weights=weights), placed(missing=missing)
+    assert drawn.visible.drawn
+    assert drawn.visible.values.dtype == np.float32
+    np.testing.assert_allclose(drawn.means, [0.5, 0.25, 0.625])
+    np.testing.assert_array_equal(weighted.visible.weights, weights)
+    np.testing.assert_array_equal(weighted.visible.values, [[1, 0, 0], [1, 0, 1], [0, 1, 0], [0, 0, 1]])
+    np.testing.assert_allclose(weighted.means, [0.75, 0, 0.75])
+    np.testing.assert_array_equal(holes.visible.missing, missing)
+    # Of the second variable nothing is known.
+    np.testing.assert_allclose(holes.means, [2 / 3, 0.5, 0.5], rtol=1e-6)
+    assert (holes.complete, holes.weighted, weighted.complete, weighted.weighted) == (False, False, True, True)
+    plain = runs.Images(load_dataset("planted_spikes")).train
+    assert plain.visible is plain.bits
+
+
+def test_a_script_refuses_what_its_training_does_not_take(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = np.tile(np.linspace(0, 1, 4, dtype=np.float32), (20, 1))
+    np.savez("weighted.npz", x=rows, weights=np.ones(20))
+    np.savez("holes.npz", x=np.where(rows == 0, np.nan, rows))
+    np.save("plain.npy", rows)
+    np.save("bits.npy", rows > 0.5)
+
+    class Taking(runs.Config):
+        experiment = "some"
+        takes = ("weights", "missing", "drawn")
+
+    for name, how, told in (
+        ("weighted.npz", {}, r"got dataset='weighted\.npz'; it takes examples without weights"),
+        ("holes.npz", {}, r"got dataset='holes\.npz'; it takes examples without missing entries"),
+        ("plain.npy", {"binarise": "sample"}, "got binarise=sample; it takes threshold here"),
+    ):
+        with pytest.raises(SettingError, match=told):
+            Own(dataset=name, **how).images()
+        assert Taking(dataset=name, **how).images().num_visible == 4
+    with pytest.raises(SettingError, match="got binarise=sample; it takes threshold, as the values are bits"):
+        Taking(dataset="bits.npy", binarise="sample").images()
+
+
 def test_a_run_goes_on_with_the_same_data_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("spikes.npy", np.eye(20, dtype=np.int8))

@@ -9,9 +9,9 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -108,13 +108,20 @@ class Recipe(Settings):
         """`initial_state` of each seed, along a leading axis."""
         return jax.vmap(lambda seed: self.initial_state(seed, num_visible, means))(as_array(seeds))
 
-    def run(self, folder: Path, state: train.TrainState, visible: Array, at_once: int | None = None, **options: Any):
+    def run(
+        self,
+        folder: Path,
+        state: train.TrainState,
+        visible: train.AnyExamples,
+        at_once: int | None = None,
+        **options: Any,
+    ) -> loop.Trained:
         """`loop.train` of the recipe, from a state of one seed, or of several along a leading axis.
 
         Args:
           folder: where its checkpoints lie.
           state: before the first epoch; donated.
-          visible: the training images, zeros and ones.
+          visible: the training examples, zeros and ones, or `vpf_jax.Examples`.
           at_once: of several seeds, those in one batched computation; None: all.
           options: of `loop.train`.
         """
@@ -179,13 +186,12 @@ class Workshop(NamedTuple):
         data = self.images.described | {"seeds": list(self.seeds)}
         settings, telling = described(recipe) | data, described(recipe, changed=True) | data
         own = self.folder / folder_name(recipe.title, telling)
-        visible = self.images.train.bits
         with locked(own, loop.WAIT):
             write_json(own / "recipe.json", settings)
             trained = recipe.run(
                 own,
-                recipe.initial_states(self.seeds, visible.shape[1], self.images.train.means),
-                visible,
+                recipe.initial_states(self.seeds, self.images.num_visible, self.images.train.means),
+                self.images.train.visible,
                 self.at_once,
                 checkpoint_every=self.checkpoint_every,
                 stops=stops,
@@ -209,6 +215,8 @@ class Workshop(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class RecipesConfig(SeedsConfig, TrainingConfig):
     """What the scripts that train recipes share; each setting is a flag."""
+
+    takes: ClassVar[Collection[str]] = ("weights", "drawn")
 
     seeds_at_once: int = setting(
         0, "Runs trained in one batched computation (jax.vmap), the others after them; 0 for all", least=0
@@ -268,7 +276,7 @@ def _told_of_seeds(row: loop.Row) -> str:
     return told_of_flow({"objective": np.mean(row["objective"]), "max_abs_weight": np.max(row["max_abs_weight"])})
 
 
-def _phase(config: train.TrainConfig, visible: Array, at_once: int | None) -> loop.Phase:
+def _phase(config: train.TrainConfig, visible: train.AnyExamples, at_once: int | None) -> loop.Phase:
     """Epochs of probability flow, or another rule."""
 
     def prepare(state: train.TrainState) -> loop.RunEpoch:

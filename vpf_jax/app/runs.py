@@ -9,7 +9,7 @@ import functools
 import math
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,6 +39,7 @@ from vpf_jax.data.parts import SPLIT, check_split
 from vpf_jax.data.tensorflow import SCHEME
 from vpf_jax.data.values import VALUES
 from vpf_jax.evaluate import generation
+from vpf_jax.examples import Examples
 from vpf_jax.settings import Settings, described, like, options, refuse_given, setting, typed
 
 # Settings that may change between starts of one run: they do not change what is computed.
@@ -87,6 +88,8 @@ class Config(Settings):
 
     experiment: ClassVar[str]
     """Name of the script."""
+    takes: ClassVar[Collection[str]] = ()
+    """Which of "weights", "missing" and "drawn" its training takes (`Placed.visible`)."""
 
     def __post_init__(self) -> None:
         """Checks the settings.
@@ -149,8 +152,17 @@ class Config(Settings):
         return load_dataset(self.dataset, self.data_dir, **of_files)
 
     def images(self) -> "Images":
-        """The data set on the device; raises as `data`."""
-        return Images(self.data, self.binarise, self.of_data)
+        """The data set on the device.
+
+        Raises:
+          SettingError: settings that do not apply to it, or data with more than the script takes (`takes`).
+          vpf_jax.data.DatasetError: it cannot be read.
+        """
+        images = Images(self.data, self.binarise, self.of_data)
+        images.require_plain(self.takes)
+        fits = self.binarise == "threshold" or "drawn" in self.takes
+        checks.require(fits, "binarise", self.binarise, "threshold here")
+        return images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,10 +205,15 @@ class SeedsConfig(Config):
 
 
 class Placed:
-    """One part of a data set, its arrays on the device from their first use on."""
+    """One part of a data set, its arrays on the device from their first use on.
 
-    def __init__(self, part: Part) -> None:
-        self._part = part
+    Args:
+      part: the arrays.
+      drawn: whether training draws bits afresh in each epoch.
+    """
+
+    def __init__(self, part: Part, drawn: bool = False) -> None:
+        self._part, self._drawn = part, drawn
 
     def __len__(self) -> int:
         return len(self._part)
@@ -214,13 +231,39 @@ class Placed:
 
     @functools.cached_property
     def bits(self) -> jax.Array:
-        """[n, variables], 1 where the grey value is above 1/2, uint8."""
+        """[n, variables], 1 where the grey value is above 1/2, uint8; 0 where an entry is missing."""
         return jnp.asarray(binarise(self._part.examples))
+
+    @property
+    def complete(self) -> bool:
+        """Whether no entry is missing."""
+        return self._part.missing is None
+
+    @property
+    def weighted(self) -> bool:
+        """Whether some examples count for more than others."""
+        return self._part.weights is not None
+
+    @functools.cached_property
+    def visible(self) -> jax.Array | Examples:
+        """What training takes: bits, or of weights, missing entries and drawn bits all that an epoch has to know."""
+        values = self.grey if self._drawn else self.bits
+        if self.complete and not self.weighted and not self._drawn:
+            return values
+        given = self._part.weights, self._part.missing
+        weights, missing = (None if one is None else jnp.asarray(one) for one in given)
+        return Examples(values, weights, missing, self._drawn)
 
     @functools.cached_property
     def means(self) -> jax.Array:
-        """[variables], of the bits over the examples."""
-        return jnp.mean(self.bits, axis=0, dtype=jnp.float32)
+        """[variables], of what training takes over the examples; of known entries alone, 1/2 where there are none."""
+        values = self.grey if self._drawn else self.bits
+        if self.complete and not self.weighted:
+            return jnp.mean(values, axis=0, dtype=jnp.float32)
+        weights = np.ones(len(self), np.float32) if self._part.weights is None else self._part.weights
+        known = np.ones(values.shape, bool) if self._part.missing is None else ~self._part.missing
+        count = jnp.asarray(weights @ known.astype(np.float32))
+        return jnp.where(count > 0, jnp.asarray(weights) @ values.astype(jnp.float32) / jnp.maximum(count, 1e-30), 0.5)
 
 
 class Images:
@@ -235,16 +278,16 @@ class Images:
           described: what says which data they are (`Config.of_data`); None: the name.
 
         Raises:
-          SettingError: data that are not read for programs yet.
+          SettingError: bits that are to be drawn.
         """
         self.described = {"dataset": data.name} if described is None else described
-        for part in (data.train, data.validation, data.test):
-            checks.require(part.missing is None, "dataset", self.described["dataset"], "data without missing entries")
-            checks.require(part.weights is None, "dataset", self.described["dataset"], "data without weights")
-        checks.require(binarise == "threshold", "binarise", binarise, "threshold")
+        drawn = binarise == "sample"
+        told = f"threshold, as the values are {data.values}"
+        checks.require(not drawn or data.values not in ("bits", "spins"), "binarise", binarise, told)
         self.name, self.shape, self.classes, self.num_visible = data.name, data.shape, data.classes, data.num_visible
         self.values, self.names = data.values, data.names
-        self.train, self.validation, self.test = (Placed(part) for part in (data.train, data.validation, data.test))
+        parts = data.train, data.validation, data.test
+        self.train, self.validation, self.test = (Placed(part, drawn) for part in parts)
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -279,6 +322,14 @@ class Images:
     def score(self, centres: jax.Array) -> dict[str, float]:
         """`generation.parzen_scores` of generated images."""
         return generation.parzen_scores(centres, self.validation.grey, self.test.grey)
+
+    def require_plain(self, takes: Collection[str] = ()) -> None:
+        """Raises SettingError for weights, unless "weights" are taken, and for entries that are "missing", likewise."""
+        given, parts = self.described["dataset"], (self.train, self.validation, self.test)
+        plain = "weights" in takes or not any(part.weighted for part in parts)
+        checks.require(plain, "dataset", given, "examples without weights here")
+        plain = "missing" in takes or all(part.complete for part in parts)
+        checks.require(plain, "dataset", given, "examples without missing entries here")
 
     def require_classes(self) -> None:
         """Raises SettingError for a data set of no or a single class, which nothing can tell apart."""
