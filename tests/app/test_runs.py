@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import mnist_equilibrium, mnist_target
+from experiments import ising_recovery, mnist_equilibrium, mnist_target
 from vpf_jax.app import runs
 from vpf_jax.app.folder import Stopped, UsageError, read_json
 from vpf_jax.checks import SettingError
@@ -175,6 +175,14 @@ def test_a_run_goes_on_with_the_same_data_alone(tmp_path, monkeypatch):
     np.save("spikes.npy", np.ones((20, 20), np.int8))
     with pytest.raises(UsageError, match=r"got --dataset=spikes\.npy, whose contents have changed since the run in"):
         runs.carry_out(Own(dataset="spikes.npy"), lambda folder, stops: ({"a": 3}, ""))
+
+
+def test_a_file_that_is_called_as_what_a_script_draws_is_not_looked_at(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "glass").write_text("")
+    config = ising_recovery.Config(dataset="glass")
+    assert not config.found
+    assert "dataset_sha256" not in config.described()
 
 
 def test_runs_of_other_data_are_described_as_before(tmp_path):

@@ -98,14 +98,21 @@ class Config(Settings):
           SettingError: a value outside its range, or of a file where the data are none.
         """
         super().__post_init__()
-        if not is_found(self.dataset):
+        if not self.found:
             refuse_given(self, OF_FILES, f"{self.dataset} is no file")
         check_split(self.split, self.split_seed)
 
     @property
+    def found(self) -> bool:
+        """Whether the data are no registered ones: a file, or a data set of tensorflow-datasets."""
+        kind: Any = type(self)
+        known: Any = options(kind)["dataset"].setting.choices
+        return self.dataset not in known.more and is_found(self.dataset)
+
+    @property
     def data_name(self) -> str:
         """Of the data, in folders and titles."""
-        return self.dataset if not is_found(self.dataset) else short_name(self.dataset)
+        return short_name(self.dataset) if self.found else self.dataset
 
     @property
     def folder(self) -> Path:
@@ -120,7 +127,7 @@ class Config(Settings):
           vpf_jax.data.DatasetError: a file that cannot be read.
         """
         found: dict[str, Any] = {"dataset": self.dataset}
-        if is_found(self.dataset):
+        if self.found:
             found |= {name: value for name, value in described(self).items() if name in OF_FILES}
             if not self.dataset.startswith(SCHEME):
                 found["dataset_sha256"] = digest_of(self.dataset)[:_DIGITS]
@@ -148,7 +155,7 @@ class Config(Settings):
           SettingError: settings that do not apply to it.
           vpf_jax.data.DatasetError: it cannot be read.
         """
-        of_files = {name: getattr(self, name) for name in OF_FILES} if is_found(self.dataset) else {}
+        of_files = {name: getattr(self, name) for name in OF_FILES} if self.found else {}
         return load_dataset(self.dataset, self.data_dir, **of_files)
 
     def images(self) -> "Images":
@@ -396,7 +403,7 @@ def carry_out(config: Config, work: Callable[[Path, list[int]], tuple[dict[str, 
             "jax_version": jax.__version__,
             "device": jax.devices()[0].device_kind,
         }
-        if is_found(config.dataset):
+        if config.found:
             print(config.data.told, flush=True)
         with follow.following(folder, _command(config), about, events=events) as follower:
             with stop_requests() as stops:

@@ -46,13 +46,13 @@ class Names(Collection[str]):
     """
 
     def __init__(self, *more: str) -> None:
-        self._more = more
+        self.more = more
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and (name in (*self._more, *SOURCES) or is_found(name))
+        return isinstance(name, str) and (name in (*self.more, *SOURCES) or is_found(name))
 
     def __iter__(self) -> Iterator[str]:
-        yield from (*self._more, *SOURCES, f"{SCHEME}NAME", f"the path of a file ({SUFFIXES})")
+        yield from (*self.more, *SOURCES, f"{SCHEME}NAME", f"the path of a file ({SUFFIXES})")
 
     def __len__(self) -> int:
         return len(list(iter(self)))
