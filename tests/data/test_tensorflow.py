@@ -154,7 +154,8 @@ class Own(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 class OwnImages(Own):
     def _info(self):
         image, label = tfds.features.Image(shape=(4, 5, 3)), tfds.features.ClassLabel(num_classes=3)
-        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict({"image": image, "label": label}))
+        features = tfds.features.FeaturesDict({"image": image, "label": label})
+        return tfds.core.DatasetInfo(builder=self, features=features)
     def _generate_examples(self, count):
         for i in range(count):
             yield i, {"image": np.full((4, 5, 3), 8 * i, np.uint8), "label": i % 3}
@@ -162,7 +163,7 @@ class OwnImages(Own):
 class OwnFeatures(Own):
     def _info(self):
         features = {"spikes": tfds.features.Tensor(shape=(6,), dtype=np.int64), "session": tfds.features.Text()}
-        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
     def _generate_examples(self, count):
         for i in range(count):
             yield i, {"spikes": np.arange(6) % 2, "session": "one"}
@@ -184,10 +185,10 @@ def test_two_data_sets_for_real(tmp_path):
         if find_spec(package) is None:
             pytest.skip(f"{package} is not installed (the extra tfds)")
     # In a process of its own: TensorFlow warns while it is imported, and it would stay in memory.
+    (tmp_path / "own.py").write_text(REAL)
     result = subprocess.run(
-        [sys.executable, "-c", REAL, str(tmp_path)],
-        cwd=Path(data.__file__).parents[2],
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        [sys.executable, tmp_path / "own.py", str(tmp_path / "prepared")],
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(Path(data.__file__).parents[2])},
         capture_output=True,
         text=True,
         timeout=300,
