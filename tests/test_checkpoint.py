@@ -366,7 +366,7 @@ def test_float64_is_not_narrowed_in_silence(tmp_path):
         stack = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), state(1).stack)
         save_checkpoint(tmp_path, 1, {"stack": stack})
         assert_same(load_stack(tmp_path), stack)
-    with pytest.raises(ValueError, match=r"of float64; it takes jax.config.update"):
+    with pytest.raises(ValueError, match=r"of float64; that takes jax.config.update"):
         load_stack(tmp_path)
 
 

@@ -66,11 +66,26 @@ for model, hidden in (("rbm", (10,)), ("dbm", (10, 6))):
 """
 
 
+USERS_DATA = """
+import numpy as np
+
+rng = np.random.default_rng(0)
+kind = rng.random((300, 1)) < 0.5
+answers = (rng.random((300, 6)) < np.where(kind, 0.9, 0.1)).astype(float)
+np.save("answers.npy", answers)
+answers[:, 2] = np.nan
+np.save("holes.npy", answers)
+"""
+
+
 @pytest.mark.slow
 def test_every_command_runs_from_the_wheel_in_a_clean_environment(wheel, tmp_path):
     venv.create(tmp_path / "env", with_pip=True)
     python = str(tmp_path / "env" / "bin" / "python")
-    run(python, "-m", "pip", "install", "--quiet", "--no-compile", f"{wheel}[experiments]", cwd=tmp_path)
+    install = python, "-m", "pip", "install", "--quiet", "--no-compile"
+    run(*install, str(wheel), cwd=tmp_path)
+    assert_a_users_file_is_enough(tmp_path / "user", python)
+    run(*install, f"{wheel}[experiments]", cwd=tmp_path)
     # A checkout has the experiments; the library comes from the wheel.
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     where = run(python, "-c", "import vpf_jax; print(vpf_jax.__file__)", cwd=tmp_path)
@@ -85,6 +100,26 @@ def test_every_command_runs_from_the_wheel_in_a_clean_environment(wheel, tmp_pat
     script = tmp_path / "script"
     script.mkdir()
     assert_types_are_seen(script, "--python-executable", python, cwd=script)
+
+
+def assert_a_users_file_is_enough(folder, python):
+    """The wheel alone, in an empty folder: commands on an .npy file, and the model for whoever reads it."""
+    folder.mkdir()
+    run(python, "-c", USERS_DATA, cwd=folder)
+    vpf = str(Path(python).with_name("vpf"))
+    settings = ["--model=rbm", "--hidden=3", "--epochs=2", "--batch_size=20", "--num_samples=50", "--workdir=run"]
+    run(python, "-W", "error", "-m", "vpf_jax", "train", "--dataset=answers.npy", *settings, cwd=folder)
+    run(vpf, "sample", "run", "--number=7", "--steps=5", cwd=folder)
+    run(vpf, "score", "run/model.safetensors", "answers.npy", cwd=folder)
+    run(vpf, "repair", "run", "holes.npy", "--steps=5", cwd=folder)
+    run(vpf, "features", "run", "answers.npy", "--out=features.csv", cwd=folder)
+    told = run(vpf, "inspect", "run", cwd=folder).stdout
+    assert "machine 0: 6 - 3 binary units" in told
+    for name, lines in (("scores.csv", 301), ("features.csv", 301)):
+        assert (folder / name).read_text().count("\n") == lines
+    assert {path.name for path in folder.glob("*.npy")} == {"answers.npy", "holes.npy", "samples.npy", "repaired.npy"}
+    loaded = run(python, "-c", "import vpf_jax; print(vpf_jax.load_model('run/model.safetensors').about)", cwd=folder)
+    assert "answers.npy" in loaded.stdout
 
 
 @pytest.mark.slow
@@ -134,15 +169,6 @@ def test_submodules_are_reached_without_importing_them_by_name():
     assert run(sys.executable, "-c", program, cwd=ROOT).stdout.split() == ["vpf", "digits_8x8", "2", "tiles", "True"]
     with pytest.raises(AttributeError, match="module 'vpf_jax' has no attribute 'trian'"):
         vpf_jax.trian  # noqa: B018
-
-
-def test_figures_without_matplotlib_say_what_to_install():
-    program = (
-        "import sys; sys.modules['matplotlib'] = None\n"
-        "try:\n    import vpf_jax.figures\nexcept ModuleNotFoundError as error:\n    print(error)"
-    )
-    told = run(sys.executable, "-c", program, cwd=ROOT).stdout
-    assert told == "vpf_jax.figures needs matplotlib, not installed here: install vpf_jax[experiments]\n"
 
 
 USER_SCRIPT = """

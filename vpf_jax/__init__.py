@@ -2,9 +2,9 @@
 
 The public functions stand here; the modules they come from hold one concept each and say so in their first lines:
 `units`, `couplings`, `machine`, `energy`, `sample`, `stack`, `examples`, `rules`, `train`, `evaluate`, `spikes`,
-`data`, `checkpoint`, `loading`, `figures`, `settings`, `checks`. Neighbouring learning systems lie in
-`vpf_jax.related`, what turns functions into programs in `vpf_jax.app`; both are imported by name. `train`, `data`,
-`checkpoint` and `figures` are loaded when they are first used: they need more than the pure functions do.
+`data`, `checkpoint`, `loading`, `models`, `figures`, `settings`, `checks`. Neighbouring learning systems lie in
+`vpf_jax.related`, what turns functions into programs in `vpf_jax.app`; both are imported by name. What deals with
+files, pictures, data and training is loaded when it is first used: it needs more than the pure functions do.
 """
 
 import importlib
@@ -46,17 +46,20 @@ if TYPE_CHECKING:
     from vpf_jax import figures as figures
     from vpf_jax import train as train
     from vpf_jax.loading import load_stack as load_stack
+    from vpf_jax.models import load_model as load_model
+    from vpf_jax.models import save_model as save_model
 
 __version__ = "0.7.0"
 
 _LAZY_MODULES = ("checkpoint", "data", "figures", "train")
+_LAZY_FUNCTIONS = {"load_stack": "loading", "load_model": "models", "save_model": "models"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
         return importlib.import_module(f"vpf_jax.{name}")
-    if name == "load_stack":
-        return importlib.import_module("vpf_jax.loading").load_stack
+    if name in _LAZY_FUNCTIONS:
+        return getattr(importlib.import_module(f"vpf_jax.{_LAZY_FUNCTIONS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -104,6 +107,7 @@ __all__ = [
     "inpaint",
     "learn_from_events",
     "linear_probe",
+    "load_model",
     "load_stack",
     "local_fields",
     "local_gradient",
@@ -122,6 +126,7 @@ __all__ = [
     "run_spiking",
     "run_tempered",
     "sample_hidden",
+    "save_model",
     "simulate_pairings",
     "squared_weight",
     "stack_bound",

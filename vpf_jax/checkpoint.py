@@ -202,11 +202,11 @@ def aside(path: Path) -> Path | None:
     return moved
 
 
-def as_jax(array: np.ndarray) -> jax.Array:
+def as_jax(array: checks.AnyArray) -> jax.Array:
     """What was read as an array of JAX's; ValueError where that would narrow it."""
     converted = jnp.asarray(array)
     if converted.dtype != array.dtype:
-        raise ValueError(f"got a checkpoint of {array.dtype}; it takes jax.config.update('jax_enable_x64', True)")
+        raise ValueError(f"got parameters of {array.dtype}; that takes jax.config.update('jax_enable_x64', True)")
     return converted
 
 

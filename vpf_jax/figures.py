@@ -3,35 +3,27 @@
 Each function takes arrays and gives a matplotlib `Figure`, which a notebook shows as it stands and `save` writes into a
 file. Figures that follow one another become a GIF (`animation`). Lines have the colours of Okabe and Ito (2008), which
 colour-blind readers tell apart, then other dashes; values of either sign lie between blue and red, images on a scale of
-grey, shares on one of blue. Needs matplotlib (the extra `experiments`). Not here: what the arrays mean.
+grey, shares on one of blue. Not here: what the arrays mean.
 """
 
 import base64
 import dataclasses
 import io
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from PIL import Image
 
 from vpf_jax import checks
+from vpf_jax.atomic import write_bytes
 from vpf_jax.checks import Numbers
-
-try:
-    from cycler import cycler
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-    from PIL import Image
-except ModuleNotFoundError as error:
-    if (error.name or "").split(".")[0] not in ("matplotlib", "cycler", "PIL"):
-        raise
-    raise ModuleNotFoundError(
-        "vpf_jax.figures needs matplotlib, not installed here: install vpf_jax[experiments]", name="matplotlib"
-    ) from None
 
 # Okabe and Ito's, the darker ones first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -68,13 +60,7 @@ def save(path: str | Path, picture: Figure | Animation) -> None:
     if isinstance(picture, Figure):
         known = sorted(picture.canvas.get_supported_filetypes())
         checks.require(suffix in known, "path", str(path), f"the suffix of a picture: {', '.join(known)}")
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_bytes(picture.gif if isinstance(picture, Animation) else _drawn(picture, suffix))
-        os.replace(temporary, path)
-    except OSError as error:
-        # The system does not say which file it could not write.
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    write_bytes(path, picture.gif if isinstance(picture, Animation) else _drawn(picture, suffix))
 
 
 def animation(frames: Sequence[Figure], *, title: str = "", seconds: float = 0.5) -> Animation:

@@ -1,14 +1,13 @@
 """The trained stack of a run, by the run's folder. Not here: how checkpoints are read (`checkpoint`)."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vpf_jax import checks, units
 from vpf_jax.checkpoint import as_jax, read_newest
+from vpf_jax.checks import AnyArray
 from vpf_jax.machine import BoltzmannMachine
 from vpf_jax.stack import Stack
 
@@ -48,7 +47,7 @@ def load_stack(folder: str | Path, seed_index: int | None = None) -> Stack:
         index = checks.integer("seed_index", seed_index, 0, len(leaves["0/biases/0"]) - 1)
         leaves = {path: leaf[index] for path, leaf in leaves.items()}
     kinds = [found.structure.get(f"stack/{number}/units", {"static": "binary"}) for number in range(_count(leaves, ""))]
-    return tuple(_machine(leaves, f"{number}/", kind["static"]) for number, kind in enumerate(kinds))
+    return tuple(machine_of(leaves, f"{number}/", kind["static"].split(", ")) for number, kind in enumerate(kinds))
 
 
 def _learnt(paths: Iterable[str]) -> str:
@@ -57,8 +56,8 @@ def _learnt(paths: Iterable[str]) -> str:
     return next((path for path in averages if path.startswith("optimizer/")), "stack/")
 
 
-def _machine(leaves: Mapping[str, np.ndarray], prefix: str, kinds: str) -> BoltzmannMachine:
-    """The machine whose leaves stand under a prefix, of units of these kinds."""
+def machine_of(leaves: Mapping[str, AnyArray], prefix: str, kinds: Sequence[str]) -> BoltzmannMachine:
+    """The machine whose leaves stand under a prefix of their paths, of registered units: one kind, or one per layer."""
 
     def layers(name: str, count: int) -> tuple[Any, ...]:
         found = [leaves.get(f"{prefix}{name}/{number}") for number in range(count)]
@@ -71,7 +70,7 @@ def _machine(leaves: Mapping[str, np.ndarray], prefix: str, kinds: str) -> Boltz
         weights=layers("weights", num_layers - 1),
         intra=layers("intra", num_layers),
         backward=layers("backward", num_layers - 1) if directed else None,
-        units=tuple(units.get(kind) for kind in kinds.split(", ")),
+        units=tuple(units.get(kind) for kind in kinds),
     )
 
 

@@ -5,6 +5,7 @@ here: what is asserted.
 """
 
 import dataclasses
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,7 @@ def parameters_of(machine: V.BoltzmannMachine, **changed: Any) -> V.BoltzmannMac
         return dataclasses.replace(machine, **changed)
 
 
+_FOLDER = tempfile.TemporaryDirectory()
 KEY = jax.random.key(0)
 _KEYS = iter(jax.random.split(jax.random.key(1), 20))
 RBM = V.init_machine(next(_KEYS), (4, 3))
@@ -245,6 +247,8 @@ WRONG: dict[str, dict[str, Any]] = {
         "nothing": None,
         "words": np.full((5, 4), "dark"),
     },
+    "path": {"nothing": None, "a number": 3, "bytes": b"model"},
+    "about": {"a number": 3, "a list": [1], "a word": "vpf", "nan": {"rate": float("nan")}, "an array": {"w": KEY}},
     "folder": {"nothing": None, "a number": 3, "one that is not there": "no-such-folder", "a file": __file__},
     "grey": {
         "nan": np.where(GREY > 0.5, np.nan, GREY),
@@ -468,6 +472,11 @@ CALLS: dict[str, Call] = {
         V.stack_bound,
         KEYED | STACKED | {"log_z_top": 3.0, "num_samples": 2},
         OF_KEY | OF_STACK | {"log_z_top": "number", "num_samples": "count"},
+    ),
+    "save_model": Call(
+        V.save_model,
+        {"path": f"{_FOLDER.name}/model", "stack": STACK, "about": {"rule": "vpf"}},
+        {"path": "path", "stack": "stack", "about": "about"},
     ),
     "independent_machine": Call(
         V.independent_machine,

@@ -41,8 +41,8 @@ def test_the_campaign_is_as_large_as_it_says():
     called = {call.function for call in CALLS.values()}
     public = {getattr(V, name) for name in V.__all__ if inspect.isfunction(getattr(V, name))}
     # `reconstruct` is called through a function that gives its argument another name; `checked` takes any function;
-    # `load_stack` has right calls in test_checkpoint alone, where there are checkpoints.
-    assert public - called <= {V.reconstruct, V.checked, V.load_stack}
+    # `load_stack` and `load_model` have right calls where there is something to read, in tests of their own.
+    assert public - called <= {V.reconstruct, V.checked, V.load_stack, V.load_model}
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -50,6 +50,14 @@ def test_the_campaign_is_as_large_as_it_says():
 def test_no_stack_is_loaded_from_what_is_no_run(folder):
     with pytest.raises(ValueError, match="takes the folder of a run") as refusal:
         V.load_stack(folder)
+    assert_one_sentence(str(refusal.value))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("path", WRONG["folder"].values(), ids=WRONG["folder"])
+def test_no_model_is_loaded_from_what_is_no_file_of_one(path):
+    with pytest.raises(ValueError, match=r"takes (the path|a file)") as refusal:
+        V.load_model(path)
     assert_one_sentence(str(refusal.value))
 
 

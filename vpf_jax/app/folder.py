@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import filelock
 import numpy as np
 
+from vpf_jax.atomic import write_bytes
 from vpf_jax.checkpoint import aside
 from vpf_jax.checks import SettingError
 from vpf_jax.settings import typed
@@ -39,7 +40,7 @@ from vpf_jax.settings import typed
 MANIFEST = "files.sha256"
 SUMMARY = "summary.json"
 # What a finished run consists of, beside its checkpoints and what lies in folders.
-OUTPUTS = ("config.json", "metrics.csv", "table.md", SUMMARY, "*.png", "*.gif", "report.html")
+OUTPUTS = ("config.json", "metrics.csv", "table.md", SUMMARY, "*.safetensors", "*.png", "*.gif", "report.html")
 # Neither a run nor somebody's files: locks, and what a killed writer leaves.
 _OURS = re.compile(r"\.lock(-holder)?|\..*\.partial")
 
@@ -189,23 +190,15 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file atomically."""
-    temporary = path.with_name(f".{path.name}.partial")
-    with _naming(path):
-        with temporary.open("w", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+    write_bytes(path, text.encode())
 
 
 def write_arrays(path: Path, **arrays: Any) -> None:
     """Writes an .npz file atomically, and its folder where it is missing."""
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    with _naming(path):
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        os.replace(temporary, path)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_bytes(path, content.getvalue())
 
 
 def kept_arrays(path: Path) -> dict[str, np.ndarray] | None:
