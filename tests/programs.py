@@ -61,7 +61,12 @@ class Ended(NamedTuple):
 
 
 def start_here(name: str, *arguments: str) -> Ended:
-    """Runs `python -m experiments.NAME ARGUMENTS` in this process, with modules that are imported already."""
+    """Runs `python -m experiments.NAME ARGUMENTS` in this process, with modules that are imported already.
+
+    Where the name is "vpf_jax COMMAND" it is `python -m vpf_jax COMMAND ARGUMENTS`.
+    """
+    library = name.split()[0] == "vpf_jax"
+    module = "vpf_jax" if library else f"experiments.{name}"
     stdout, stderr = io.StringIO(), io.StringIO()
     status: object = 0
     argv = sys.argv
@@ -73,9 +78,9 @@ def start_here(name: str, *arguments: str) -> Ended:
     ):
         # That a module is imported before it is run is what this is for.
         warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
-        sys.argv = [name, *arguments]
+        sys.argv = [*name.split(), *arguments]
         try:
-            runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
         except SystemExit as end:
             status = 0 if end.code is None else end.code
         finally:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import vpf_jax
+from vpf_jax.__main__ import COMMANDS
 from vpf_jax.settings import options
 
 ROOT = Path(__file__).parents[1]
@@ -90,14 +91,19 @@ def test_commands_can_be_given(path):
             extras = re.search(r"\[(.*)\]", line)
             assert not extras or set(extras[1].split(",")) <= set(project["optional-dependencies"]), line
         elif words[1].startswith("experiments."):
-            assert_settings_are_taken(words[1], words[2:])
+            assert_settings_are_taken(importlib.import_module(words[1]).Config, words[2:])
+        elif words[1] == "vpf_jax":
+            command = COMMANDS[words[2]]
+            config = importlib.import_module(command.module).Config
+            given = [word for word in words[3:] if not word.startswith("-")]
+            assert len(given) == len(command.arguments) or options(config)[command.arguments[0]].many, line
+            assert_settings_are_taken(config, [word for word in words[3:] if word.startswith("-")])
         else:
             assert (program, words[0]) == ("python", "-m"), line
             assert importlib.util.find_spec(words[1]), line
 
 
-def assert_settings_are_taken(script: str, flags: list[str]) -> None:
-    config = importlib.import_module(script).Config
+def assert_settings_are_taken(config: type, flags: list[str]) -> None:
     known = {option.flag: option for option in options(config).values()}
     given = {}
     for flag, text in (flag.removeprefix("--").split("=") for flag in flags):

@@ -14,14 +14,20 @@ class Command(NamedTuple):
     """A line of the table."""
 
     module: str
-    argument: str
-    """The setting that is given without a flag."""
+    arguments: tuple[str, ...]
+    """The settings that are given without flags."""
     told: str
 
 
 COMMANDS = {
-    "report": Command("vpf_jax.app.report", "runs", "writes one HTML page of one run, or of several side by side"),
-    "playground": Command("vpf_jax.app.playground", "run", "writes one HTML page in which a trained machine samples"),
+    "train": Command("vpf_jax.app.training", (), "trains a machine or a stack on data of any source"),
+    "sample": Command("vpf_jax.app.sampling", ("model",), "draws samples of a trained model"),
+    "score": Command("vpf_jax.app.scoring", ("model", "data"), "scores each example of a file by a trained model"),
+    "repair": Command("vpf_jax.app.repairing", ("model", "data"), "fills in missing or covered entries of a file"),
+    "features": Command("vpf_jax.app.features", ("model", "data"), "writes hidden activations of a file's examples"),
+    "inspect": Command("vpf_jax.app.inspection", ("path",), "tells what is in a model, a run or a data file"),
+    "report": Command("vpf_jax.app.report", ("runs",), "writes one HTML page of one run, or of several side by side"),
+    "playground": Command("vpf_jax.app.playground", ("run",), "writes one HTML page in which a trained model samples"),
 }
 
 
@@ -38,17 +44,13 @@ def main() -> None:
         _fail(f"got the command {name!r}; it takes one of {', '.join(COMMANDS)}, and --help tells what they do")
     command = COMMANDS[name]
     sys.argv[:2] = [f"vpf_jax {name}"]
-    try:
-        module = importlib.import_module(command.module)
-        from vpf_jax.app.command import start
-    except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        if package == "vpf_jax":
-            raise
-        _fail(f"{name} needs the package {package}, not installed here: install vpf_jax[experiments]")
+    module = importlib.import_module(command.module)
+    # Late, as it imports all that a command needs.
+    from vpf_jax.app.command import start
+
     # What --help shows above the flags.
     sys.modules["__main__"].__doc__ = module.__doc__
-    start(module.Config, module.run, argument=command.argument)
+    start(module.Config, module.run, arguments=command.arguments)
 
 
 def told() -> str:

@@ -102,6 +102,11 @@ class Option:
         return self.setting.flag or self.name
 
     @property
+    def needed(self) -> bool:
+        """Whether it has to be given: its default is the empty text, which is no value."""
+        return self.default == ""
+
+    @property
     def allowed(self) -> str:
         """The range in words, as errors and --help say it."""
         s, plural = self.setting, self.many

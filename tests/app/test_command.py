@@ -86,22 +86,29 @@ class Many(Settings):
 
 
 def test_an_argument_is_a_setting_without_a_flag():
-    assert command._arguments(["a"], "run", options(One)) == {"run": "a"}
-    assert command._arguments(["a", "b"], "runs", options(Many)) == {"runs": ("a", "b")}
-    assert command._arguments([], None, options(One)) == {}
-    for given, name, group, told in (
+    assert command._arguments(["a"], ("run",), options(One)) == {"run": "a"}
+    assert command._arguments(["a", "b"], ("runs",), options(Many)) == {"runs": ("a", "b")}
+    assert command._arguments([], (), options(One)) == {}
+    assert command._arguments(["a", "3"], ("run", "count"), options(One)) == {"run": "a", "count": 3}
+    for given, names, group, told in (
         (
             ["a", "b"],
-            "run",
+            ("run",),
             One,
             "^got the arguments a b; it takes one, the folder of a run, and --help lists the flags$",
         ),
-        ([], "run", One, "^got no argument; it takes the folder of a run, and --help lists the flags$"),
-        ([], "runs", Many, "^got no argument; it takes the folder of a run, or of each of several, and --help"),
-        (["a"], None, One, "^got the argument 'a'; only flags are allowed, --help lists them$"),
+        ([], ("run",), One, "^got no argument; it takes the folder of a run, and --help lists the flags$"),
+        ([], ("runs",), Many, "^got no argument; it takes the folder of a run, or of each of several, and --help"),
+        (
+            ["a"],
+            ("run", "count"),
+            One,
+            "^got the argument a; it takes two, the folder of a run and how many, and --help",
+        ),
+        (["a"], (), One, "^got the argument 'a'; only flags are allowed, --help lists them$"),
     ):
         with pytest.raises(UsageError, match=told):
-            command._arguments(given, name, options(group))
+            command._arguments(given, names, options(group))
 
 
 @pytest.mark.slow

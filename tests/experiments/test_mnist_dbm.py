@@ -19,7 +19,7 @@ from programs import SMALL, start_here
 
 import vpf_jax
 from experiments import mnist_dbm
-from vpf_jax.app import runs
+from vpf_jax.app import runs, training
 from vpf_jax.app.folder import UsageError, write_arrays
 from vpf_jax.checks import SettingError
 from vpf_jax.evaluate import generation, parzen
@@ -68,6 +68,7 @@ def test_a_run_leaves_everything_it_promises(straight):
     assert {p.name for p in workdir.iterdir()} == {
         "config.json",
         "metrics.csv",
+        "model.safetensors",
         "summary.json",
         "checkpoints",
         "samples.png",
@@ -82,6 +83,17 @@ def test_a_run_leaves_everything_it_promises(straight):
     }
     subprocess.run(["sha256sum", "--check", "--strict", "files.sha256"], cwd=workdir, check=True, capture_output=True)
     assert json.loads((workdir / "summary.json").read_text()) == summary
+    model = vpf_jax.load_model(workdir / "model.safetensors")
+    for a, b in zip(jax.tree.leaves(model.stack), parameters(workdir), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert model.about["data"] == {
+        "dataset": SMALL,
+        "name": SMALL,
+        "shape": [14, 14],
+        "names": None,
+        "num_examples": 300,
+    }
+    assert (model.about["rule"], model.about["settings"]["hidden"]) == ("vpf", [12, 8])
     for name in ("parzen_mean", "parzen_sem", "parzen_sigma", "parzen_real_data", "objective", "train_seconds"):
         assert np.isfinite(summary[name])
     with (workdir / "metrics.csv").open(newline="") as file:
@@ -208,7 +220,7 @@ def test_a_damaged_frame_is_said_and_left_out(tmp_path, caplog):
     for epoch in (1, 2, 3):
         write_arrays(tmp_path / "frames" / f"{epoch:06d}.npz", images=np.full((2, 4, 4), 80 * epoch, np.uint8))
     (tmp_path / "frames" / "000002.npz").write_bytes(b"damaged")
-    with Image.open(io.BytesIO(mnist_dbm.film(tmp_path, "a run").gif)) as film:
+    with Image.open(io.BytesIO(training.film(tmp_path, "a run").gif)) as film:
         assert film.n_frames == 2
     assert "000002.npz cannot be read" in caplog.text
 

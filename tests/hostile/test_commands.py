@@ -1,9 +1,10 @@
 """Wrong commands: every one ends with status 2 and one line that says what was given, and leaves nothing behind.
 
-In: for each script of experiments/ commands with unknown flags, values of the wrong kind or out of range, settings that
-do not fit one another, the model or the data, folders that cannot be the run's, and damaged data files. The table,
-`COMMANDS`, holds what is given and what the line has to say. A command runs inside this process as `python -m
-experiments.NAME` would run it (`programs.start_here`); a few are started as processes too, to see that both agree.
+In: for each script of experiments/ and each command of the library lines with unknown flags, values of the wrong kind
+or out of range, settings that do not fit one another, the model or the data, folders that cannot be the run's, and
+damaged files. The table, `COMMANDS`, holds what is given and what the line has to say. A command runs inside this
+process as `python -m experiments.NAME` or `python -m vpf_jax NAME` would run it (`programs.start_here`); a few are
+started as processes too, to see that both agree.
 
 Among them are sizes beyond memory, settings that others make meaningless, and lists that are empty. Not in: runs that
 are damaged or killed after a good start, and calls of the library.
@@ -11,6 +12,7 @@ are damaged or killed after a good start, and calls of the library.
 
 import gzip
 import hashlib
+import io
 import json
 import logging
 import os
@@ -19,16 +21,20 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pytest
 from absl import app, flags
 from absl import logging as absl_logging
 from programs import Ended, start_here
 
+import vpf_jax
+from vpf_jax.__main__ import COMMANDS as COMMANDS_OF_THE_LIBRARY
 from vpf_jax.app import runs
 from vpf_jax.data import images
 
@@ -420,6 +426,136 @@ OWN: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
 }
 
+
+def model_bytes(stack: tuple, **about: Any) -> bytes:
+    with tempfile.TemporaryDirectory() as place:
+        vpf_jax.save_model(f"{place}/model", stack, about)
+        return Path(place, "model").read_bytes()
+
+
+def array_bytes(values: Any, dtype: Any = np.uint8) -> bytes:
+    content = io.BytesIO()
+    np.save(content, np.asarray(values, dtype), allow_pickle=True)
+    return content.getvalue()
+
+
+# Of the commands of the library: what lies in the folder.
+RBM_FILE = model_bytes(vpf_jax.init_stack(jax.random.key(0), (4, 3)), data={"name": "spikes", "shape": [4]})
+MODELS: dict[str, bytes | None] = {
+    "rbm": RBM_FILE,
+    "visible": model_bytes((vpf_jax.init_machine(jax.random.key(0), (4,), (0,)),)),
+    "directed": model_bytes(vpf_jax.untie_stack(None, vpf_jax.init_stack(jax.random.key(0), (4, 3)))),
+    "images": model_bytes(vpf_jax.init_stack(jax.random.key(0), (4, 3)), data={"shape": [2, 2]}),
+    "damaged": RBM_FILE[:-9] + b"\1" + RBM_FILE[-8:],
+    "short": RBM_FILE[:-9],
+    "later": RBM_FILE.replace(b'\\"format\\": 1', b'\\"format\\": 7'),
+    "text": b"weights",
+    "empty": None,
+    "several/model-1.safetensors": RBM_FILE,
+    "several/model-2.safetensors": RBM_FILE,
+    "data.npy": array_bytes([[0, 1, 1, 0], [1, 1, 0, 0]]),
+    "five.npy": array_bytes(np.zeros((2, 5))),
+    "holes.npy": array_bytes([[0, 1, np.nan, 0], [1, 1, 0, 0]], np.float32),
+    "none.npy": array_bytes(np.zeros((0, 4))),
+    "objects.npy": array_bytes([["a", None]], object),
+    "short.npy": array_bytes(np.zeros((20, 4)))[:-7],
+    "mask.npy": array_bytes([True, False, True], bool),
+    "numbers.npy": array_bytes([1, 0, 1, 0]),
+    "samples.npy": b"mine",
+    "scores.csv": b"mine",
+    "repaired.npy": b"mine",
+    "features.npy": b"mine",
+}
+# Wrong models, data and files to write, of every command that takes them; OUT is replaced by a sound one.
+OF_MODELS = (
+    ("gone OUT", "got gone, which does not exist", "a file of save_model"),
+    ("text OUT", "got text, which is no safetensors file, or a damaged one"),
+    ("short OUT", "got short, which is no safetensors file, or a damaged one"),
+    ("damaged OUT", "got damaged, which is damaged", "put back a copy"),
+    ("later OUT", "got later, which is of format 7", "reads up to 1"),
+    ("empty OUT", "got folder='empty', which holds no checkpoints", "or a model.safetensors"),
+    ("several OUT", "got several, which holds several models", "model-1.safetensors, model-2.safetensors"),
+    ("rbm", "--overwrite=on"),
+    ("rbm --out=there.txt", "got --out=there.txt;", "a file that ends in"),
+    ("rbm --out=gone/out.npy", "got --out=gone/out.npy;", "a folder that exists"),
+    ("rbm --out=", "got --out=;", "text that is not empty"),
+    ("rbm OUT --overwrite=perhaps", "--overwrite=perhaps", "on or off"),
+    ("rbm OUT --modle=3", "'modle'", "--help lists the flags"),
+)
+OF_DATA = (
+    ("rbm gone.npy OUT", "gone.npy", "not exist"),
+    ("rbm five.npy OUT", "got five.npy with 5 variables", "the model rbm takes 4, as its training data spikes has"),
+    ("rbm none.npy OUT", "none.npy"),
+    ("rbm objects.npy OUT", "objects.npy"),
+    ("rbm short.npy OUT", "short.npy"),
+    ("rbm text OUT", "text"),
+    ("rbm data.npy OUT --values=counts", "--values=counts", "bits, spins"),
+)
+LIBRARY: dict[str, tuple[tuple[str, ...], ...]] = {
+    "train": (
+        ("", "got no --dataset; it takes"),
+        ("--dataset=gone.npy", "gone.npy"),
+        ("--dataset=data.npy --model=gan", "got --model=gan;", "visible, rbm, semi_restricted, dbm, intra_dbm"),
+        ("--dataset=data.npy --model=visible --hidden=3", "got --hidden=3;", "no hidden layer for visible"),
+        ("--dataset=data.npy --model=semi_restricted --hidden=3,2", "got --hidden=3,2;", "one hidden layer for semi"),
+        (
+            "--dataset=data.npy --model=visible --weights=directed",
+            "got --weights=directed;",
+            "no weights between layers",
+        ),
+        ("--dataset=mnist_5k --weights=directed --evaluation=likelihood", "--evaluation=likelihood;", "parzen for dir"),
+        ("--dataset=mnist_5k --evaluation=looks", "--evaluation=looks", "parzen, likelihood"),
+        ("data.npy", "got the argument 'data.npy'", "only flags are allowed"),
+    ),
+    "sample": (
+        *OF_MODELS,
+        ("", "got no argument; it takes a model.safetensors, or the folder of a run"),
+        ("rbm data.npy OUT", "got the arguments rbm data.npy; it takes one"),
+        ("rbm --out=samples.png", "got --out=samples.png;", "as the model is not one of images"),
+        ("rbm OUT --number=0", "--number=0", "at least 1"),
+        ("rbm OUT --number=100000000000", "--number=100000000000;", "GiB of memory"),
+        ("rbm OUT --steps=0", "--steps=0", "from 1 to"),
+        ("rbm OUT --seed=-1", "--seed=-1", "from 0 to"),
+    ),
+    "score": (
+        *((f"{given.partition(' ')[0]} data.npy {given.partition(' ')[2]}", *told) for given, *told in OF_MODELS),
+        *OF_DATA,
+        ("rbm OUT", "got the argument rbm; it takes two, a model.safetensors, or the folder of a run and a file"),
+        ("directed data.npy OUT", "got directed, a directed machine, which has no likelihood"),
+        ("rbm holes.npy OUT", "got holes.npy with missing entries, the first of them in example 0", "`repair`"),
+        ("rbm data.npy OUT --num_chains=1", "--num_chains=1", "at least 2"),
+        ("rbm data.npy --out=scores.png", "got --out=scores.png;", ".npy, .csv"),
+    ),
+    "repair": (
+        *((f"{given.partition(' ')[0]} data.npy {given.partition(' ')[2]}", *told) for given, *told in OF_MODELS),
+        *OF_DATA,
+        ("rbm data.npy OUT", "got data.npy without missing entries, and no --mask"),
+        ("rbm data.npy OUT --mask=bottom", "got --mask=bottom;", "not one of grey images"),
+        ("images data.npy OUT --mask=middle", "got --mask=middle;", "top, bottom, left, right"),
+        ("rbm data.npy OUT --mask=mask.npy", "got --mask=mask.npy;", "this is one of shape (3,)"),
+        ("rbm data.npy OUT --mask=numbers.npy", "got --mask=numbers.npy;", "dtype uint8"),
+        ("rbm data.npy OUT --mask=text", "got --mask=text;", "an .npy file of booleans"),
+        ("rbm data.npy OUT --mask=gone.npy", "got --mask=gone.npy;", "No such file"),
+        ("rbm holes.npy OUT --steps=0", "--steps=0", "from 1 to"),
+    ),
+    "features": (
+        *((f"{given.partition(' ')[0]} data.npy {given.partition(' ')[2]}", *told) for given, *told in OF_MODELS),
+        *OF_DATA,
+        ("rbm holes.npy OUT", "got holes.npy with missing entries", "a feature takes whole examples"),
+        ("rbm data.npy OUT --layer=2", "got --layer=2;", "from 1 to 1"),
+        ("rbm data.npy OUT --layer=0", "--layer=0", "at least 1"),
+        ("visible data.npy OUT", "got visible, a model without hidden units"),
+    ),
+    "inspect": (
+        ("", "got no argument; it takes a model, the folder of a run, or a file of data"),
+        ("gone", "got gone, which does not exist"),
+        ("empty", "got empty, a folder without a run"),
+        ("objects.npy", "objects.npy"),
+        ("rbm data.npy", "got the arguments rbm data.npy; it takes one"),
+    ),
+}
+SOUND_OUT = "--out=out.csv"
+
 # Folders of runs, and of data.
 RBM = {"model": "rbm"}
 COUNTS: dict[str, bytes | None] = {"counts.csv": b"1,0\n0,7\n1,1\n"}
@@ -517,6 +653,11 @@ FILES = (
 COMMANDS = (
     *(Command(program, given, told, FILES_FOR_ALL) for program in PROGRAMS for given, told in FOR_ALL),
     *(Command(program, row[0], row[1:], {"taken": b""}) for program, rows in OWN.items() for row in rows),
+    *(
+        Command(f"vpf_jax {name}", row[0].replace("OUT", SOUND_OUT), row[1:], MODELS)
+        for name, rows in LIBRARY.items()
+        for row in rows
+    ),
     *FOLDERS,
     *FILES,
 )
@@ -528,7 +669,8 @@ class AcceptedError(AssertionError):
 
 def arguments(command: Command) -> list[str]:
     given = shlex.split(command.given)
-    return given if "--workdir" in command.given else ["--workdir=run", *given]
+    trains = command.program.partition(" ")[2] in ("", "train")
+    return ["--workdir=run", *given] if trains and "--workdir" not in command.given else given
 
 
 def write(files: dict[str, bytes | None]) -> None:
@@ -551,7 +693,7 @@ def check(command: Command, ended: Ended, before: dict[str, bytes | None]) -> No
     assert "Traceback" not in ended.stderr
     (line,) = ended.stderr.splitlines()
     assert ended.stderr == line + "\n"
-    assert line.startswith(f"{command.program}.py: "), line
+    assert line.startswith(command.program + (": " if " " in command.program else ".py: ")), line
     assert [told for told in command.told if told not in line] == [], line
     assert contents() == before
 
@@ -593,6 +735,8 @@ def test_the_table_is_large_and_holds_every_program():
     assert len(FILES) >= 25
     assert len(PROGRAMS) == 13
     assert set(OWN) == set(PROGRAMS)
+    # The tests of the two others that write pages have rows of their own.
+    assert set(LIBRARY) == set(COMMANDS_OF_THE_LIBRARY) - {"report", "playground"}
     counts = Counter(command.program for command in COMMANDS)
     assert min(counts[program] for program in PROGRAMS) >= 14
     rows = [(command.program, command.given, command.told, repr(command.files)) for command in COMMANDS]

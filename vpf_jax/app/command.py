@@ -23,18 +23,19 @@ from vpf_jax.app.folder import Stopped, UsageError
 from vpf_jax.checkpoint import SYSTEM_ERRORS, CheckpointError
 from vpf_jax.checks import SettingError
 from vpf_jax.data import DatasetError
+from vpf_jax.models import ModelError
 from vpf_jax.settings import Option, options, typed
 from vpf_jax.train import NonFiniteObjectiveError
 
 
-def start(config_class: type, run: Callable[[Any], Any], *, argument: str | None = None) -> NoReturn:
+def start(config_class: type, run: Callable[[Any], Any], *, arguments: Sequence[str] = ()) -> NoReturn:
     """Makes a flag of every setting of the class, runs run(config) on what was given, and exits.
 
     Args:
       config_class: of settings.
       run: what the command does.
-      argument: the setting that is given without a flag, first of all: one value, or where it is a tuple all that are
-        given. It has no flag.
+      arguments: the settings that are given without a flag, in this order: one value each, or where a single one is a
+        tuple all that are given. They have no flag.
     """
 
     def main(argv: list[str]) -> None:
@@ -42,17 +43,22 @@ def start(config_class: type, run: Callable[[Any], Any], *, argument: str | None
         absl_logging.set_verbosity(absl_logging.FATAL)
         _keep_compiled_programs()
         try:
-            given = {name: flags.FLAGS[option.flag].value for name, option in flagged.items()}
-            run(config_class(**given, **_arguments(argv[1:], argument, options(config_class))))
+            given = _arguments(argv[1:], arguments, options(config_class))
+            given |= {name: flags.FLAGS[option.flag].value for name, option in flagged.items()}
+            for name, option in flagged.items():
+                if option.needed and given[name] is None:
+                    raise UsageError(f"got no --{option.flag}; it takes {option.allowed}")
+            run(config_class(**given))
         except Exception as error:
             found = failure(error)
             if found is None:
                 raise
             _fail(*found)
 
-    flagged = {name: option for name, option in options(config_class).items() if name != argument}
+    flagged = {name: option for name, option in options(config_class).items() if name not in arguments}
     for option in flagged.values():
-        flags.DEFINE(_Parser(option), option.flag, option.default, option.told, serializer=_Serializer())
+        default = None if option.needed else option.default
+        flags.DEFINE(_Parser(option), option.flag, default, option.told, serializer=_Serializer())
         # --help shows the flags of the program, not those of this module.
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[option.flag])
     _end_quietly_on_interrupts()
@@ -74,7 +80,7 @@ def failure(error: Exception) -> tuple[int, str] | None:
     """Exit status and sentence for what a command may raise; None for a bug, which keeps its traceback."""
     if isinstance(error, SettingError):
         return 2, f"got --{error.name}={typed(error.given)}; it takes {error.allowed}"
-    if isinstance(error, UsageError | DatasetError | CheckpointError):
+    if isinstance(error, UsageError | DatasetError | CheckpointError | ModelError):
         return 2, str(error)
     if isinstance(error, NonFiniteObjectiveError):
         return 1, str(error)
@@ -86,19 +92,23 @@ def failure(error: Exception) -> tuple[int, str] | None:
     return None
 
 
-def _arguments(given: Sequence[str], name: str | None, known: Mapping[str, Option]) -> dict[str, Any]:
-    """The setting that has no flag, from what stands beside the flags."""
-    if name is None:
+def _arguments(given: Sequence[str], names: Sequence[str], known: Mapping[str, Option]) -> dict[str, Any]:
+    """The settings that have no flags, from what stands beside the flags."""
+    if not names:
         if given:
             raise UsageError(f"got the argument {given[0]!r}; only flags are allowed, --help lists them")
         return {}
-    option = known[name]
-    told = option.setting.help[0].lower() + option.setting.help[1:]
+    found = [known[name] for name in names]
+    told = " and ".join(option.setting.help[0].lower() + option.setting.help[1:] for option in found)
     if not given:
         raise UsageError(f"got no argument; it takes {told}, and --help lists the flags")
-    if len(given) > 1 and not option.many:
-        raise UsageError(f"got the arguments {' '.join(given)}; it takes one, {told}, and --help lists the flags")
-    return {name: tuple(given) if option.many else option.read(given[0])}
+    if found[0].many:
+        return {names[0]: tuple(given)}
+    if len(given) != len(names):
+        number = {1: "one", 2: "two"}[len(names)]
+        some = f"the argument{'s' if len(given) > 1 else ''} {' '.join(given)}"
+        raise UsageError(f"got {some}; it takes {number}, {told}, and --help lists the flags")
+    return {option.name: option.read(text) for option, text in zip(found, given, strict=True)}
 
 
 class _Parser(flags.ArgumentParser):

@@ -23,8 +23,9 @@ from vpf_jax import checks, train
 from vpf_jax.app import loop
 from vpf_jax.app.folder import locked, write_json
 from vpf_jax.app.keys import as_array, key_for
-from vpf_jax.app.runs import Images, SeedsConfig, TrainingConfig, check_memory
+from vpf_jax.app.runs import Images, SeedsConfig, TrainingConfig, check_memory, keep_model
 from vpf_jax.evaluate import monitor
+from vpf_jax.models import NAME
 from vpf_jax.settings import Settings, described, setting
 
 # Of what settings train to: another number where the same settings train to other bits. Settings at their defaults do
@@ -43,10 +44,11 @@ class Recipe(Settings):
     """A model and how it is trained."""
 
     title: str = setting("a recipe", "What tables call it")
-    hidden: tuple[int, ...] = setting((196,), "Units of the hidden layers", least=1, distinct=False)
+    hidden: tuple[int, ...] = setting((196,), "Units of the hidden layers", least=1, distinct=False, fewest=0)
     phases: tuple[train.TrainConfig, ...] = (train.TrainConfig(),)
     """They follow one another with a fresh optimizer (`vpf_jax.train.start_phase`)."""
     intra: bool = setting(False, "Whether hidden layers have weights inside")
+    visible_intra: bool = setting(False, "Whether the visible layer has weights inside; it is then one machine")
     joint: bool = setting(False, "Whether it is one deep machine and not a two-layer machine per pair of layers")
     backward_start: str = setting("tied", "Of the backward weights", choices=BACKWARD_STARTS)
     visible_biases: str = setting(
@@ -77,8 +79,8 @@ class Recipe(Settings):
         """The machines before training."""
         key, backward_key = jax.random.split(key)
         sizes = (num_visible, *self.hidden)
-        if self.joint:
-            intra = tuple(range(1, len(sizes))) if self.intra else ()
+        if self.joint or self.visible_intra or not self.hidden:
+            intra = (*([0] if self.visible_intra else []), *(range(1, len(sizes)) if self.intra else ()))
             stack: vpf_jax.Stack = (vpf_jax.init_machine(key, sizes, intra),)
         else:
             stack = vpf_jax.init_stack(key, sizes, self.intra)
@@ -199,10 +201,22 @@ class Workshop(NamedTuple):
                 told=_told_of_seeds,
                 name=recipe.title,
             )
+            stacks = train.learnt(trained.state)
+            self._keep_models(own, recipe, settings, stacks)
         seconds = trained.seconds / len(self.seeds)
         print(f"{recipe.title}: {seconds:.1f} s of training per seed", flush=True)
         curves = {name: np.array(trained.column(name)[1]) for name in trained.rows[-1] if name != "epoch"}
-        return Seeds(recipe, self.seeds, train.learnt(trained.state), seconds, curves)
+        return Seeds(recipe, self.seeds, stacks, seconds, curves)
+
+    def _keep_models(self, folder: Path, recipe: Recipe, settings: dict[str, Any], stacks: vpf_jax.Stack) -> None:
+        """One file per seed, where it is not there."""
+        about = {"rule": recipe.phases[-1].rule.name, "settings": settings, "data": self.images.about}
+        for index, seed in enumerate(self.seeds):
+            name = f"model-{seed}.safetensors" if len(self.seeds) > 1 else NAME
+            if not (folder / name).exists():
+                keep_model(
+                    folder, jax.tree.map(lambda leaf, index=index: leaf[index], stacks), about | {"seed": seed}, name
+                )
 
     def _watch(self, states: train.TrainState, epoch: int) -> dict[str, Array]:
         return _watch_seeds(as_array(self.seeds), epoch, train.learnt(states), self.images.train.bits[:NUM_WATCHED])

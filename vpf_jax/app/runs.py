@@ -9,7 +9,7 @@ import functools
 import math
 import os
 import shlex
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import vpf_jax
-from vpf_jax import checks
+from vpf_jax import checks, models
 from vpf_jax.app import follow
 from vpf_jax.app.folder import (
     Growth,
@@ -41,6 +41,7 @@ from vpf_jax.data.values import VALUES
 from vpf_jax.evaluate import generation
 from vpf_jax.examples import Examples
 from vpf_jax.settings import Settings, described, like, options, refuse_given, setting, typed
+from vpf_jax.stack import Stack
 
 # Settings that may change between starts of one run: they do not change what is computed.
 FREE = ("data_dir", "workdir", "models", "checkpoint_every", "tensorboard", "gif")
@@ -304,22 +305,8 @@ class Images:
         return rows, columns
 
     def pictures(self, values: Numbers, signed: bool = False) -> np.ndarray:
-        """Rows of visible values [n, num_visible] as `figures.tiles` takes them, [n, rows, columns] or with colours.
-
-        Variables that are no pixels fill a tile that is as square as can be. Of values of either sign, which have no
-        colours, the three stand side by side.
-        """
-        rows = np.asarray(values, np.float32).reshape(-1, self.num_visible)
-        if len(self.shape) == 2:
-            return rows.reshape(-1, *self.shape)
-        if len(self.shape) == 3 and self.shape[2] == 3:
-            colours = rows.reshape(-1, *self.shape)
-            return np.concatenate(np.moveaxis(colours, -1, 0), axis=2) if signed else colours
-        height = math.isqrt(self.num_visible)
-        width = -(-self.num_visible // height)
-        # What is left of the tile is white.
-        rest = np.full((len(rows), height * width - self.num_visible), 0 if signed else 1, np.float32)
-        return np.concatenate([rows, rest], axis=1).reshape(-1, height, width)
+        """`as_pictures` of rows of visible values."""
+        return as_pictures(values, self.shape, signed)
 
     @property
     def told_of_colours(self) -> str:
@@ -338,6 +325,18 @@ class Images:
         plain = "missing" in takes or all(part.complete for part in parts)
         checks.require(plain, "dataset", given, "examples without missing entries here")
 
+    @property
+    def are_pictures(self) -> bool:
+        """Whether examples are images, grey or with three colours."""
+        return len(self.shape) == 2 or (len(self.shape) == 3 and self.shape[2] == 3)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a model says of the data that it was trained on."""
+        names = None if self.names is None else list(self.names)
+        told = {"name": self.name, "shape": list(self.shape), "names": names, "num_examples": len(self.train)}
+        return self.described | told
+
     def require_classes(self) -> None:
         """Raises SettingError for a data set of no or a single class, which nothing can tell apart."""
         checks.require(
@@ -354,6 +353,26 @@ class Images:
         """Raises SettingError where a setting asks for more training images than there are."""
         count = len(self.train)
         checks.require(number <= count, name, number, f"up to {count}, as {self.name} has {count} training images")
+
+
+def as_pictures(values: Numbers, shape: Sequence[int], signed: bool = False) -> np.ndarray:
+    """Rows of values of examples of a shape as `figures.tiles` takes them, [n, rows, columns] or with colours.
+
+    Variables that are no pixels fill a tile that is as square as can be. Of values of either sign, which have no
+    colours, the three stand side by side.
+    """
+    num_visible = math.prod(shape)
+    rows = np.asarray(values, np.float32).reshape(-1, num_visible)
+    if len(shape) == 2:
+        return rows.reshape(-1, *shape)
+    if len(shape) == 3 and shape[2] == 3:
+        colours = rows.reshape(-1, *shape)
+        return np.concatenate(np.moveaxis(colours, -1, 0), axis=2) if signed else colours
+    height = math.isqrt(num_visible)
+    width = -(-num_visible // height)
+    # What is left of the tile is white.
+    rest = np.full((len(rows), height * width - num_visible), 0 if signed else 1, np.float32)
+    return np.concatenate([rows, rest], axis=1).reshape(-1, height, width)
 
 
 def check_memory(name: str, given: Any, needed: int | Callable[[], Any], times: int = 1) -> None:
@@ -440,6 +459,12 @@ def _command(config: Config) -> str:
     given = {option.flag: (getattr(config, name), option.default) for name, option in options(kind).items()}
     flags = [f"--{flag}={shlex.quote(typed(value))}" for flag, (value, default) in given.items() if value != default]
     return " ".join([config.experiment, *flags])
+
+
+def keep_model(folder: Path, stack: Stack, about: Mapping[str, Any], name: str = models.NAME) -> None:
+    """Leaves a trained stack in a run's folder, with the versions that have trained it."""
+    versions = {"vpf_jax": vpf_jax.__version__, "jax": jax.__version__}
+    models.save_model(folder / name, stack, {**about, "versions": versions})
 
 
 def stop_if_asked(stops: Sequence[int], saved: str) -> None:

@@ -240,9 +240,13 @@ def _estimate(log_weights: Float[Array, " num_chains"], log_z_base: Float[Array,
     return checks.spoilt(estimate, log_weights, log_z_base)
 
 
+def least_effective(num_chains: int) -> float:
+    """The effective sample size below which an estimate warns."""
+    return max(MIN_EFFECTIVE_FRACTION * num_chains, min(MIN_EFFECTIVE_SAMPLES, num_chains / 2))
+
+
 def _warned(estimate: LogPartition, num_chains: int) -> LogPartition:
-    size = estimate.effective_sample_size
-    least = max(MIN_EFFECTIVE_FRACTION * num_chains, min(MIN_EFFECTIVE_SAMPLES, num_chains / 2))
+    size, least = estimate.effective_sample_size, least_effective(num_chains)
     # Written as "not enough" because nan, of a machine that is not finite, compares false.
     if not isinstance(size, jax.core.Tracer) and not size >= least:
         warnings.warn(

@@ -88,14 +88,15 @@ def alignment(machine: BoltzmannMachine) -> tuple[Float[Array, ""], ...]:
 
 @jax.jit
 def hidden_means(stack: Stack, visible: Shaped[Array, "batch n_0"]) -> tuple[Array, ...]:
-    """Feed-forward activations of two-layer machines, one [batch, n_l] per hidden layer.
+    """Feed-forward activations of a stack's machines, one [batch, n_l] per hidden layer.
 
     Each is computed from the activations below it. Nothing is sampled; inputs from the own layer are left out.
     """
     found = []
     for machine in stack:
-        visible = machine.layer_units[1].mean(upward_field(machine, 1, visible))
-        found.append(visible)
+        for i in range(1, len(machine.sizes)):
+            visible = machine.layer_units[i].mean(upward_field(machine, i, visible))
+            found.append(visible)
     return tuple(found)
 
 

@@ -1,0 +1,93 @@
+"""Tells what is in a file or folder: a model, a run, or data.
+
+    python -m vpf_jax inspect PATH
+
+Nothing is written. Not here: pictures and curves of a run (`report`).
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vpf_jax.app.folder import SUMMARY, UsageError, damage, read_object
+from vpf_jax.data import read_examples
+from vpf_jax.models import NAME, described_model
+from vpf_jax.settings import Settings, setting, typed
+
+_SUFFIX = Path(NAME).suffix
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Settings):
+    """Settings of the command; the path is its argument."""
+
+    path: str = setting(".", "A model, the folder of a run, or a file of data")
+
+
+def run(config: Config) -> None:
+    """Prints what there is.
+
+    Raises:
+      UsageError, ModelError, DatasetError: nothing is there that is known.
+    """
+    path = Path(config.path)
+    if not os.path.exists(path):
+        raise UsageError(f"got {path}, which does not exist; it takes a model, the folder of a run, or a file of data")
+    lines = _folder(path) if path.is_dir() else _model(path) if path.suffix == _SUFFIX else _data(path)
+    print("\n".join(lines))
+
+
+def _folder(path: Path) -> Iterator[str]:
+    settings = read_object(path / "config.json") or read_object(path / "recipe.json")
+    files = sorted(path.glob(f"*{_SUFFIX}"))
+    if settings is None and not files:
+        raise UsageError(f"got {path}, a folder without a run; it takes one with a config.json or a model")
+    if settings is not None:
+        summary = read_object(path / SUMMARY)
+        yield f"{path}: a run, {'finished' if summary else 'not finished'}"
+        yield _pairs("settings", settings)
+        if summary:
+            yield _pairs("results", {name: value for name, value in summary.items() if isinstance(value, float | int)})
+        yield from (f"{name} {told}" for name, told in damage(path))
+    for file in files:
+        yield from _model(file)
+
+
+def _model(path: Path) -> Iterator[str]:
+    found = described_model(path)
+    about = found["about"]
+    yield f"{path}: a model, written by vpf_jax {found['version']}; its checksum is right"
+    for number, machine in enumerate(found["machines"]):
+        sizes = " - ".join(map(str, machine["sizes"]))
+        inside = f", weights inside layers {', '.join(map(str, machine['intra']))}" if machine["intra"] else ""
+        kinds = " and ".join(dict.fromkeys(machine["units"]))
+        directed = ", separate weights up and down" if machine["directed"] else ""
+        yield f"machine {number}: {sizes} {kinds} units{inside}{directed}"
+    for name, value in about.items():
+        yield _pairs(name, value) if isinstance(value, dict) else f"{name}: {value}"
+
+
+def _data(path: Path) -> Iterator[str]:
+    part = read_examples(str(path))
+    values = np.asarray(part.examples)
+    known = values if part.missing is None else values[~part.missing]
+    bits = bool(((known == 0) | (known == 1)).all())
+    yield f"{path}: {len(values)} examples of {values.shape[1]} variables"
+    kind = "bits" if bits else f"numbers from {known.min():g} to {known.max():g}"
+    yield f"{kind}, mean {known.mean():.4f}" if known.size else "no values"
+    if part.missing is not None:
+        yield f"missing: {part.missing.sum()} of {part.missing.size} entries"
+    if part.labels is not None:
+        yield f"labels: {len(np.unique(part.labels))} classes"
+    if part.weights is not None:
+        yield f"weights from {part.weights.min():g} to {part.weights.max():g}"
+
+
+def _pairs(title: str, found: dict[str, Any]) -> str:
+    """Names and values in a line; what is not set is left out."""
+    told = (f"{name}={typed(value)}" for name, value in found.items() if value is not None)
+    return f"{title}: {', '.join(told)}"

@@ -1,0 +1,146 @@
+"""What a model of any kind says of each example: log-likelihood or a bound on it, free energy, pseudo-likelihood.
+
+    one or two layers, hidden units independent    log p(v) = -F(v) - log Z
+    any other single machine                       the variational bound on log p(v)
+    a stack of several                             the bound on log p(v) of the stack as a belief network
+
+Log Z is an exact sum where few units are left when a layer is summed out, and elsewhere annealed. Not here: the scores
+themselves (`likelihood`, `monitor`, `ais`), of which this chooses the one that fits.
+"""
+
+import functools
+import warnings
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+
+from vpf_jax.checks import AnyArray
+from vpf_jax.energy import log_partition_exact, marginal_energy, summable_layers
+from vpf_jax.evaluate.ais import LowEffectiveSampleSizeWarning, ais_log_partition, least_effective
+from vpf_jax.evaluate.likelihood import stack_bound, variational_bound
+from vpf_jax.evaluate.monitor import pseudo_log_likelihood
+from vpf_jax.machine import BoltzmannMachine, check_symmetric
+from vpf_jax.sample.tempering import independent_machine
+from vpf_jax.stack import Stack, check_visible, mean_activations
+from vpf_jax.units import TwoValued, two_valued
+
+# Units up to which the sum over all their states, which takes a second or two at that number, is done.
+MOST_SUMMED = 20
+# What the scores are called, in the order in which they are given.
+NAMES = ("log_likelihood", "log_likelihood_bound", "free_energy", "pseudo_log_likelihood")
+# Belief networks: samples per example behind the bound.
+NUM_SAMPLES = 10
+
+
+class LogZ(NamedTuple):
+    """Of a machine, in nats."""
+
+    value: float
+    standard_error: float
+    """0 of an exact sum."""
+    effective_samples: float | None = None
+    """Of the chains behind an estimate; None of an exact sum."""
+    reliable: bool = True
+    """Whether these are enough."""
+
+    @property
+    def told(self) -> str:
+        if self.effective_samples is None:
+            return f"log Z {self.value:.3f}, an exact sum"
+        doubt = "" if self.reliable else "; too few to rely on, more temperatures are needed"
+        return (
+            f"log Z {self.value:.3f} +- {self.standard_error:.3f} (standard error of annealed importance sampling, "
+            f"{self.effective_samples:.1f} effective chains{doubt})"
+        )
+
+
+def is_summable(machine: BoltzmannMachine) -> bool:
+    """Whether log Z is an exact sum here."""
+    summed = summable_layers(machine)
+    left = sum(n for i, n in enumerate(machine.sizes) if i not in summed)
+    return left <= MOST_SUMMED and all(isinstance(unit, TwoValued) for unit in machine.layer_units)
+
+
+def log_partition(
+    key: PRNGKeyArray, stack: Stack, visible: Shaped[AnyArray, "batch n_0"], num_chains: int, num_temperatures: int
+) -> LogZ:
+    """Log Z of the top machine of a stack.
+
+    Args:
+      key: a random key.
+      stack: of which the top machine has symmetric weights.
+      visible: examples; chains are annealed from independent units with the means that they give its lower layer.
+      num_chains: of annealed importance sampling, where the sum is too long.
+      num_temperatures: of the same.
+
+    Raises:
+      ValueError: a directed top machine, examples that do not fit, numbers out of range.
+    """
+    check_visible(stack, visible)
+    top = stack[-1]
+    check_symmetric(top, "a likelihood")
+    if is_summable(top):
+        return LogZ(float(_log_partition_exact(top)), 0.0)
+    means_key, key = jax.random.split(key)
+    below = jnp.mean(jnp.asarray(visible, jnp.float32), axis=0)
+    if len(stack) > 1:
+        below = mean_activations(means_key, stack[:-1], visible)[-1]
+    means = jnp.clip(two_valued(top.layer_units[0], "annealing from means").share(below), 0, 1)
+    with warnings.catch_warnings():
+        # It is part of what is given.
+        warnings.simplefilter("ignore", LowEffectiveSampleSizeWarning)
+        found = ais_log_partition(key, top, num_chains, num_temperatures, independent_machine(top, means))
+    log_z, error, effective = (float(number) for number in found)
+    return LogZ(log_z, error, effective, effective >= least_effective(num_chains))
+
+
+def scores(
+    key: PRNGKeyArray, stack: Stack, visible: Shaped[AnyArray, "batch n_0"], log_z: float
+) -> dict[str, Float[Array, " batch"]]:
+    """Scores of each example by name, in nats; which there are follows from the model (see above).
+
+    Args:
+      key: a random key.
+      stack: a model with symmetric weights.
+      visible: examples.
+      log_z: of its top machine.
+
+    Returns:
+      log_likelihood or log_likelihood_bound; of one machine with independent hidden units free_energy, and
+      pseudo_log_likelihood, an estimate from one unit per example.
+
+    Raises:
+      ValueError: a stack that has no such score, or examples that do not fit.
+    """
+    check_visible(stack, visible)
+    for machine in stack:
+        check_symmetric(machine, "a score")
+    found = _scores(key, stack, jnp.asarray(visible), jnp.float32(log_z))
+    return {name: found[name] for name in NAMES if name in found}
+
+
+@jax.jit
+def _scores(
+    key: PRNGKeyArray, stack: Stack, visible: Shaped[Array, "batch n_0"], log_z: Float[Array, ""]
+) -> dict[str, Float[Array, " batch"]]:
+    (machine, *above) = stack
+    if above:
+        return {"log_likelihood_bound": stack_bound(key, stack, visible, log_z, NUM_SAMPLES)}
+    if not machine.has_independent_hidden:
+        return {"log_likelihood_bound": variational_bound(machine, visible, log_z)}
+    free = jax.vmap(functools.partial(_free_energy, machine))(visible)
+    return {
+        "log_likelihood": -free - log_z,
+        "free_energy": free,
+        "pseudo_log_likelihood": pseudo_log_likelihood(key, machine, visible),
+    }
+
+
+def _free_energy(machine: BoltzmannMachine, visible: Shaped[Array, " n_0"]) -> Float[Array, ""]:
+    hidden = tuple(jnp.zeros(n) for n in machine.sizes[1:])
+    return marginal_energy(machine, (visible, *hidden), tuple(range(1, len(machine.sizes))))
+
+
+_log_partition_exact = jax.jit(log_partition_exact)
