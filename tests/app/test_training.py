@@ -93,13 +93,6 @@ def test_a_damaged_model_is_made_again(folder, capsys, caplog):
     assert model.read_bytes() == sound
 
 
-@pytest.mark.slow
-def test_parzen_scores_are_given_of_other_data_where_they_are_asked_for(folder):
-    summary = training.run(training.Config(model="rbm", hidden=(2,), evaluation="parzen", **TINY))
-    assert np.isfinite(summary["parzen_mean"])
-    assert "log_likelihood_test" not in summary
-
-
 def test_what_is_evaluated_follows_from_the_data():
     few = training.Config(dataset="few")
     images = few.images()
