@@ -230,3 +230,81 @@ def test_crossed_quantities_have_a_panel_for_each_pair():
     assert all(axes.get_xscale() == "log" for axes in panels)
     with pytest.raises(SettingError, match="got lines="):
         figures.crossed({"one": (x[:, :1], y, None)}, xlabels=("a", "b"), ylabels=("c", "d"), title="t")
+
+
+def test_scatters_draw_every_pair_of_numbers_and_the_line_of_equals():
+    x, y = np.array([0.0, 0.5, 1.0]), np.array([0.1, 0.4, 0.8])
+    many = np.random.default_rng(0).normal(size=(2, 20_000))
+    figure = figures.scatters({"few": (x, y), "many": tuple(many)}, xlabel="data", ylabel="samples", title="t")
+    few, dense = figure.get_axes()
+    diagonal, dots = few.get_lines()
+    np.testing.assert_array_equal(diagonal.get_xdata(), diagonal.get_ydata())
+    np.testing.assert_array_equal(dots.get_xydata(), np.stack([x, y], axis=1))
+    assert (few.get_xlim(), few.get_title(), few.get_xlabel(), few.get_ylabel()) == (
+        few.get_ylim(),
+        "few",
+        "data",
+        "samples",
+    )
+    # Of many numbers the cells hold all.
+    assert dense.collections[0].get_array().sum() == 20_000
+    assert pixels_of(figure).min() < 0.1
+    with pytest.raises(SettingError, match="two vectors of one length"):
+        figures.scatters({"few": (x, y[:2])}, xlabel="", ylabel="", title="")
+    with pytest.raises(SettingError, match="one or more"):
+        figures.scatters({}, xlabel="", ylabel="", title="")
+
+
+def test_densities_lie_over_one_another_on_the_same_bins():
+    values = np.random.default_rng(0).normal(size=500)
+    figure = figures.densities({"one": values, "other": 2 * values}, xlabel="x", title="t")
+    (axes,) = figure.get_axes()
+    outlines = [patch.get_xy() for patch in axes.patches]
+    np.testing.assert_allclose(outlines[0][:, 0].max(), outlines[1][:, 0].max())
+    # Each of area 1.
+    for outline in outlines:
+        steps = np.diff(outline[:, 0]) * outline[:-1, 1]
+        assert steps[steps > 0].sum() == pytest.approx(1)
+    # Whole numbers have bins of their own.
+    figure = figures.densities({"counts": np.repeat([0, 1, 3], [2, 1, 1])}, xlabel="x", title="t")
+    heights = figure.get_axes()[0].patches[0].get_xy()[:, 1]
+    assert set(heights.tolist()) == {0, 0.25, 0.5}
+    for wrong in (np.ones(0), np.array([np.nan])):
+        with pytest.raises(ValueError, match=r"one number or more|not finite"):
+            figures.densities({"one": wrong}, xlabel="x", title="t")
+
+
+def test_matrices_have_one_scale_and_their_signs():
+    one, other = np.diag([1.0, -1.0, 0.5]), np.zeros((3, 3))
+    figure = figures.matrices({"planted": one, "learnt": other}, xlabel="neuron", ylabel="neuron", title="t")
+    drawn = [axes.get_images()[0] for axes in figure.get_axes()[:2]]
+    assert drawn[0].get_clim() == drawn[1].get_clim() == (-1, 1)
+    np.testing.assert_array_equal(drawn[0].get_array(), one)
+    red, blue = drawn[0].cmap(1.0), drawn[0].cmap(0.0)
+    assert red[0] > red[2]
+    assert blue[2] > blue[0]
+    assert pixels_of(figure).min() < 0.5
+    assert pixels_of(figures.matrices({"zero": other}, xlabel="", ylabel="", title="")).size
+    with pytest.raises(SettingError, match=r"got values=.an array \[3\].; it takes matrices"):
+        figures.matrices({"a": np.ones(3)}, xlabel="", ylabel="", title="")
+
+
+def test_a_comparison_has_a_panel_for_each_quantity():
+    x = np.linspace(0, 1, 30)
+    counts = {"data": np.array([0.5, 0, 0.5]), "samples": np.array([0.2, 0.6, 0.2])}
+    figure = figures.comparison({"means": (x, x**2)}, counts, {"energy": {"data": x, "samples": 2 * x}}, title="t")
+    scatter, probabilities, energies = figure.get_axes()
+    assert (scatter.get_xlabel(), scatter.get_ylabel(), energies.get_xlabel()) == ("data", "samples", "energy")
+    lines = {line.get_label(): line.get_xydata().tolist() for line in probabilities.get_lines()}
+    # What never occurs has no place on a logarithmic axis.
+    assert lines == {"data": [[0, 0.5], [2, 0.5]], "samples": [[0, 0.2], [1, 0.6], [2, 0.2]]}
+    assert probabilities.get_yscale() == "log"
+    assert pixels_of(figure).min() < 0.1
+
+
+def test_a_raster_of_words_needs_no_images():
+    figure = figures.raster({"spikes": ([0, 3, 5], [1, 2, 1])}, {}, title="t", xlabel="bin")
+    (axes,) = figure.get_axes()
+    assert axes.get_xlabel() == "bin"
+    assert axes.get_legend() is None
+    assert axes.get_lines()[0].get_xydata().tolist() == [[0, 1], [3, 2], [5, 1]]

@@ -135,21 +135,23 @@ def summable_layers(machine: BoltzmannMachine) -> tuple[int, ...]:
 
 
 def free_energy(machine: BoltzmannMachine, visible: Shaped[AnyArray, " n_0"]) -> Float[Array, ""]:
-    """Free energy F(v) of a two-layer machine: exp(-F(v)) = sum_h exp(-E(v, h)).
+    """Free energy F(v) of a machine of one or two layers: exp(-F(v)) = sum_h exp(-E(v, h)).
 
-    The marginal energy with the hidden layer summed out. Visible intra-layer weights are allowed.
+    The marginal energy with the hidden layer summed out; without one, the energy. Visible intra-layer weights are
+    allowed.
 
     Raises:
       ValueError: a machine of another shape, or a visible vector that does not fit it.
     """
     check_machine(machine)
-    if len(machine.sizes) != 2 or not machine.has_independent_hidden:
+    if not machine.has_independent_hidden:
         raise ValueError(
             f"got a machine of layer sizes {machine.sizes}"
             f"{' with hidden intra-layer weights' if any(l is not None for l in machine.intra[1:]) else ''}; "
-            "the free energy has a closed form for two layers without weights inside the hidden one"
+            "the free energy has a closed form for one or two layers without weights inside the hidden one"
         )
-    return marginal_energy(machine, (visible, jnp.zeros(machine.sizes[1])), (1,))
+    hidden = tuple(jnp.zeros(size) for size in machine.sizes[1:])
+    return marginal_energy(machine, (visible, *hidden), range(1, len(machine.sizes)))
 
 
 def log_partition_exact(machine: BoltzmannMachine) -> Float[Array, ""]:

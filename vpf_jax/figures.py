@@ -1,4 +1,4 @@
-"""Figures: images in tiles or rows, curves, lines with error bars, histograms, rasters, confusion matrices.
+"""Figures: images in tiles or rows, curves, lines with error bars, histograms, rasters, matrices, scatters.
 
 Each function takes arrays and gives a matplotlib `Figure`, which a notebook shows as it stands and `save` writes into a
 file. Figures that follow one another become a GIF (`animation`). Lines have the colours of Okabe and Ito (2008), which
@@ -30,6 +30,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DOTS_PER_INCH = 100
 # Inches: the side of a square tile, and the widest row of tiles that nobody has asked for.
 _TILE, _WIDEST = 0.6, 8.4
+# Dots of a scatter; of more, the density is drawn. And bins of a histogram of densities.
+_MOST_DOTS, _BINS = 4000, 40
 _CYCLE = cycler(linestyle=["-", "--", ":", "-."]) * cycler(color=COLOURS)
 
 
@@ -245,22 +247,30 @@ def panels(
     return figure
 
 
-def raster(spikes: Mapping[str, tuple[Numbers, Numbers]], images: Mapping[str, Numbers], *, title: str) -> Figure:
+def raster(
+    spikes: Mapping[str, tuple[Numbers, Numbers]],
+    images: Mapping[str, Numbers],
+    *,
+    title: str,
+    xlabel: str = "time, mean waiting times of a neuron without input",
+) -> Figure:
     """Spikes as dots, units over times, one colour per group of units, and a column of images beside them.
 
     Args:
-      spikes: name of a group, and (times, units) of its spikes.
-      images: name and image [height, width] or [height, width, 3] with values in [0, 1], 1 drawn white.
+      spikes: name of a group, and (times, units) of its spikes; of several groups the names are told.
+      images: name and image [height, width] or [height, width, 3] with values in [0, 1], 1 drawn white; may be none.
       title: above the picture.
+      xlabel: what times are.
     """
-    figure = _figure(11, 6, title)
-    grid = figure.add_gridspec(len(images), 2, width_ratios=(4, 1))
+    figure = _figure(11, 6 if images else 3.5, title)
+    grid = figure.add_gridspec(len(images), 2, width_ratios=(4, 1)) if images else figure.add_gridspec(1, 1)
     axes = figure.add_subplot(grid[:, 0])
     axes.set_prop_cycle(_CYCLE)
     for name, (times, units) in spikes.items():
         axes.plot(times, units, ".", markersize=2, label=name)
-    axes.set(xlabel="time, mean waiting times of a neuron without input", ylabel="unit")
-    axes.legend(loc="upper right", markerscale=5)
+    axes.set(xlabel=xlabel, ylabel="unit")
+    if len(spikes) > 1:
+        axes.legend(loc="upper right", markerscale=5)
     for row, (name, image) in enumerate(images.items()):
         panel = figure.add_subplot(grid[row, 1])
         panel.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -300,6 +310,112 @@ def confusion(counts: Numbers, *, title: str) -> Figure:
     return figure
 
 
+def scatters(panels: Mapping[str, tuple[Numbers, Numbers]], *, xlabel: str, ylabel: str, title: str) -> Figure:
+    """Numbers against those that they should be, a panel for each kind, with the line on which both are equal.
+
+    Args:
+      panels: name, such as "covariances, r = .98", and the numbers along both axes, x first; where they are many,
+        their density is drawn, on a logarithmic scale, darker where there are more.
+      xlabel: of all panels, such as "data".
+      ylabel: of all panels, such as "samples".
+      title: above the panels.
+
+    Raises:
+      SettingError: no panels, or numbers that are no two vectors of one length.
+    """
+    checks.require(panels, "panels", panels, "one or more")
+    columns = min(len(panels), 3)
+    figure = _figure(3.3 * columns, 3.5 * -(-len(panels) // columns) + 0.4, title)
+    for place, (name, (x, y)) in enumerate(panels.items()):
+        axes = figure.add_subplot(-(-len(panels) // columns), columns, place + 1)
+        _scatter(axes, name, x, y, xlabel, ylabel)
+    return figure
+
+
+def densities(values: Mapping[str, Numbers], *, xlabel: str, title: str) -> Figure:
+    """The distributions of several sets of numbers over common bins, as outlines in one panel.
+
+    Args:
+      values: name of a set, and its numbers.
+      xlabel: what they are.
+      title: above the panel.
+
+    Raises:
+      SettingError: no sets, an empty one, or numbers that are not finite.
+    """
+    figure = _figure(7, 4, title)
+    _densities(_axes(figure), values, xlabel)
+    return figure
+
+
+def matrices(values: Mapping[str, Numbers], *, xlabel: str, ylabel: str, title: str) -> Figure:
+    """Matrices of values of either sign side by side on one scale, blue below 0, red above, with a bar that tells it.
+
+    Args:
+      values: name of a matrix, and its entries [rows, columns], the first row at the top; such as couplings. Colours
+        are at full strength from the 99.5th percentile of all magnitudes on, so that a few large ones hide no others.
+      xlabel: of the columns.
+      ylabel: of the rows.
+      title: above the matrices.
+
+    Raises:
+      SettingError: no matrices, or arrays that are none.
+    """
+    checks.require(values, "values", values, "one or more matrices")
+    some = {name: np.asarray(matrix) for name, matrix in values.items()}
+    for matrix in some.values():
+        fits = matrix.ndim == 2 and matrix.size
+        checks.require(fits, "values", f"an array {list(matrix.shape)}", "matrices [rows, columns]")
+    scale = float(np.percentile(np.concatenate([np.abs(matrix).ravel() for matrix in some.values()]), 99.5)) or 1.0
+    figure = _figure(4.2 * len(some) + 0.8, 4.6, title)
+    grid = figure.subplots(1, len(some), squeeze=False)[0]
+    for axes, (name, matrix) in zip(grid, some.items(), strict=True):
+        image = axes.imshow(matrix, cmap="RdBu_r", vmin=-scale, vmax=scale, interpolation="nearest")
+        axes.set(title=name, xlabel=xlabel, ylabel=ylabel)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(6, integer=True))
+    figure.colorbar(image, ax=list(grid), extend="both", shrink=0.9)
+    return figure
+
+
+def comparison(
+    scatter: Mapping[str, tuple[Numbers, Numbers]],
+    counts: Mapping[str, Numbers],
+    distributions: Mapping[str, Mapping[str, Numbers]],
+    *,
+    title: str,
+) -> Figure:
+    """A model's samples against data in one picture.
+
+    Args:
+      scatter: as `scatters`, data along x.
+      counts: name of a set, and the probability of each number of units on, from 0 on.
+      distributions: label of an x axis, such as "free energy, nats", and sets of numbers as `densities` takes them.
+      title: above the panels.
+
+    Raises:
+      SettingError: as `scatters` and `densities`.
+    """
+    number, columns = len(scatter) + 1 + len(distributions), 3
+    figure = _figure(3.5 * columns, 3.4 * -(-number // columns) + 0.4, title)
+    axes = [figure.add_subplot(-(-number // columns), columns, place + 1) for place in range(number)]
+    for panel, (name, (x, y)) in zip(axes, scatter.items(), strict=False):
+        _scatter(panel, name, x, y, "data", "samples")
+    panel = axes[len(scatter)]
+    panel.set_prop_cycle(_CYCLE)
+    for name, probabilities in counts.items():
+        found = np.asarray(probabilities)
+        units = np.flatnonzero(found)
+        panel.plot(units, found[units], label=name, linewidth=1)
+    panel.set(xlabel="units on", ylabel="probability", yscale="log")
+    panel.grid(alpha=0.3)
+    panel.legend()
+    for panel, (xlabel, values) in zip(axes[len(scatter) + 1 :], distributions.items(), strict=True):
+        panel.set_prop_cycle(_CYCLE)
+        _densities(panel, values, xlabel)
+    return figure
+
+
 class _Shown(Figure):
     """A figure that notebooks show without pyplot, whose backend would otherwise have to be chosen first."""
 
@@ -329,6 +445,47 @@ def _panels(number: int, title: str, *, width: float, height: float) -> tuple[Fi
     for axes in panels:
         axes.set_prop_cycle(_CYCLE)
     return figure, panels
+
+
+def _scatter(axes: Axes, name: str, x: Numbers, y: Numbers, xlabel: str, ylabel: str) -> None:
+    x, y = np.asarray(x), np.asarray(y)
+    fits = x.ndim == 1 and x.shape == y.shape and x.size
+    checks.require(fits, "panels", f"arrays {list(x.shape)} and {list(y.shape)}", "two vectors of one length")
+    low, high = min(x.min(), y.min()), max(x.max(), y.max())
+    margin = 0.04 * (high - low) or 0.5
+    span = low - margin, high + margin
+    axes.plot(span, span, color="black", linewidth=0.6, zorder=3)
+    if len(x) <= _MOST_DOTS:
+        axes.plot(x, y, ".", color=COLOURS[0], markersize=4, alpha=0.5, markeredgewidth=0)
+    else:
+        cells = axes.hexbin(x, y, gridsize=70, extent=(*span, *span), bins="log", mincnt=1, linewidths=0.1)
+        cells.set_cmap("viridis_r")
+    axes.set(title=name, xlabel=xlabel, ylabel=ylabel, xlim=span, ylim=span, box_aspect=1)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(4))
+    # A power of ten beside the axis would lie in the title.
+    axes.ticklabel_format(scilimits=(-5, 5))
+    axes.grid(alpha=0.3)
+
+
+def _densities(axes: Axes, values: Mapping[str, Numbers], xlabel: str) -> None:
+    checks.require(values, "values", values, "one or more sets of numbers")
+    some = {name: np.asarray(numbers).ravel() for name, numbers in values.items()}
+    for name, numbers in some.items():
+        checks.require(numbers.size, name, f"an array {list(numbers.shape)}", "one number or more")
+        checks.finite(name, numbers)
+    together = np.concatenate(list(some.values()))
+    edges = np.histogram_bin_edges(together, _BINS)
+    if np.issubdtype(together.dtype, np.integer):
+        # As many whole numbers in each bin.
+        width = -(-int(np.ptp(together) + 1) // _BINS)
+        edges = np.arange(together.min(), together.max() + width + 1, width) - 0.5
+    for (name, numbers), line in zip(some.items(), _CYCLE(), strict=False):
+        axes.hist(numbers, bins=edges.tolist(), density=True, histtype="step", label=name, **line)
+    # Room for the names.
+    axes.set(xlabel=xlabel, ylabel="density", ylim=(0, 1.3 * axes.get_ylim()[1]))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper right")
 
 
 def _images(name: str, given: Numbers, signed: bool = False) -> np.ndarray:

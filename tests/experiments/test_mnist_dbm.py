@@ -75,6 +75,7 @@ def test_a_run_leaves_everything_it_promises(straight):
         "filters.png",
         "curves.png",
         "activations.png",
+        "comparison.png",
         "samples.gif",
         "frames",
         "report.html",

@@ -17,7 +17,7 @@ from typed import unchecked
 
 import vpf_jax as V
 from vpf_jax import rules, train
-from vpf_jax.evaluate import ais, likelihood, monitor
+from vpf_jax.evaluate import ais, comparison, likelihood, monitor
 from vpf_jax.related import binary_synapses, equilibrium_propagation, target_propagation
 from vpf_jax.sample import tempering
 
@@ -467,6 +467,17 @@ CALLS: dict[str, Call] = {
         VISIBLE_OF | {"log_z": 5.0, "num_updates": 2},
         OF_VISIBLE | {"log_z": "number", "num_updates": "steps"},
     ),
+    "free_energies": Call(comparison.free_energies, VISIBLE_OF, OF_VISIBLE),
+    "effective_couplings": Call(
+        comparison.effective_couplings,
+        {"machine": RBM, "background": VISIBLE},
+        {"machine": "machine"},
+    ),
+    "nearest_examples": Call(
+        comparison.nearest_examples,
+        {"rows": VISIBLE, "examples": VISIBLE},
+        {"rows": "visible", "examples": "visible"},
+    ),
     "mean_field": Call(likelihood.mean_field, VISIBLE_OF | {"num_updates": 2}, OF_VISIBLE | {"num_updates": "steps"}),
     "stack_bound": Call(
         V.stack_bound,
@@ -651,6 +662,8 @@ SYMMETRIC = (
     "ais_log_partition",
     "ais_log_partition_reverse",
     "rbm_log_likelihood",
+    "free_energies",
+    "effective_couplings",
     "variational_bound",
     "mean_field",
     "run_tempered",

@@ -4,7 +4,7 @@
 
 writes into --workdir: model.safetensors, the trained model, which the other commands take and `vpf_jax.load_model`
 reads; config.json, metrics.csv (one row per epoch), summary.json, checkpoints/, samples.png, filters.png, curves.png,
-activations.png, report.html with all of these, which can be read while the run goes on, and files.sha256, by which
+activations.png, comparison.png (samples against data), report.html with all of these, which can be read while the run goes on, and files.sha256, by which
 `sha256sum -c` checks them; with --gif samples.gif, too, the samples of one evaluation after the other, from what
 frames/ keeps of each. A second start with the same folder resumes; a finished run says so, and goes on where --epochs
 is larger than before.
@@ -24,7 +24,7 @@ from jax import Array
 
 import vpf_jax
 from vpf_jax import checks, figures, rules
-from vpf_jax.app import loop, recipes, runs
+from vpf_jax.app import compare, loop, recipes, runs
 from vpf_jax.app.folder import Growth, UsageError, write_arrays
 from vpf_jax.app.keys import key_for
 from vpf_jax.evaluate import generation, scores
@@ -397,6 +397,12 @@ class Judge:
         prior = self.activations[-1] if self.activations else self.images.train.means
         return generation.generate(key, self.stack, prior, sampler, self.num_samples)
 
+    def compare(self) -> dict[str, float | None]:
+        """What `app.compare` measures of the newest samples, and its picture."""
+        key, train, test = key_for(self.seed, "compared samples"), self.images.train.bits, self.images.test.bits
+        title = f"{self.title}, epoch {self.epoch}: samples against test examples"
+        return compare.compare_with_data(self.folder, title, key, self.stack, self.centres, train, test)
+
 
 def run(config: Config) -> dict[str, Any]:
     """Trains, evaluates and draws; resumes where the folder holds part of the run. Returns what summary.json holds.
@@ -430,7 +436,7 @@ def run(config: Config) -> dict[str, Any]:
         stack = learnt(trained.state)
         runs.keep_model(folder, stack, about)
         judge.look(recipe.epochs, stack)
-        summary = details | summarise(judge, trained, stops)
+        summary = details | summarise(judge, trained, stops) | judge.compare()
         draw_curves(folder, recipe.title, trained)
         if films:
             figures.save(folder / "samples.gif", film(folder, recipe.title))

@@ -1,10 +1,10 @@
 """Where examples come from: data sets as NumPy arrays, by name, or from a user's file.
 
 `base` holds the data set, the table of sources and binarisation; `images` the three sets of images that the experiments
-use; `digits` and `planted` small sets that played no part in choosing how rules are trained. `loading` is the door to
-all of them and to files, which `arrays`, `tables`, `fasta` and `tensorflow` read; `values` says what the values are,
-`parts` makes a data set. Not here: batching, shuffling, augmentation, stochastic binarisation, and anything that
-touches an accelerator.
+use; `digits`, `planted` and `planted_pairs` small sets that played no part in choosing how rules are trained. `loading`
+is the door to all of them and to files, which `arrays`, `tables`, `fasta` and `tensorflow` read; `values` says what the
+values are, `parts` makes a data set. Not here: batching, shuffling, augmentation, stochastic binarisation, and anything
+that touches an accelerator.
 """
 
 from vpf_jax.data.base import SOURCES, Dataset, DatasetError, Part, binarise, register_source
@@ -12,6 +12,7 @@ from vpf_jax.data.digits import load_digits_8x8
 from vpf_jax.data.images import load_tfds, read_idx
 from vpf_jax.data.loading import load_dataset, read_examples
 from vpf_jax.data.planted import load_planted_spikes
+from vpf_jax.data.planted_pairs import load_planted_pairs
 
 __all__ = [
     "SOURCES",
@@ -21,6 +22,7 @@ __all__ = [
     "binarise",
     "load_dataset",
     "load_digits_8x8",
+    "load_planted_pairs",
     "load_planted_spikes",
     "load_tfds",
     "read_examples",

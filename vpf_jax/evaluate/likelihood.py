@@ -29,7 +29,7 @@ NUM_UPDATES = 20
 def rbm_log_likelihood(
     machine: BoltzmannMachine, visible: Shaped[AnyArray, "batch n_0"], log_z: Float[Array, ""] | float
 ) -> Float[Array, " batch"]:
-    """Log p(v) = -F(v) - log Z of each visible vector, for two layers without weights inside the hidden one.
+    """Log p(v) = -F(v) - log Z of each visible vector, for one or two layers without weights inside the hidden one.
 
     Args:
       machine: the machine.
