@@ -137,7 +137,7 @@ def test_large_parameters_do_not_overflow():
     assert_close(free_energy(machine, jnp.array([1.0, 0.0])), -800.0, 1e-6)
 
 
-@each_case("rbm", "semi_restricted")
+@each_case("visible", "rbm", "semi_restricted")
 @in_float64
 def test_free_energy_sums_out_the_hidden_units(case):
     visible = oracles.all_states(case.sizes[0])
