@@ -19,7 +19,7 @@ from vpf_jax.stack import Stack
 
 NAME = "comparison.png"
 # Examples of each set that are looked at, and those whose nearest training example is looked for.
-MOST_EXAMPLES, MOST_SOUGHT = 10_000, 500
+MOST_EXAMPLES, MOST_SOUGHT = 10_000, 300
 _TOLD = {"means": "means", "pairs": "pairs (covariances)", "triples": "triples (connected)"}
 
 
