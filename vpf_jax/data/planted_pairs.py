@@ -77,13 +77,13 @@ def draw_words(machine: PlantedPairs, number: int, seed: int) -> Float[np.ndarra
 
 @register_source("planted_pairs")
 def load_planted_pairs(name: str = "planted_pairs", data_dir: object = None) -> Dataset:
-    """20,000 / 5,000 / 5,000 words, drawn on the spot; `data_dir` plays no role. All are of one class.
+    """20,000 / 5,000 / 5,000 words, drawn on the spot; `data_dir` plays no role. There are no classes.
 
     They count as images of 6 x 10 neurons.
     """
     parts = np.split(draw_words(planted_pairs(), sum(_PARTS), _SEED + 1), np.cumsum(_PARTS)[:-1])
-    train, validation, test = (Part(some, np.zeros(len(some), np.int32)) for some in parts)
-    return Dataset(name, train, validation, test, (6, 10), 1)
+    train, validation, test = (Part(some) for some in parts)
+    return Dataset(name, train, validation, test, (6, 10), values="bits")
 
 
 def _next(last: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
