@@ -4,10 +4,10 @@
 
 writes into --workdir: model.safetensors, the trained model, which the other commands take and `vpf_jax.load_model`
 reads; config.json, metrics.csv (one row per epoch), summary.json, checkpoints/, samples.png, filters.png, curves.png,
-activations.png, comparison.png (samples against data), report.html with all of these, which can be read while the run goes on, and files.sha256, by which
-`sha256sum -c` checks them; with --gif samples.gif, too, the samples of one evaluation after the other, from what
-frames/ keeps of each. A second start with the same folder resumes; a finished run says so, and goes on where --epochs
-is larger than before.
+activations.png, comparison.png (samples against data), report.html with all of these, which can be read while the run
+goes on, and files.sha256, by which `sha256sum -c` checks them; with --gif samples.gif, too, the samples of one
+evaluation after the other, from what frames/ keeps of each. A second start with the same folder resumes; a finished run
+says so, and goes on where --epochs is larger than before.
 
 Not here: many runs side by side (`recipes`), what is done with a trained model (the other commands).
 """
