@@ -40,9 +40,9 @@ except ModuleNotFoundError as error:
     ) from error
 
 BINARISE = ("sample", "threshold")
-# Steps of training that n_iter="auto" comes to, within bounds of the passes: docs/results/scikit_learn.md.
-AUTO_STEPS = 4000
-AUTO_PASSES = (10, 200)
+# Steps of training that n_iter="auto" comes to, within bounds of the passes: docs/guides/scikit_learn.md.
+AUTO_STEPS = 8000
+AUTO_PASSES = (10, 400)
 # Rows that pass through a machine together; fewer are filled up to a power of two, so that few programs are compiled.
 MAX_ROWS, MIN_ROWS = 1024, 64
 # By which what is missing is completed in `transform` and `score_samples`.
@@ -91,8 +91,8 @@ class BoltzmannTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         self,
         n_components: Any = 256,
         *,
-        rule: Any = "vpf",
-        learning_rate: Any = 2e-3,
+        rule: Any = "cd",
+        learning_rate: Any = 1e-2,
         batch_size: Any = 40,
         n_iter: Any = "auto",
         weight_decay: Any = 1e-3,
