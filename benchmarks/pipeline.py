@@ -148,7 +148,7 @@ def split(config: Config, seed: int) -> Split:
     data = load_dataset("mnist", config.data_dir)
     digits, test_digits = data.train.labels, data.test.labels
     assert digits is not None and test_digits is not None
-    chosen = np.random.default_rng(seed).permutation(len(digits))[: config.examples]
+    chosen = np.random.default_rng(seed).permutation(len(digits))[: config.images]
     return [data.train.examples[chosen], data.test.examples, digits[chosen], test_digits]
 
 
