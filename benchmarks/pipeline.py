@@ -147,7 +147,8 @@ def split(config: Config, seed: int) -> Split:
         return train_test_split(x.astype(np.float32), y, test_size=0.2, random_state=seed)
     data = load_dataset("mnist", config.data_dir)
     digits, test_digits = data.train.labels, data.test.labels
-    assert digits is not None and test_digits is not None
+    assert digits is not None
+    assert test_digits is not None
     chosen = np.random.default_rng(seed).permutation(len(digits))[: config.images]
     return [data.train.examples[chosen], data.test.examples, digits[chosen], test_digits]
 
