@@ -269,13 +269,35 @@ def test_data_that_do_not_fit_are_refused():
         scoring.run(config)
     holes = np.zeros((3, 5))
     holes[1, 2] = np.nan
-    with pytest.raises(DatasetError, match="missing entries, the first of them in example 1; a score takes whole exam"):
-        scoring.run(dataclasses.replace(config, data=saved(holes)))
+    deep = kept(*vpf_jax.init_stack(jax.random.key(0), (5, 4, 3)), name="deep.safetensors")
+    with pytest.raises(
+        UsageError, match=r"missing entries for machines of layer sizes \[\(5, 4\), \(4, 3\)\]; their score"
+    ):
+        scoring.run(dataclasses.replace(config, model=deep, data=saved(holes)))
     directed = kept(vpf_jax.untie(None, single("rbm-moderate")), name="directed.safetensors")
     with pytest.raises(UsageError, match="a directed machine, which has no likelihood"):
         scoring.run(dataclasses.replace(config, model=directed))
     with pytest.raises(SettingError, match=r"got layer=2; it takes from 1 to 1, as the model has 1 hidden layer$"):
         features.run(features.Config(model=model, data=config.data, layer=2))
+
+
+def test_examples_with_missing_entries_are_scored_by_the_others():
+    case, holes = CASES["rbm-moderate"], np.array([[0, 1, np.nan, 1, 0], [1, 1, 0, 0, 1]])
+    scoring.run(scoring.Config(model=kept(single("rbm-moderate")), data=saved(holes)))
+    (name, *found), law = Path("scores.csv").read_text().split(), np.exp(oracles.log_likelihoods(case.flat))
+    assert name == "log_likelihood_bound"
+    alike = (np.isnan(holes)[:, None] | (oracles.all_states(5) == holes[:, None])).all(axis=2)
+    # One entry of a hundred draws each; the second example has none.
+    np.testing.assert_allclose(np.array(found, float), np.log(alike @ law), atol=0.05)
+
+
+def test_couplings_are_written():
+    machine = single("visible-moderate")
+    inspection.run(inspection.Config(kept(machine), couplings="couplings.npy"))
+    np.testing.assert_allclose(np.load("couplings.npy"), machine.intra[0], atol=1e-6)
+    deep = kept(*vpf_jax.init_stack(jax.random.key(0), (5, 4, 3)), name="deep.safetensors")
+    with pytest.raises(UsageError, match="a stack of 2 machines; --couplings takes a single one"):
+        inspection.run(inspection.Config(deep, couplings="others.npy"))
 
 
 def test_what_there_is_is_told(capsys):

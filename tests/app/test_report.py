@@ -379,7 +379,7 @@ def test_commands_are_listed_and_wrong_ones_are_one_line(finished, tmp_path):
     assert (ended.returncode, ended.stderr) == (0, "")
     assert (tmp_path / "report.html").exists()
     for arguments, told in (
-        (["reprot"], "got the command 'reprot'; it takes one of report"),
+        (["reprot"], "got the command 'reprot'; it takes one of train, sample"),
         (["report"], "got no argument; it takes the folder of a run, or of each of several"),
         (["report", "missing"], "got missing, which is missing; it takes the folder of a run"),
     ):

@@ -34,6 +34,18 @@ def words(name, data_dir):
     return Dataset(name, part(400), part(100), part(100), shape=(7,), names=NAMES)
 
 
+@register_source("gaps")
+def gaps(name, data_dir):
+    """The same words, a fifth of their entries missing."""
+    whole, rng = words(name, data_dir), np.random.default_rng(1)
+
+    def part(of):
+        missing = rng.random(of.examples.shape) < 0.2
+        return Part(np.where(missing, 0, of.examples).astype(np.float32), missing=missing)
+
+    return Dataset(name, part(whole.train), part(whole.validation), part(whole.test), shape=(7,))
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -130,3 +142,26 @@ def test_the_library_lists_its_commands_and_their_flags(folder):
     wrong = start_here("vpf_jax sing")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "got the command 'sing'; it takes one of train, sample" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_missing_entries_are_learnt_around_and_scored_by_what_is_seen(folder, capsys):
+    summary = training.run(training.Config(**TINY | {"dataset": "gaps", "model": "rbm", "hidden": (3,), "epochs": 40}))
+    found = summary["log_likelihood_test"]
+    assert found["score"] == "log likelihood bound"
+    # Independent units know nothing of the two kinds of words.
+    assert found["mean"] > found["independent"] + 5 * found["sem"] / 2
+    assert "no comparison.png" in capsys.readouterr().out
+    kept = vpf_jax.load_model(folder / "runs" / "gaps-rbm-seed0" / "model.safetensors")
+    whole = words("words", None).test.examples.astype(np.uint8)
+    log_z = scores.log_partition(jax.random.key(0), kept.stack, whole, 100, 100)
+    exact = scores.scores(jax.random.key(1), kept.stack, whole, log_z.value)["log_likelihood"]
+    # Not of words in which every missing entry is a 0.
+    assert -4.85 < exact.mean() < -3.5
+
+
+def test_no_parzen_score_of_what_is_missing(folder):
+    with pytest.raises(SettingError, match=r"evaluation=.*likelihood, as validation or test examples have missing"):
+        training.run(
+            training.Config(**TINY | {"dataset": "gaps", "model": "rbm", "hidden": (3,), "evaluation": "parzen"})
+        )

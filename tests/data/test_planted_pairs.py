@@ -42,7 +42,7 @@ def test_each_neuron_is_coupled_to_its_neighbours_in_the_order():
 
 def test_the_source_gives_the_same_words_each_time():
     one, two = load_dataset("planted_pairs"), load_dataset("planted_pairs")
-    assert [len(part.labels) for part in (one.train, one.validation, one.test)] == [20_000, 5_000, 5_000]
+    assert [len(part) for part in (one.train, one.validation, one.test)] == [20_000, 5_000, 5_000]
     np.testing.assert_array_equal(one.train.examples, two.train.examples)
     assert (one.validation.examples != one.test.examples).any()
     rates = one.train.examples.mean(axis=0)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from typed import refused
 
 from vpf_jax import init_machine, init_stack
-from vpf_jax.evaluate.likelihood import mean_field, rbm_log_likelihood, stack_bound, variational_bound
+from vpf_jax.evaluate.likelihood import mean_field, missing_bound, rbm_log_likelihood, stack_bound, variational_bound
 
 # Two machines joined at three units, the top one with and without weights inside its hidden layer.
 LOWER = make_case("lower", (4, 3), (), 2.0, seed=7)
@@ -223,3 +223,22 @@ def test_wrong_arguments_are_refused():
     inside = init_machine(jax.random.key(0), (5, 3), intra=(0,))
     with refused(ValueError, match="lower layer"):
         stack_bound(jax.random.key(0), (inside, stack[1]), visible, 0.0)
+
+
+@pytest.mark.parametrize("name", ["rbm-moderate", "semi_restricted-moderate", "visible-moderate"])
+def test_the_bound_of_what_is_seen_is_near_its_likelihood(name):
+    case = CASES[name]
+    visible, law = visible_states(case), np.exp(oracles.log_likelihoods(case.flat))
+    missing = np.random.default_rng(0).random(visible.shape) < 0.5
+    missing[0], missing[1] = False, True
+    # Summed over all states that agree in what is seen.
+    states = np.asarray(visible)
+    alike = ((states[None] == states[:, None]) | missing[:, None]).all(axis=2)
+    wanted = np.log(alike @ law)
+    bounds = jax.jit(functools.partial(missing_bound, num_samples=400))
+    log_z = oracles.log_partition(case.flat)
+    keys = jax.random.split(jax.random.key(0), 4)
+    found = np.array([bounds(key, case.machine, visible, jnp.asarray(missing), log_z) for key in keys])
+    np.testing.assert_allclose(found[:, 0], wanted[0], atol=1e-5)
+    # Of 1,600 draws with weights that vary by about their mean.
+    np.testing.assert_allclose(found.mean(axis=0), wanted, atol=4 / np.sqrt(1600))

@@ -522,7 +522,6 @@ LIBRARY: dict[str, tuple[tuple[str, ...], ...]] = {
         *OF_DATA,
         ("rbm OUT", "got the argument rbm; it takes two, a model.safetensors, or the folder of a run and a file"),
         ("directed data.npy OUT", "got directed, a directed machine, which has no likelihood"),
-        ("rbm holes.npy OUT", "got holes.npy with missing entries, the first of them in example 0", "`repair`"),
         ("rbm data.npy OUT --num_chains=1", "--num_chains=1", "at least 2"),
         ("rbm data.npy --out=scores.png", "got --out=scores.png;", ".npy, .csv"),
     ),
@@ -552,6 +551,11 @@ LIBRARY: dict[str, tuple[tuple[str, ...], ...]] = {
         ("empty", "got empty, a folder without a run"),
         ("objects.npy", "objects.npy"),
         ("rbm data.npy", "got the arguments rbm data.npy; it takes one"),
+        ("rbm --overwrite=on", "got --overwrite=on;", "nothing is written without --couplings"),
+        ("rbm --couplings=couplings.png", "got --couplings=couplings.png;", ".npy, .csv"),
+        ("rbm --couplings=data.npy", "got --couplings=data.npy;", "not there yet, or --overwrite"),
+        ("data.npy --couplings=couplings.npy", "got data.npy, which is no safetensors file"),
+        ("directed --couplings=couplings.npy", "a directed machine"),
     ),
 }
 SOUND_OUT = "--out=out.csv"

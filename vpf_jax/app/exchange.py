@@ -118,17 +118,17 @@ def complete(config: DataConfig, examples: Examples, what: str) -> Shaped[Array,
     return examples.visible
 
 
-def check_out(out: str, overwrite: bool, suffixes: Sequence[str] = ROWS) -> Path:
-    """The file to write, before anything is computed.
+def check_out(out: str, overwrite: bool, suffixes: Sequence[str] = ROWS, name: str = "out") -> Path:
+    """The file to write, before anything is computed; the setting's name is for what is said.
 
     Raises:
       SettingError: a suffix that is not known, no folder for it, or a file that is there already.
     """
     path = Path(out)
-    checks.require(path.suffix.lower() in suffixes, "out", out, f"a file that ends in {', '.join(suffixes)}")
+    checks.require(path.suffix.lower() in suffixes, name, out, f"a file that ends in {', '.join(suffixes)}")
     # Unlike those of a path, these take a name that the system does not for one that is not there.
-    checks.require(os.path.isdir(path.parent) and not os.path.isdir(path), "out", out, "a file in a folder that exists")
-    checks.require(overwrite or not os.path.exists(path), "out", out, "a file that is not there yet, or --overwrite=on")
+    checks.require(os.path.isdir(path.parent) and not os.path.isdir(path), name, out, "a file in a folder that exists")
+    checks.require(overwrite or not os.path.exists(path), name, out, "a file that is not there yet, or --overwrite=on")
     return path
 
 

@@ -1,8 +1,10 @@
 """Tells what is in a file or folder: a model, a run, or data.
 
     python -m vpf_jax inspect PATH
+    python -m vpf_jax inspect MODEL --couplings=couplings.csv
 
-Nothing is written. Not here: pictures and curves of a run (`report`).
+Nothing is written but the couplings that a flag asks for: what couples each pair of visible units, hidden ones summed
+out with all others at their lower value. Not here: pictures and curves of a run (`report`).
 """
 
 import dataclasses
@@ -13,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from vpf_jax.app import exchange
 from vpf_jax.app.folder import SUMMARY, UsageError, damage, read_object
 from vpf_jax.data import read_examples
+from vpf_jax.evaluate import comparison
 from vpf_jax.models import NAME, described_model
-from vpf_jax.settings import Settings, setting, typed
+from vpf_jax.settings import Settings, like, refuse_given, setting, typed
 
 _SUFFIX = Path(NAME).suffix
 
@@ -26,19 +30,40 @@ class Config(Settings):
     """Settings of the command; the path is its argument."""
 
     path: str = setting(".", "A model, the folder of a run, or a file of data")
+    couplings: str | None = setting(
+        None, "File to write the matrix of couplings between visible units to, of a single machine: .npy or .csv"
+    )
+    overwrite: bool = like(exchange.Config, "overwrite")
 
 
 def run(config: Config) -> None:
     """Prints what there is.
 
     Raises:
-      UsageError, ModelError, DatasetError: nothing is there that is known.
+      UsageError, ModelError, DatasetError: nothing is there that is known, or what has no couplings.
+      SettingError: a file that cannot be written.
     """
     path = Path(config.path)
     if not os.path.exists(path):
         raise UsageError(f"got {path}, which does not exist; it takes a model, the folder of a run, or a file of data")
+    if config.couplings is None:
+        refuse_given(config, ["overwrite"], "nothing is written without --couplings")
+    else:
+        _write_couplings(config, config.couplings)
     lines = _folder(path) if path.is_dir() else _model(path) if path.suffix == _SUFFIX else _data(path)
     print("\n".join(lines))
+
+
+def _write_couplings(config: Config, out: str) -> None:
+    file = exchange.check_out(out, config.overwrite, name="couplings")
+    model = exchange.read_model(config.path)
+    if len(model.stack) > 1:
+        raise UsageError(f"got {config.path}, a stack of {len(model.stack)} machines; --couplings takes a single one")
+    try:
+        found = comparison.effective_couplings(model.stack[0])
+    except ValueError as error:
+        raise UsageError(f"{config.path}: {error}") from None
+    exchange.write_rows(file, found, exchange.variable_names(model))
 
 
 def _folder(path: Path) -> Iterator[str]:

@@ -54,7 +54,7 @@ def run(config: Config) -> None:
     if not mask.any():
         raise UsageError(f"got {config.data} without missing entries, and no --mask; nothing is to be repaired")
     machine, unit = model.stack[0], exchange.visible_unit(model)
-    start_key, chain_key, draw_key = jax.random.split(key_for(config.seed, "repair"), 3)
+    start_key, chain_key, draw_key = jax.random.split(key_for(config.seed, "repaired examples"), 3)
     # What the file holds there is forgotten.
     start = unit.at(jax.random.bernoulli(start_key, shape=visible.shape)).astype(unit.dtype)
     given = jnp.where(mask, start, visible)

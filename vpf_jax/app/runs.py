@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 import vpf_jax
 from vpf_jax import checks, models
@@ -39,7 +40,8 @@ from vpf_jax.data.parts import SPLIT, check_split
 from vpf_jax.data.tensorflow import SCHEME
 from vpf_jax.data.values import VALUES
 from vpf_jax.evaluate import generation
-from vpf_jax.examples import Examples
+from vpf_jax.examples import Examples, completed
+from vpf_jax.sample.streams import stream_of
 from vpf_jax.settings import Settings, described, like, options, refuse_given, setting, typed
 from vpf_jax.stack import Stack
 
@@ -248,6 +250,17 @@ class Placed:
         return self._part.missing is None
 
     @property
+    def missing(self) -> jax.Array | None:
+        """[n, variables], True where an entry is missing; None: nowhere."""
+        return None if self._part.missing is None else jnp.asarray(self._part.missing)
+
+    def completed(self, key: PRNGKeyArray, stack: vpf_jax.Stack, count: int | None = None) -> jax.Array:
+        """`bits` of the first examples, missing ones drawn by the bottom machine given the others."""
+        if self.missing is None:
+            return self.bits[:count]
+        return _completed(key, stack, Examples(self.bits[:count], missing=self.missing[:count]))
+
+    @property
     def weighted(self) -> bool:
         """Whether some examples count for more than others."""
         return self._part.weights is not None
@@ -272,6 +285,11 @@ class Placed:
         known = np.ones(values.shape, bool) if self._part.missing is None else ~self._part.missing
         count = jnp.asarray(weights @ known.astype(np.float32))
         return jnp.where(count > 0, jnp.asarray(weights) @ values.astype(jnp.float32) / jnp.maximum(count, 1e-30), 0.5)
+
+
+@jax.jit
+def _completed(key: PRNGKeyArray, stack: vpf_jax.Stack, examples: Examples) -> jax.Array:
+    return completed(stream_of(key), stack, examples, jnp.arange(examples.values.shape[0]))
 
 
 class Images:

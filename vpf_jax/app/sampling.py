@@ -55,17 +55,18 @@ def run(config: Config) -> None:
     told = f"a file that ends in {' or '.join(exchange.ROWS)}, as the model is not one of images"
     checks.require(is_image or not picture, "out", config.out, told)
     check_memory("number", config.number, 8 * config.number * model.stack[0].num_units)
-    unit, key = exchange.visible_unit(model), key_for(config.seed, "samples")
+    unit = exchange.visible_unit(model)
     if len(model.stack) == 1:
         parts = []
         for start in range(0, config.number, _AT_ONCE):
-            keys = jax.random.split(jax.random.fold_in(key, start), min(_AT_ONCE, config.number - start))
+            count = min(_AT_ONCE, config.number - start)
+            keys = jax.random.split(key_for(config.seed, "samples", start), count)
             parts.append(tuple(np.asarray(part) for part in _chains(keys, model.stack[0], steps=config.steps)))
             if config.number > _AT_ONCE:
-                print(f"{start + len(keys)} of {config.number} samples", flush=True)
+                print(f"{start + count} of {config.number} samples", flush=True)
         values, means = (np.concatenate(part) for part in zip(*parts, strict=True))
     else:
-        draw_key, key = jax.random.split(key)
+        draw_key, key = jax.random.split(key_for(config.seed, "samples of a stack"))
         lower, top = jnp.int32(config.lower_steps), jnp.int32(config.steps)
         generate = jax.jit(functools.partial(confabulate, num_samples=config.number))
         means = np.asarray(generate(key, model.stack, steps=lower, top_steps=top))

@@ -4,7 +4,8 @@
 
 MODEL is a model.safetensors, or the folder of a run. The columns are log_likelihood, free_energy and
 pseudo_log_likelihood (an estimate from one unit per example) of a machine whose hidden units are independent, and
-log_likelihood_bound of any other: a lower bound, in the mean over the random numbers where they are drawn. The
+log_likelihood_bound of any other, or where entries of DATA are missing, then of those that are not: a lower bound, in
+the mean over the random numbers where they are drawn. The
 partition function is an exact sum where few units are left when a layer is summed out, and else annealed, with its
 standard error said; an estimate that is too low raises every score alike. --out may end in .csv or in .npy, there one
 array with a field per column. Not here: scores of what is generated.
@@ -42,16 +43,16 @@ def run(config: Config) -> None:
     model = exchange.read_model(config.model)
     if any(machine.backward is not None for machine in model.stack):
         raise UsageError(f"got {config.model}, a directed machine, which has no likelihood; it takes symmetric weights")
-    visible = exchange.complete(config, exchange.read_data(config, model), "a score")
+    visible, missing = exchange.read_data(config, model)
     top = model.stack[-1]
     check_memory("num_chains", config.num_chains, 16 * config.num_chains * top.num_units)
     if not scores.is_summable(top):
         told = f"{config.num_chains} chains over {config.num_temperatures} temperatures"
         print(f"log Z of {top.num_units} units: annealing {told} ...", flush=True)
     try:
-        key = key_for(config.seed, "log Z")
+        key = key_for(config.seed, "log Z of a score")
         log_z = scores.log_partition(key, model.stack, visible, config.num_chains, config.num_temperatures)
-        found = scores.scores(key_for(config.seed, "scores"), model.stack, visible, log_z.value)
+        found = scores.scores(key_for(config.seed, "scores"), model.stack, visible, log_z.value, missing)
     except ValueError as error:
         raise UsageError(f"{config.model}: {error}") from None
     print(log_z.told)

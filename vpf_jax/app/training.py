@@ -135,7 +135,8 @@ class Likelihood:
         """The final numbers."""
         runs.stop_if_asked(stops, "training is saved, start again for the evaluation")
         found = self._of(judge, self._images.test, FINAL)
-        independent = independent_log_likelihood(self._images.train.means, self._images.test.bits)
+        test = self._images.test
+        independent = independent_log_likelihood(self._images.train.means, test.bits, test.missing)
         print(
             f"{found['score']} of test examples {found['mean']:.3f} +- {found['sem']:.3f} nats, of independent units "
             f"{independent:.3f}; {found.pop('told')}",
@@ -144,8 +145,9 @@ class Likelihood:
         return {"log_likelihood_test": found | {"independent": independent}}
 
     def _of(self, judge: "Judge", part: runs.Placed, annealing: tuple[int, int]) -> dict[str, Any]:
-        log_z = scores.log_partition(key_for(self._seed, "log Z"), judge.stack, part.bits, *annealing)
-        found = scores.scores(key_for(self._seed, "likelihood"), judge.stack, part.bits, log_z.value)
+        whole = judge.completed(part)
+        log_z = scores.log_partition(key_for(self._seed, "log Z"), judge.stack, whole, *annealing)
+        found = scores.scores(key_for(self._seed, "likelihood"), judge.stack, whole, log_z.value, part.missing)
         name = next(name for name in found if name.startswith("log_likelihood"))
         values = np.asarray(found[name], np.float64)
         return {
@@ -246,7 +248,7 @@ class Config(runs.TrainingConfig):
     gif: bool = setting(False, "Whether the samples of all evaluations become an animation, samples.gif")
 
     experiment = "train"
-    takes = ("weights", "drawn")
+    takes = ("weights", "missing", "drawn")
 
     def __post_init__(self) -> None:
         """Checks the settings one against the other.
@@ -328,7 +330,11 @@ class Config(runs.TrainingConfig):
 
     def evaluated_by(self, images: runs.Images) -> Parzen | Likelihood:
         """What the flag asks for, or what suits the data and the machine."""
-        kind = self.evaluation or ("parzen" if images.are_pictures or self.weights == "directed" else "likelihood")
+        whole = images.validation.complete and images.test.complete
+        suits = whole and (images.are_pictures or self.weights == "directed")
+        kind = self.evaluation or ("parzen" if suits else "likelihood")
+        told = "likelihood, as validation or test examples have missing entries"
+        checks.require(kind == "likelihood" or whole, "evaluation", kind, told)
         if kind == "likelihood":
             checks.require(self.weights == "symmetric", "evaluation", kind, "parzen for directed weights")
             return Likelihood(images, self.seed)
@@ -365,10 +371,15 @@ class Judge:
         if self.epoch == epoch:
             return
         self.epoch, self.stack = epoch, stack
-        self.activations = generation.activations(key_for(self.seed, "activations"), stack, self.images.train.bits)
+        visible = self.completed(self.images.train)
+        self.activations = generation.activations(key_for(self.seed, "activations"), stack, visible)
         self.centres = self.sample(0, self.sampler)
         self.evaluation.look(self)
         self.draw()
+
+    def completed(self, part: runs.Placed) -> Array:
+        """Bits of a part, missing ones drawn by the newest stack."""
+        return part.completed(key_for(self.seed, "missing entries", self.epoch), self.stack)
 
     def draw(self) -> None:
         """Samples, filters and activations, and of the samples what an animation needs."""
@@ -398,7 +409,10 @@ class Judge:
         return generation.generate(key, self.stack, prior, sampler, self.num_samples)
 
     def compare(self) -> dict[str, float | None]:
-        """What `app.compare` measures of the newest samples, and its picture."""
+        """What `app.compare` measures of the newest samples, and its picture; nothing where entries are missing."""
+        if not (self.images.train.complete and self.images.test.complete):
+            print("no comparison.png: samples are compared with whole examples, and entries are missing")
+            return {}
         key, train, test = key_for(self.seed, "compared samples"), self.images.train.bits, self.images.test.bits
         title = f"{self.title}, epoch {self.epoch}: samples against test examples"
         return compare.compare_with_data(self.folder, title, key, self.stack, self.centres, train, test)
@@ -453,13 +467,13 @@ def train(recipe: recipes.Recipe, judge: Judge, evaluate_every: int, **options: 
     """Runs the epochs that are left."""
     images, seed = judge.images, np.uint32(judge.seed)
     columns = (*COLUMNS, *judge.evaluation.columns, *(["alignment"] if recipe.backward_start != "tied" else []))
-    watched = images.train.bits[: recipes.NUM_WATCHED]
 
     def evaluated(epoch: int) -> bool:
         return evaluate_every > 0 and (epoch % evaluate_every == 0 or epoch == recipe.epochs)
 
     def measure(state: Any, epoch: int) -> loop.Row:
-        row = dict(recipes.watch(seed, epoch, learnt(state), watched))
+        key, stack = key_for(judge.seed, "watched examples", epoch), learnt(state)
+        row = dict(recipes.watch(seed, epoch, stack, images.train.completed(key, stack, recipes.NUM_WATCHED)))
         if evaluated(epoch):
             judge.look(epoch, jax.tree.map(lambda leaf: leaf.copy(), learnt(state)))
             row |= judge.evaluation.row
@@ -489,10 +503,14 @@ def summarise(judge: Judge, trained: loop.Trained, stops: Sequence[int]) -> dict
     }
 
 
-def independent_log_likelihood(means: Array, bits: Array) -> float:
-    """Mean log-likelihood of examples under independent units with the means of others, held away from 0 and 1."""
+def independent_log_likelihood(means: Array, bits: Array, missing: Array | None = None) -> float:
+    """Mean log-likelihood of examples under independent units with the means of others, held away from 0 and 1.
+
+    Entries that are missing do not count.
+    """
     p = np.clip(np.asarray(means, np.float64), LEAST_MEAN, 1 - LEAST_MEAN)
-    return float(np.where(np.asarray(bits) == 1, np.log(p), np.log1p(-p)).sum(axis=1).mean())
+    terms = np.where(np.asarray(bits) == 1, np.log(p), np.log1p(-p))
+    return float((terms if missing is None else np.where(missing, 0, terms)).sum(axis=1).mean())
 
 
 def draw_curves(folder: Path, title: str, trained: loop.Trained) -> None:

@@ -3,6 +3,7 @@
     RBM             log p(v) = -F(v) - log Z, exact up to the error of log Z
     any machine     log p(v) >= E_q[-E(v, h)] + H(q) - log Z, q(h) factorial by mean field (Salakhutdinov and Hinton,
                     "Deep Boltzmann machines", 2009)
+    missing         log p(seen) >= E_q[log (1/S) sum_s p(v_s) / q(unseen of v_s | seen)], where entries of v are missing
     stack           log p(v) >= E_q[log (1/S) sum_s p(v, h_s) / q(h_s | v)], the stack read as a deep belief network:
                     its top machine undirected, the lower ones directed downwards (Hinton, Osindero and Teh 2006)
 
@@ -12,16 +13,19 @@ them, bounds too. Not here: Parzen windows (`parzen`).
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from vpf_jax import checks, couplings
 from vpf_jax.checks import AnyArray
 from vpf_jax.energy import downward_field, energy, free_energy, layer_field, upward_field
-from vpf_jax.machine import BoltzmannMachine, State, check_machine, check_symmetric
+from vpf_jax.evaluate.reconstruction import inpaint
+from vpf_jax.machine import LEAST_MEAN, BoltzmannMachine, State, check_machine, check_symmetric
 from vpf_jax.sample.streams import Stream, stream_of, substream, substreams, uniform
 from vpf_jax.stack import CHUNK, Stack, check_visible, in_chunks
 from vpf_jax.units import Unit, two_valued
 
+# Chains behind the means of missing entries, and their sweeps.
+_MISSING_CHAINS, _MISSING_SWEEPS = 10, 20
 # Rounds of mean field; machines with weak weights settle within a few, strong intra-layer weights take the most.
 NUM_UPDATES = 20
 
@@ -105,6 +109,56 @@ def variational_bound(
         return sum(entropies, -energy(machine, means)) - log_z
 
     bounds = jax.lax.map(bound, jnp.asarray(visible), batch_size=CHUNK)
+    return checks.spoilt(bounds, machine, visible)
+
+
+def missing_bound(
+    key: PRNGKeyArray,
+    machine: BoltzmannMachine,
+    visible: Shaped[AnyArray, "batch n_0"],
+    missing: Bool[AnyArray, "batch n_0"],
+    log_z: Float[Array, ""] | float,
+    num_samples: int = 100,
+) -> Float[Array, " batch"]:
+    """A lower bound, in the mean over `key`, on the log-likelihood of those entries that are not missing.
+
+    The missing ones are drawn from independent units, with the means of `inpaint` over some chains; the bound grows
+    with the number of samples towards log p of the entries seen (Burda, Grosse and Salakhutdinov 2016). Where nothing
+    is missing it is log p(v).
+
+    Args:
+      key: a random key.
+      machine: whose hidden units are independent given the visible ones.
+      visible: zeros and ones; what stands at missing entries plays no role.
+      missing: True where an entry is missing.
+      log_z: log Z of the machine.
+      num_samples: samples per visible vector, at least 1.
+
+    Raises:
+      ValueError: a machine without a closed form, numbers out of range, or arrays that do not fit.
+    """
+    num_samples = checks.integer("num_samples", num_samples, 1)
+    check_machine(machine)
+    check_visible((machine,), visible)
+    _check_log_z("log_z", log_z)
+    unit = two_valued(machine.layer_units[0], "a bound where entries are missing")
+    means_key, key = jax.random.split(key)
+
+    def chain(key: PRNGKeyArray) -> Float[Array, "batch n_0"]:
+        return inpaint(key, machine, visible, missing, _MISSING_SWEEPS)
+
+    means = jnp.mean(jax.lax.map(chain, jax.random.split(means_key, _MISSING_CHAINS)), axis=0)
+    share = jnp.clip(unit.share(means), LEAST_MEAN, 1 - LEAST_MEAN)
+    given, unseen = jnp.asarray(visible), jnp.asarray(missing)
+
+    def log_weights(stream: Stream) -> Float[Array, " batch"]:
+        up = uniform(stream, share.shape) < share
+        drawn = jnp.where(unseen, unit.at(up).astype(given.dtype), given)
+        log_q = jnp.sum(jnp.where(unseen, jnp.log(jnp.where(up, share, 1 - share)), 0), axis=1)
+        return -jax.vmap(free_energy, in_axes=(None, 0))(machine, drawn) - log_q
+
+    found = jax.lax.map(log_weights, substreams(stream_of(key), num_samples))
+    bounds = jax.nn.logsumexp(found, axis=0) - jnp.log(num_samples) - log_z
     return checks.spoilt(bounds, machine, visible)
 
 

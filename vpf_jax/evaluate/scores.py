@@ -4,6 +4,8 @@
     any other single machine                       the variational bound on log p(v)
     a stack of several                             the bound on log p(v) of the stack as a belief network
 
+Where entries of examples are missing, it is the bound on log p of the others, of machines of the first line alone.
+
 Log Z is an exact sum where few units are left when a layer is summed out, and elsewhere annealed. Not here: the scores
 themselves (`likelihood`, `monitor`, `ais`), of which this chooses the one that fits.
 """
@@ -14,12 +16,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from vpf_jax.checks import AnyArray
 from vpf_jax.energy import log_partition_exact, marginal_energy, summable_layers
 from vpf_jax.evaluate.ais import LowEffectiveSampleSizeWarning, ais_log_partition, least_effective
-from vpf_jax.evaluate.likelihood import stack_bound, variational_bound
+from vpf_jax.evaluate.likelihood import missing_bound, stack_bound, variational_bound
 from vpf_jax.evaluate.monitor import pseudo_log_likelihood
 from vpf_jax.machine import BoltzmannMachine, check_symmetric
 from vpf_jax.sample.tempering import independent_machine
@@ -97,7 +99,11 @@ def log_partition(
 
 
 def scores(
-    key: PRNGKeyArray, stack: Stack, visible: Shaped[AnyArray, "batch n_0"], log_z: float
+    key: PRNGKeyArray,
+    stack: Stack,
+    visible: Shaped[AnyArray, "batch n_0"],
+    log_z: float,
+    missing: Bool[AnyArray, "batch n_0"] | None = None,
 ) -> dict[str, Float[Array, " batch"]]:
     """Scores of each example by name, in nats; which there are follows from the model (see above).
 
@@ -106,6 +112,7 @@ def scores(
       stack: a model with symmetric weights.
       visible: examples.
       log_z: of its top machine.
+      missing: True where an entry is missing; None: nowhere.
 
     Returns:
       log_likelihood or log_likelihood_bound; of one machine with independent hidden units free_energy, and
@@ -117,6 +124,13 @@ def scores(
     check_visible(stack, visible)
     for machine in stack:
         check_symmetric(machine, "a score")
+    if missing is not None:
+        if len(stack) > 1 or not stack[0].has_independent_hidden:
+            raise ValueError(
+                f"got examples with missing entries for machines of layer sizes {[m.sizes for m in stack]}; their "
+                "score takes a single machine whose hidden units are independent"
+            )
+        return {"log_likelihood_bound": _missing_bound(key, stack[0], visible, missing, log_z)}
     found = _scores(key, stack, jnp.asarray(visible), jnp.float32(log_z))
     return {name: found[name] for name in NAMES if name in found}
 
@@ -143,4 +157,5 @@ def _free_energy(machine: BoltzmannMachine, visible: Shaped[Array, " n_0"]) -> F
     return marginal_energy(machine, (visible, *hidden), tuple(range(1, len(machine.sizes))))
 
 
+_missing_bound = jax.jit(missing_bound)
 _log_partition_exact = jax.jit(log_partition_exact)
