@@ -83,7 +83,9 @@ def test_every_picture_stands_on_a_page():
 @pytest.mark.parametrize("path", [path for path in SOURCES if commands(path)], ids=name)
 def test_commands_can_be_given(path):
     for line in commands(path):
-        program, *words = line.split()
+        program, *words = line.removeprefix("vpf ").split()
+        if line.startswith("vpf "):
+            program, *words = f"python -m vpf_jax {line.removeprefix('vpf ')}".split()
         if program == "make":
             assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE), line
         elif program == "pip":

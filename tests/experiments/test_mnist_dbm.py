@@ -209,7 +209,8 @@ def test_images_are_sent_and_the_last_epoch_is_evaluated_once(tmp_path, monkeypa
     monkeypatch.setattr(parzen, "choose_sigma", chosen)
     config = mnist_dbm.Config(workdir=str(tmp_path / "run"), **TINY | {"epochs": 2, "evaluate_every": 1})
     summary = mnist_dbm.run(config)
-    assert calls["binarised"] == [300]
+    # Training images once, and test images once, with which samples are compared.
+    assert calls["binarised"] == [300, 100]
     # Of epoch 1, of each sampler, the configured one being that of epoch 2, and of real images.
     assert calls["scored"] == 1 + len(summary["samplers"]) + 1
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
