@@ -61,7 +61,7 @@ def run(config: Config) -> None:
         for start in range(0, config.number, _AT_ONCE):
             count = min(_AT_ONCE, config.number - start)
             keys = jax.random.split(key_for(config.seed, "samples", start), count)
-            parts.append(tuple(np.asarray(part) for part in _chains(keys, model.stack[0], steps=config.steps)))
+            parts.append(tuple(np.asarray(part) for part in chains(keys, model.stack[0], steps=config.steps)))
             if config.number > _AT_ONCE:
                 print(f"{start + count} of {config.number} samples", flush=True)
         values, means = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -83,7 +83,7 @@ def run(config: Config) -> None:
 
 
 @functools.partial(jax.jit, static_argnames="steps")
-def _chains(
+def chains(
     keys: Key[Array, " chains"], machine: BoltzmannMachine, *, steps: int
 ) -> tuple[Shaped[Array, "chains n"], Float[Array, "chains n"]]:
     """Visible values and means at the ends of chains."""

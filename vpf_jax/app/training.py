@@ -24,7 +24,7 @@ from jax import Array
 
 import vpf_jax
 from vpf_jax import checks, figures, rules
-from vpf_jax.app import compare, loop, recipes, runs
+from vpf_jax.app import compare, loop, recipes, runs, sampling
 from vpf_jax.app.folder import Growth, UsageError, write_arrays
 from vpf_jax.app.keys import key_for
 from vpf_jax.evaluate import generation, scores
@@ -65,6 +65,8 @@ RULE_OPTIONS = (
     "damping",
     "persistent",
 )
+# Samples that are compared with data that are no pictures: ends of so many chains, and their sweeps.
+COMPARED, COMPARED_SWEEPS = 1000, 500
 # Samples in each frame of the animation.
 FILMED = 50
 REFINING = ("refine_epochs", "refine_learning_rate", "refine_weight_decay")
@@ -414,8 +416,20 @@ class Judge:
             print("no comparison.png: samples are compared with whole examples, and entries are missing")
             return {}
         key, train, test = key_for(self.seed, "compared samples"), self.images.train.bits, self.images.test.bits
-        title = f"{self.title}, epoch {self.epoch}: samples against test examples"
-        return compare.compare_with_data(self.folder, title, key, self.stack, self.centres, train, test)
+        samples, told = self.compared()
+        title = f"{self.title}, epoch {self.epoch}: samples ({told}) against test examples"
+        return compare.compare_with_data(self.folder, title, key, self.stack, samples, train, test)
+
+    def compared(self) -> tuple[Array, str]:
+        """Samples, and how they were drawn: of pictures those that are scored, else what the machine itself samples."""
+        if isinstance(self.evaluation, Parzen):
+            return self.centres, f"{self.sampler.gibbs_steps} Gibbs steps"
+        if len(self.stack) > 1:
+            sampler = generation.Sampler("prior", *generation.TOP_CHAIN)
+            return self.sample(1, sampler), f"{sampler.top_gibbs_steps} Gibbs steps in the top machine"
+        keys = jax.random.split(key_for(self.seed, "compared chains"), min(COMPARED, self.num_samples))
+        values, _ = sampling.chains(keys, self.stack[0], steps=COMPARED_SWEEPS)
+        return values.astype(np.float32), f"{COMPARED_SWEEPS} Gibbs sweeps"
 
 
 def run(config: Config) -> dict[str, Any]:
