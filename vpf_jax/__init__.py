@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from vpf_jax.models import load_model as load_model
     from vpf_jax.models import save_model as save_model
 
-__version__ = "0.8.0"
+__version__ = "0.9.0"
 
 _LAZY_MODULES = ("checkpoint", "data", "figures", "train")
 _LAZY_FUNCTIONS = {"load_stack": "loading", "load_model": "models", "save_model": "models"}
