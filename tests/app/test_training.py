@@ -165,3 +165,10 @@ def test_no_parzen_score_of_what_is_missing(folder):
         training.run(
             training.Config(**TINY | {"dataset": "gaps", "model": "rbm", "hidden": (3,), "evaluation": "parzen"})
         )
+
+
+def test_examples_count_by_their_weights():
+    values = np.array([1.0, 2.0, 4.0, 8.0])
+    assert training.weighted_mean(values, None) == pytest.approx((3.75, values.std(ddof=1) / 2))
+    mean, error = training.weighted_mean(values, np.array([0, 3, 1, 0]))
+    assert (mean, error) == pytest.approx((2.5, np.sqrt((0.75 * 0.5) ** 2 + (0.25 * 1.5) ** 2)))

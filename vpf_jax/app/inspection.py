@@ -50,7 +50,9 @@ def run(config: Config) -> None:
         refuse_given(config, ["overwrite"], "nothing is written without --couplings")
     else:
         _write_couplings(config, config.couplings)
-    lines = _folder(path) if path.is_dir() else _model(path) if path.suffix == _SUFFIX else _data(path)
+    # What has couplings is a model under any name.
+    is_model = path.suffix == _SUFFIX or config.couplings is not None
+    lines = _folder(path) if path.is_dir() else _model(path) if is_model else _data(path)
     print("\n".join(lines))
 
 

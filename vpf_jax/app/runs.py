@@ -261,6 +261,11 @@ class Placed:
         return _completed(key, stack, Examples(self.bits[:count], missing=self.missing[:count]))
 
     @property
+    def weights(self) -> np.ndarray | None:
+        """[n], how much each example counts; None: all alike."""
+        return self._part.weights
+
+    @property
     def weighted(self) -> bool:
         """Whether some examples count for more than others."""
         return self._part.weights is not None

@@ -138,7 +138,7 @@ class Likelihood:
         runs.stop_if_asked(stops, "training is saved, start again for the evaluation")
         found = self._of(judge, self._images.test, FINAL)
         test = self._images.test
-        independent = independent_log_likelihood(self._images.train.means, test.bits, test.missing)
+        independent = independent_log_likelihood(self._images.train.means, test)
         print(
             f"{found['score']} of test examples {found['mean']:.3f} +- {found['sem']:.3f} nats, of independent units "
             f"{independent:.3f}; {found.pop('told')}",
@@ -151,11 +151,11 @@ class Likelihood:
         log_z = scores.log_partition(key_for(self._seed, "log Z"), judge.stack, whole, *annealing)
         found = scores.scores(key_for(self._seed, "likelihood"), judge.stack, whole, log_z.value, part.missing)
         name = next(name for name in found if name.startswith("log_likelihood"))
-        values = np.asarray(found[name], np.float64)
+        mean, sem = weighted_mean(np.asarray(found[name], np.float64), part.weights)
         return {
             "score": name.replace("_", " "),
-            "mean": float(values.mean()),
-            "sem": float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0,
+            "mean": mean,
+            "sem": sem,
             "log_z": log_z.value,
             "log_z_standard_error": log_z.standard_error,
             "told": log_z.told,
@@ -517,14 +517,24 @@ def summarise(judge: Judge, trained: loop.Trained, stops: Sequence[int]) -> dict
     }
 
 
-def independent_log_likelihood(means: Array, bits: Array, missing: Array | None = None) -> float:
+def weighted_mean(values: np.ndarray, weights: np.ndarray | None) -> tuple[float, float]:
+    """Mean over examples, each as much as it counts, and its standard error."""
+    if weights is None:
+        return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+    shares = np.asarray(weights, np.float64) / np.sum(weights, dtype=np.float64)
+    mean = float(shares @ values)
+    return mean, float(np.sqrt(np.sum((shares * (values - mean)) ** 2)))
+
+
+def independent_log_likelihood(means: Array, part: runs.Placed) -> float:
     """Mean log-likelihood of examples under independent units with the means of others, held away from 0 and 1.
 
     Entries that are missing do not count.
     """
     p = np.clip(np.asarray(means, np.float64), LEAST_MEAN, 1 - LEAST_MEAN)
-    terms = np.where(np.asarray(bits) == 1, np.log(p), np.log1p(-p))
-    return float((terms if missing is None else np.where(missing, 0, terms)).sum(axis=1).mean())
+    terms = np.where(np.asarray(part.bits) == 1, np.log(p), np.log1p(-p))
+    known = terms if part.missing is None else np.where(part.missing, 0, terms)
+    return weighted_mean(known.sum(axis=1), part.weights)[0]
 
 
 def draw_curves(folder: Path, title: str, trained: loop.Trained) -> None:
