@@ -50,6 +50,17 @@ def as_examples(visible: Shaped[AnyArray, "n n_0"] | Examples) -> Examples:
     return visible if isinstance(visible, Examples) else Examples(visible)
 
 
+@jax.jit
+def known_means(examples: Examples) -> Float[Array, " n_0"]:
+    """Of each visible unit over the entries that are there, by weight; 1/2 where there is none."""
+    values = jnp.asarray(examples.values).astype(jnp.float32)
+    counts = jnp.ones_like(values) if examples.missing is None else (~examples.missing).astype(values.dtype)
+    if examples.weights is not None:
+        counts = counts * examples.weights[:, None]
+    total = jnp.sum(counts, axis=0)
+    return jnp.where(total > 0, jnp.sum(counts * values, axis=0) / jnp.where(total > 0, total, 1), 0.5)
+
+
 def check_values(examples: Examples, stack: Stack) -> None:
     """Raises ValueError unless the arrays hold what they should; what a compiled epoch cannot see."""
     unit = stack[0].layer_units[0]

@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from vpf_jax import checks, couplings, rules, stack, train
 from vpf_jax.energy import downward_field, upward_field
 from vpf_jax.evaluate import monitor, reconstruction
-from vpf_jax.examples import Examples
+from vpf_jax.examples import Examples, known_means
 from vpf_jax.machine import BoltzmannMachine, with_visible_means
 from vpf_jax.sample.gibbs import run_chain
 from vpf_jax.units import two_valued
@@ -315,7 +315,7 @@ class BoltzmannTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     def _begin(self, examples: Examples, config: train.TrainConfig, hidden: tuple[int, ...]) -> None:
         self.random_state_ = check_random_state(self.random_state)
         sizes = (examples.values.shape[1], *hidden)
-        state = _first_state(_key_of(self.random_state_), _means(examples), sizes=sizes, config=config)
+        state = _first_state(_key_of(self.random_state_), known_means(examples), sizes=sizes, config=config)
         self._keep(state)
 
     def _train(self, examples: Examples, config: train.TrainConfig, rates: Any) -> None:
@@ -401,17 +401,6 @@ def _weights(sample_weight: Any, count: int) -> np.ndarray | None:
 def _key_of(rng: np.random.RandomState) -> PRNGKeyArray:
     # Of the older kind, which can be pickled with the state of the training.
     return jax.random.PRNGKey(rng.randint(np.iinfo(np.int32).max))
-
-
-@jax.jit
-def _means(examples: Examples) -> Float[Array, " n_0"]:
-    """Of each visible unit over the entries that are there, by weight; 1/2 where there is none."""
-    values = jnp.asarray(examples.values).astype(jnp.float32)
-    counts = jnp.ones_like(values) if examples.missing is None else (~examples.missing).astype(values.dtype)
-    if examples.weights is not None:
-        counts = counts * examples.weights[:, None]
-    total = jnp.sum(counts, axis=0)
-    return jnp.where(total > 0, jnp.sum(counts * values, axis=0) / jnp.where(total > 0, total, 1), 0.5)
 
 
 @functools.partial(jax.jit, static_argnames=("sizes", "config"))

@@ -40,7 +40,7 @@ from vpf_jax.data.parts import SPLIT, check_split
 from vpf_jax.data.tensorflow import SCHEME
 from vpf_jax.data.values import VALUES
 from vpf_jax.evaluate import generation
-from vpf_jax.examples import Examples, completed
+from vpf_jax.examples import Examples, as_examples, completed, known_means
 from vpf_jax.sample.streams import stream_of
 from vpf_jax.settings import Settings, described, like, options, refuse_given, setting, typed
 from vpf_jax.stack import Stack
@@ -286,10 +286,7 @@ class Placed:
         values = self.grey if self._drawn else self.bits
         if self.complete and not self.weighted:
             return jnp.mean(values, axis=0, dtype=jnp.float32)
-        weights = np.ones(len(self), np.float32) if self._part.weights is None else self._part.weights
-        known = np.ones(values.shape, bool) if self._part.missing is None else ~self._part.missing
-        count = jnp.asarray(weights @ known.astype(np.float32))
-        return jnp.where(count > 0, jnp.asarray(weights) @ values.astype(jnp.float32) / jnp.maximum(count, 1e-30), 0.5)
+        return known_means(as_examples(self.visible))
 
 
 @jax.jit
