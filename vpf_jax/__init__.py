@@ -18,7 +18,8 @@ from vpf_jax.evaluate.monitor import alignment, linear_probe, pseudo_log_likelih
 from vpf_jax.evaluate.parzen import choose_sigma, parzen_log_likelihood
 from vpf_jax.evaluate.reconstruction import band_mask, corrupt, inpaint, random_mask, reconstruct, reconstruction_error
 from vpf_jax.examples import Examples
-from vpf_jax.machine import BoltzmannMachine, State, init_machine, tie_intra, untie, with_units, with_visible_means
+from vpf_jax.gauges import standardise, to_zero_sum, with_units
+from vpf_jax.machine import BoltzmannMachine, State, init_machine, tie_intra, untie, with_visible_means
 from vpf_jax.rules.chains import contrastive_divergence, persistent_contrastive_divergence
 from vpf_jax.rules.energy_discrepancy import energy_discrepancy
 from vpf_jax.rules.flips import averaged_flow, flip_estimate
@@ -130,11 +131,13 @@ __all__ = [
     "simulate_pairings",
     "squared_weight",
     "stack_bound",
+    "standardise",
     "stdp_window",
     "tap_log_partition",
     "tap_means",
     "tethered_contrastive_divergence",
     "tie_intra",
+    "to_zero_sum",
     "untie",
     "untie_stack",
     "variational_bound",

@@ -17,8 +17,9 @@ from typing import TypeVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Integer, Num, Shaped
+from jaxtyping import Array, Float, Int, Integer, Num, Shaped
 
 
 class Coupling(abc.ABC):
@@ -106,14 +107,20 @@ def columns(weights: Float[Array, "n m"], start: Integer[Array, ""], count: int)
     return jax.lax.dynamic_slice_in_dim(weights, start, count, axis=1)
 
 
-def hollow(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The matrix with its diagonal set to 0."""
-    return jnp.where(jnp.eye(matrix.shape[0], dtype=bool), 0, matrix)
+def hollow(matrix: Float[Array, "n n"], owners: Int[np.ndarray, " n"] | None = None) -> Float[Array, "n n"]:
+    """The matrix with its diagonal set to 0; where units have several entries, whatever joins a unit to itself.
+
+    Args:
+      matrix: weights inside a layer, or products.
+      owners: to which unit each entry belongs (`units.base.owners`); None: each is one.
+    """
+    own = jnp.eye(matrix.shape[0], dtype=bool) if owners is None else owners[:, None] == owners[None]
+    return jnp.where(own, 0, matrix)
 
 
-def tied(products: Float[Array, "n n"]) -> Float[Array, "n n"]:
+def tied(products: Float[Array, "n n"], owners: Int[np.ndarray, " n"] | None = None) -> Float[Array, "n n"]:
     """Products inside a layer as the gradient of symmetric weights, one parameter per unordered pair of units."""
-    return hollow(products + products.T)
+    return hollow(products + products.T, owners)
 
 
 def _product(a: Num[Array, "*batch n"], b: Num[Array, "n m"], dtype: DTypeLike) -> Float[Array, "*batch m"]:

@@ -4,10 +4,10 @@
     z_j(x) = sum_i w_ij x_i + b_j                               the local field of unit j
     E(x) - E(x with x_j' for x_j) = (x_j' - x_j) z_j
 
-(Liu, Quek and Lin, arXiv 1711.07732, equation 1.) Everything a machine does follows from its local fields and its
-units: conditionals (`sample.gibbs`), flip rates (`rules.vpf`). Layers that do not see each other and have no
-intra-layer weights are summed out in closed form, each of their units giving a factor exp(A(z_j)), which is
-1 + exp(z_j) for binary ones. Not here: estimates of log Z for machines too large to enumerate (`evaluate.ais`).
+(Liu, Quek and Lin, arXiv 1711.07732, equation 1), plus the units' own energies e(x_j) where these are not 0 (`units`).
+Everything a machine does follows from its local fields and its units: conditionals (`sample.gibbs`), flip rates
+(`rules.vpf`). Layers that do not see each other and have no intra-layer weights are summed out in closed form, each of
+their units giving a factor exp(A(z_j)), which is 1 + exp(z_j) for binary ones. Not here: estimates of log Z for machines too large to enumerate (`evaluate.ais`).
 """
 
 import math
@@ -15,12 +15,12 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from vpf_jax import checks, couplings
 from vpf_jax.checks import AnyArray
 from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_layers, check_machine, check_state, check_symmetric
-from vpf_jax.units import two_valued
 
 MAX_EXACT_UNITS = 24
 # Entries of the states that the enumeration sums at once: 2^19 in single precision are 2 MB.
@@ -42,8 +42,8 @@ def energy(machine: BoltzmannMachine, state: AnyState) -> Float[Array, ""]:
     return _energy(machine, _as_parameters(machine, state))
 
 
-def _energy(machine: BoltzmannMachine, x: State) -> Float[Array, ""]:
-    """Of any numbers, a layer without a part in it being 0."""
+def _energy(machine: BoltzmannMachine, x: State, summed: Sequence[int] = ()) -> Float[Array, ""]:
+    """Of any numbers; a layer that is summed out has no part in it, and is 0."""
     total = jnp.zeros((), machine.biases[0].dtype)
     for b, x_l in zip(machine.biases, x, strict=True):
         total -= jnp.vdot(b, x_l)
@@ -52,6 +52,9 @@ def _energy(machine: BoltzmannMachine, x: State) -> Float[Array, ""]:
     for i, l in enumerate(machine.intra):
         if l is not None:
             total -= 0.5 * jnp.vdot(couplings.up(l, x[i], total.dtype), x[i])
+    for i, unit in enumerate(machine.layer_units):
+        if i not in summed:
+            total += jnp.sum(unit.own_energy(x[i]))
     return total
 
 
@@ -122,16 +125,35 @@ def marginal_energy(machine: BoltzmannMachine, state: AnyState, summed: Sequence
         raise ValueError(f"got summed={summed}; it takes layers without intra-layer weights, no two of them neighbours")
     x = tuple(jnp.zeros_like(x_l) if i in summed else x_l for i, x_l in enumerate(_as_parameters(machine, state)))
     logs = (jnp.sum(machine.layer_units[i].log_normaliser(layer_field(machine, x, i))) for i in summed)
-    return _energy(machine, x) - sum(logs)
+    return _energy(machine, x, summed) - sum(logs)
 
 
 def summable_layers(machine: BoltzmannMachine) -> tuple[int, ...]:
     """The layers to sum out: those of one parity without intra-layer weights, of the parity where they hold more units.
 
-    Where both hold the same number, the odd ones. Empty if every layer has intra-layer weights.
+    Where both hold the same number, the odd ones; of two parities of which one leaves layers whose values cannot be
+    counted, the other. Empty if every layer has intra-layer weights.
     """
+
+    def merit(layers: tuple[int, ...]) -> tuple[bool, int]:
+        left = [i for i in range(len(machine.sizes)) if i not in layers]
+        return all(_countable(machine, i) for i in left), sum(machine.sizes[i] for i in layers)
+
     parities = [tuple(i for i in range(first, len(machine.sizes), 2) if machine.intra[i] is None) for first in (1, 0)]
-    return max(parities, key=lambda layers: sum(machine.sizes[i] for i in layers))
+    return max(parities, key=merit)
+
+
+def _countable(machine: BoltzmannMachine, layer: int) -> bool:
+    parts = machine.layer_units[layer].segments(machine.sizes[layer])
+    return all(unit.all_values() is not None for unit, _ in parts)
+
+
+def num_left(machine: BoltzmannMachine, summed: Sequence[int]) -> float:
+    """Bits of the states of the layers that are not summed out: units of two values, and the log2 q of others."""
+    left = [i for i in range(len(machine.sizes)) if i not in summed]
+    if not all(_countable(machine, i) for i in left):
+        return math.inf
+    return sum(count * math.log2(len(values)) for i in left for values, count in _values(machine, i))
 
 
 def free_energy(machine: BoltzmannMachine, visible: Shaped[AnyArray, " n_0"]) -> Float[Array, ""]:
@@ -163,36 +185,57 @@ def log_partition_exact(machine: BoltzmannMachine) -> Float[Array, ""]:
     check_machine(machine)
     check_symmetric(machine, "a partition function")
     summed = summable_layers(machine)
-    num_units = sum(n for i, n in enumerate(machine.sizes) if i not in summed)
-    if num_units > MAX_EXACT_UNITS:
+    bits = num_left(machine, summed)
+    if math.isinf(bits):
+        kinds = ", ".join(dict.fromkeys(unit.name for unit in machine.layer_units))
         raise ValueError(
-            f"got a machine of layer sizes {machine.sizes} with {num_units} units to enumerate; "
-            f"exact enumeration is allowed up to {MAX_EXACT_UNITS}"
+            f"got a machine of {kinds} units; exact enumeration takes those of a finite number of values in all layers "
+            "that cannot be summed out in closed form"
         )
+    if bits > MAX_EXACT_UNITS:
+        raise ValueError(
+            f"got a machine of layer sizes {machine.sizes} with {bits:.4g} units to enumerate; "
+            f"exact enumeration is allowed up to {MAX_EXACT_UNITS}, a unit of q values counting log2 q"
+        )
+    number_of_states = round(2**bits)
     # The states of a chunk hold all units, the summed ones too.
-    low_bits = min(num_units, max(0, _EXACT_CHUNK_BITS - math.ceil(math.log2(machine.num_units))))
-    low = jnp.arange(2**low_bits, dtype=jnp.uint32)
+    chunk = min(number_of_states, 2 ** max(0, _EXACT_CHUNK_BITS - math.ceil(math.log2(machine.num_units))))
+    low = jnp.arange(chunk, dtype=jnp.uint32)
 
     def log_sum(high: Array) -> Float[Array, ""]:
-        numbers = low + high * jnp.uint32(2**low_bits)
+        numbers = low + high * jnp.uint32(chunk)
         states = jax.vmap(lambda number: _unpack(machine, number, summed))(numbers)
-        return jax.nn.logsumexp(-jax.vmap(lambda state: marginal_energy(machine, state, summed))(states))
+        energies = jax.vmap(lambda state: marginal_energy(machine, state, summed))(states)
+        # The last chunk may reach past the last state.
+        return jax.nn.logsumexp(jnp.where(numbers < number_of_states, -energies, -jnp.inf))
 
-    high = jnp.arange(2 ** (num_units - low_bits), dtype=jnp.uint32)
+    high = jnp.arange(math.ceil(number_of_states / chunk), dtype=jnp.uint32)
     return checks.spoilt(jax.nn.logsumexp(jax.lax.map(log_sum, high)), machine)
 
 
 def _unpack(machine: BoltzmannMachine, number: Array, summed: tuple[int, ...]) -> State:
-    """The state whose units are the binary digits of `number`, first unit lowest; lower values in the summed layers."""
-    state, start = [], 0
+    """The state whose units are the digits of `number`, first unit lowest; any values in the summed layers."""
+    state, rest = [], number
     for i, n in enumerate(machine.sizes):
-        unit = two_valued(machine.layer_units[i], "enumeration")
-        bits = jnp.zeros(n, jnp.uint32)
-        if i not in summed:
-            bits = jnp.right_shift(number[None], jnp.arange(start, start + n, dtype=jnp.uint32)) & 1
-            start += n
-        state.append(unit.at(bits == 1))
+        if i in summed:
+            state.append(jnp.zeros(n, machine.layer_units[i].dtype))
+            continue
+        parts = []
+        for values, count in _values(machine, i):
+            # Digits in the base of the number of values.
+            powers = jnp.asarray(len(values) ** np.arange(count), jnp.uint32)
+            digits = rest // powers % jnp.uint32(len(values))
+            parts.append(jnp.asarray(values)[digits].reshape(-1))
+            rest = rest // jnp.uint32(len(values) ** count)
+        state.append(jnp.concatenate(parts) if len(parts) > 1 else parts[0])
     return tuple(state)
+
+
+def _values(machine: BoltzmannMachine, layer: int) -> list[tuple[np.ndarray, int]]:
+    """Of each group of a layer of units that can be counted what one unit may be, and how many there are."""
+    parts = machine.layer_units[layer].segments(machine.sizes[layer])
+    found = [(unit.all_values(), (part.stop - part.start) // unit.width) for unit, part in parts]
+    return [(values, count) for values, count in found if values is not None]
 
 
 def _as_parameters(machine: BoltzmannMachine, state: AnyState) -> State:

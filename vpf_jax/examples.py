@@ -91,10 +91,8 @@ def check_shapes(examples: Examples, stack: Stack) -> None:
         checks.array(name, given)
         if jnp.shape(given) != wanted:
             raise ValueError(f"got {name} of shape {jnp.shape(given)} for values of shape {shape}; it takes {wanted}")
-    if examples.missing is not None:
-        two_valued(stack[0].layer_units[0], "drawing missing entries")
-        if examples.missing.dtype != bool:
-            raise ValueError(f"got missing of dtype {examples.missing.dtype}; it takes booleans, True where missing")
+    if examples.missing is not None and examples.missing.dtype != bool:
+        raise ValueError(f"got missing of dtype {examples.missing.dtype}; it takes booleans, True where missing")
 
 
 def ordered(stream: Stream, examples: Examples) -> Int[Array, " n"]:

@@ -64,12 +64,13 @@ def machine_of(leaves: Mapping[str, AnyArray], prefix: str, kinds: Sequence[str]
         return tuple(None if array is None else as_jax(array) for array in found)
 
     num_layers = _count(leaves, f"{prefix}biases/")
-    directed = f"{prefix}backward/0" in leaves
+    directed, own = f"{prefix}backward/0" in leaves, layers("own", num_layers)
     return BoltzmannMachine(
         biases=layers("biases", num_layers),
         weights=layers("weights", num_layers - 1),
         intra=layers("intra", num_layers),
         backward=layers("backward", num_layers - 1) if directed else None,
+        own=own if any(block is not None for block in own) else None,
         units=tuple(units.get(kind) for kind in kinds),
     )
 

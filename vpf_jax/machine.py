@@ -21,11 +21,12 @@ of weights (`couplings`), energies (`energy`), learning (`rules`, `train`), tupl
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
@@ -33,12 +34,9 @@ from vpf_jax import checks, couplings
 from vpf_jax.checks import AnyArray
 from vpf_jax.couplings import Blocks
 from vpf_jax.exporting import exported
-from vpf_jax.units import BINARY, Unit, two_valued
+from vpf_jax.units import BINARY, Unit
 from vpf_jax.units import get as get_unit
-
-# Means from which biases are made stay this far from 0 and 1, as if each value had been seen once in a hundred images:
-# a pixel that is always dark in the data is not quite so in a machine.
-LEAST_MEAN = 0.01
+from vpf_jax.units.base import owners
 
 # One array per layer, visible first: [n_l] for one configuration, [batch, n_l] for a batch.
 State = tuple[Shaped[Array, "*batch _n_l"], ...]
@@ -48,11 +46,11 @@ AnyState = tuple[Shaped[AnyArray, "*batch _n_l"], ...]
 
 def _named(static: tuple) -> bytes:
     (found,) = static
-    return ",".join(unit.name for unit in (found if isinstance(found, tuple) else (found,))).encode()
+    return ";".join(unit.name for unit in (found if isinstance(found, tuple) else (found,))).encode()
 
 
 def _known(stored: bytes) -> tuple:
-    found = tuple(get_unit(name) for name in stored.decode().split(","))
+    found = tuple(get_unit(name) for name in stored.decode().split(";"))
     return (found if len(found) > 1 else found[0],)
 
 
@@ -71,6 +69,9 @@ class BoltzmannMachine:
     backward: Blocks | None = None
     """Of a directed machine, one matrix per pair of consecutive layers: the synapses from the next layer back down,
     `weights` then being those up. None: the weights are symmetric."""
+    own: tuple[Float[Array, "*runs _n_l"] | None, ...] | None = None
+    """One entry per layer: parameters of its units' own energy, such as the logarithms of the precisions of Gaussian
+    ones, or None for a layer of kinds that have none; None: no layer has."""
     units: Unit | tuple[Unit, ...] = struct.field(pytree_node=False, default=BINARY)
     """What all neurons are, or those of each layer."""
 
@@ -95,8 +96,15 @@ class BoltzmannMachine:
 
     @property
     def layer_units(self) -> tuple[Unit, ...]:
-        """What the neurons of each layer are."""
-        return self.units if isinstance(self.units, tuple) else (self.units,) * len(self.biases)
+        """What the neurons of each layer are, with the parameters of their own energy."""
+        kinds = self.units if isinstance(self.units, tuple) else (self.units,) * len(self.biases)
+        if self.own is None:
+            return kinds
+        return tuple(unit if own is None else unit.bound(own) for unit, own in zip(kinds, self.own, strict=True))
+
+    def owners(self, layer: int) -> np.ndarray | None:
+        """To which unit each entry of a layer belongs, counted from 0; None where each is one."""
+        return owners(self.layer_units[layer], self.sizes[layer])
 
     @property
     def has_independent_hidden(self) -> bool:
@@ -116,13 +124,13 @@ def init_machine(
 
     Args:
       key: a random key.
-      sizes: units per layer, visible first, each at least 1.
+      sizes: units per layer, visible first, each at least 1; of categorical units their entries, q for each.
       intra: indices of the layers that have intra-layer weights.
       units: what all neurons are, or those of each layer.
 
     Raises:
-      ValueError: sizes that are no positive integers, intra indices that name no layer or one layer twice, units that
-        are not one for all layers or one per layer, or no key.
+      ValueError: sizes that are no positive integers or do not suit the units, intra indices that name no layer or one
+        layer twice, units that are not one for all layers or one per layer, or no key.
     """
     checks.random_key(key)
     sizes = checks.positive_integers("sizes", sizes, "at least one layer, each with a positive integer number of units")
@@ -130,6 +138,10 @@ def init_machine(
     units = units if isinstance(units, Unit) else tuple(units)
     fits = isinstance(units, Unit) or (len(units) == len(sizes) and all(isinstance(unit, Unit) for unit in units))
     checks.require(fits, "units", units, "a kind of unit, or one per layer")
+    kinds = units if isinstance(units, tuple) else (units,) * len(sizes)
+    for unit, n in zip(kinds, sizes, strict=True):
+        _check_width(unit, n)
+    own = tuple(unit.own(n) for unit, n in zip(kinds, sizes, strict=True))
     pair_key, intra_key = jax.random.split(key)
     pair_keys = jax.random.split(pair_key, len(sizes))
     intra_keys = jax.random.split(intra_key, len(sizes))
@@ -139,7 +151,11 @@ def init_machine(
             jax.random.normal(pair_keys[i], (n, m)) / jnp.sqrt(n * m)
             for i, (n, m) in enumerate(itertools.pairwise(sizes))
         ),
-        intra=tuple(_symmetric_normal(intra_keys[i], n) / n if i in intra else None for i, n in enumerate(sizes)),
+        intra=tuple(
+            couplings.hollow(_symmetric_normal(intra_keys[i], n) / n, owners(kinds[i], n)) if i in intra else None
+            for i, n in enumerate(sizes)
+        ),
+        own=None if all(block is None for block in own) else own,
         units=units,
     )
 
@@ -162,65 +178,48 @@ def untie(key: PRNGKeyArray | None, machine: BoltzmannMachine) -> BoltzmannMachi
     return dataclasses.replace(machine, backward=init_machine(key, machine.sizes).weights)
 
 
-def with_units(machine: BoltzmannMachine, unit: Unit) -> BoltzmannMachine:
-    """The same distribution in the parameters of other two-valued units, such as `units.SPIN`; inputs are not copied.
-
-    A value x of the old units is a y + c, y being the new ones', so that energies differ by a constant.
-
-    Raises:
-      ValueError: units of other than two values.
-    """
-    check_machine(machine)
-    new = two_valued(unit, "another parametrisation")
-    old = [two_valued(layer, "another parametrisation") for layer in machine.layer_units]
-    scales = [layer.step / new.step for layer in old]
-    origins = [layer.low - scale * new.low for layer, scale in zip(old, scales, strict=True)]
-    biases = []
-    for i, b in enumerate(machine.biases):
-        at = [jnp.full_like(bias, origin) for bias, origin in zip(machine.biases, origins, strict=True)]
-        if i > 0:
-            b = b + couplings.up(machine.weights[i - 1], at[i - 1], b.dtype)
-        if i < len(machine.weights):
-            b = b + couplings.down(machine.downward[i], at[i + 1], b.dtype)
-        if (intra := machine.intra[i]) is not None:
-            b = b + couplings.up(intra, at[i], b.dtype)
-        biases.append(scales[i] * b)
-    factors = [a * b for a, b in itertools.pairwise(scales)]
-
-    def scaled(blocks: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(jax.tree.map(lambda w, f=f: f * w, block) for block, f in zip(blocks, factors, strict=True))
-
-    return BoltzmannMachine(
-        biases=tuple(biases),
-        weights=scaled(machine.weights),
-        intra=tuple(None if l is None else scale**2 * l for l, scale in zip(machine.intra, scales, strict=True)),
-        backward=None if machine.backward is None else scaled(machine.backward),
-        units=new,
-    )
-
-
-def with_visible_means(machine: BoltzmannMachine, means: Float[AnyArray, " n_0"]) -> BoltzmannMachine:
+def with_visible_means(
+    machine: BoltzmannMachine, means: Float[AnyArray, " n_0"], variances: Float[AnyArray, " n_0"] | None = None
+) -> BoltzmannMachine:
     """The machine with visible biases at which its visible units, without input, have these means.
 
     A start from the data's statistics; also of the base from which chains are annealed.
 
     Args:
-      machine: visible units of two values.
-      means: probabilities in [0, 1] of their upper values, such as the mean training image, moved into
-        [`LEAST_MEAN`, 1 - `LEAST_MEAN`].
+      machine: any machine.
+      means: of the values of its visible units, such as the mean training image; of categorical units the frequency of
+        each value. Where they would make a field infinite they are moved.
+      variances: of real-valued units; None: 1.
 
     Raises:
-      ValueError: means of another shape, or concrete ones outside [0, 1].
+      ValueError: means or variances of another shape, or concrete means that the units cannot have.
     """
     check_machine(machine)
-    checks.probabilities("visible_means", means)
-    if jnp.shape(means) != (machine.sizes[0],):
-        raise ValueError(
-            f"got visible_means of shape {jnp.shape(means)}; the visible layer takes ({machine.sizes[0]},)"
-        )
-    unit = two_valued(machine.layer_units[0], "a start from means")
-    odds = unit.threshold(jnp.clip(jnp.asarray(means, machine.biases[0].dtype), LEAST_MEAN, 1 - LEAST_MEAN))
-    return dataclasses.replace(machine, biases=(odds, *machine.biases[1:]))
+    for name, given in (("visible_means", means), ("visible_variances", variances)):
+        if given is None:
+            continue
+        checks.finite(name, given)
+        if jnp.shape(given) != (machine.sizes[0],):
+            raise ValueError(f"got {name} of shape {jnp.shape(given)}; the visible layer takes ({machine.sizes[0]},)")
+    dtype = machine.biases[0].dtype
+    spread = None if variances is None else jnp.asarray(variances, dtype)
+    biases, own = machine.layer_units[0].fitted(jnp.asarray(means, dtype), spread)
+    rest = None if machine.own is None else (own, *machine.own[1:])
+    return dataclasses.replace(machine, biases=(biases, *machine.biases[1:]), own=rest)
+
+
+def map_own(
+    function: Callable[..., Array], machine: BoltzmannMachine, *others: BoltzmannMachine
+) -> tuple[Array | None, ...] | None:
+    """function(layer, its parameters in each machine) of every layer whose units have parameters of their own energy.
+
+    In the structure of `own`; the machines have one.
+    """
+    blocks = [one.own for one in (machine, *others)]
+    if blocks[0] is None:
+        return None
+    layers = enumerate(zip(*(block or () for block in blocks), strict=True))
+    return tuple(None if own[0] is None else function(i, *own) for i, own in layers)
 
 
 def check_symmetric(machine: BoltzmannMachine, what: str) -> None:
@@ -240,7 +239,8 @@ def tie_intra(gradient: BoltzmannMachine) -> BoltzmannMachine:
       ValueError: anything but a gradient in the shape of a machine.
     """
     _check_type(gradient, "the gradient")
-    return dataclasses.replace(gradient, intra=tuple(None if g is None else couplings.tied(g) for g in gradient.intra))
+    intra = (None if g is None else couplings.tied(g, gradient.owners(i)) for i, g in enumerate(gradient.intra))
+    return dataclasses.replace(gradient, intra=tuple(intra))
 
 
 def check_machine(machine: BoltzmannMachine, name: str = "the machine") -> None:
@@ -264,6 +264,15 @@ def check_machine(machine: BoltzmannMachine, name: str = "the machine") -> None:
     }
     if machine.backward is not None:
         fields["backward"], wanted["backward"] = machine.backward, pairs
+    if len(machine.layer_units) != len(sizes):
+        raise ValueError(
+            f"got units for {len(machine.layer_units)} layers in {name}; it has {len(sizes)}, and takes one kind for "
+            "all or one per layer"
+        )
+    if machine.own is not None:
+        fields["own"] = machine.own
+        own = zip(machine.layer_units, sizes, strict=True)
+        wanted["own"] = tuple(None if n == 0 or unit.own(n) is None else (n,) for unit, n in own)
     for field, blocks in fields.items():
         shapes = tuple(None if block is None else _shape(block) for block in blocks)
         if shapes != wanted[field] or not sizes or 0 in sizes or len(machine.intra) != len(sizes):
@@ -280,12 +289,11 @@ def check_machine(machine: BoltzmannMachine, name: str = "the machine") -> None:
             if not jnp.issubdtype(block.dtype, jnp.floating):
                 raise ValueError(f"got {field}[{i}] of dtype {block.dtype} in {name}; parameters are floating-point")
             if field == "intra":
-                _check_intra(f"intra[{i}] of {name}", block, tied=machine.backward is None)
-    if len(machine.layer_units) != len(sizes):
-        raise ValueError(
-            f"got units for {len(machine.layer_units)} layers in {name}; it has {len(sizes)}, and takes one kind for "
-            "all or one per layer"
-        )
+                _check_intra(f"intra[{i}] of {name}", block, machine.owners(i), tied=machine.backward is None)
+    for unit, n, own in zip(machine.layer_units, sizes, machine.own or (None,) * len(sizes), strict=True):
+        _check_width(unit, n)
+        if own is None and unit.own(n) is not None:
+            raise ValueError(f"got {name} without parameters of {unit.name} units (own); it takes {n} for their layer")
 
 
 def check_state(
@@ -335,16 +343,31 @@ def _check_type(machine: BoltzmannMachine, name: str) -> None:
         raise ValueError(f"got a {type(machine).__name__} for {name}; it takes a BoltzmannMachine{hint}")
 
 
-def _check_intra(name: str, block: Float[Array, "n n"], *, tied: bool) -> None:
-    """Raises ValueError unless the diagonal is 0 and, of tied weights, the matrix symmetric."""
-    allowed = "a symmetric matrix with zero diagonal" if tied else "a matrix with zero diagonal"
+def _check_width(unit: Unit, n: int) -> None:
+    """Raises ValueError unless a layer of n entries is made of whole units of the kind."""
+    parts = unit.segments(n)
+    if any((part.stop - part.start) % kind.width for kind, part in parts):
+        raise ValueError(f"got a layer of {n} entries of {unit.name} units; it takes a multiple of {unit.width}")
+
+
+def _check_intra(name: str, block: Float[Array, "n n"], owned: np.ndarray | None, *, tied: bool) -> None:
+    """Raises ValueError unless the diagonal is 0 and, of tied weights, the matrix symmetric.
+
+    The diagonal is of units: where these have several entries (`owned`), weights between any two of them.
+    """
+    diagonal = "diagonal" if owned is None else "weights inside a unit"
+    allowed = f"a symmetric matrix with zero {diagonal}" if tied else f"a matrix with zero {diagonal}"
 
     def holds(matrix: Any, xp: Any) -> Any:
-        hollow = xp.all(xp.diagonal(matrix) == 0)
+        if owned is None:
+            hollow = xp.all(xp.diagonal(matrix) == 0)
+        else:
+            hollow = xp.all(xp.where(owned[:, None] == owned[None], matrix, 0) == 0)
         # Up to rounding, which another program's file may have done to one side.
         return hollow & (xp.abs(matrix - matrix.T).max() <= 1e-5 * xp.abs(matrix).max()) if tied else hollow
 
-    checks.values(name, block, "tied" if tied else "hollow", holds, lambda _: f"that is no {allowed[2:]}")
+    kind = ("tied" if tied else "hollow") + ("" if owned is None else f" by {owned[-1] + 1} units")
+    checks.values(name, block, kind, holds, lambda _: f"that is no {allowed[2:]}")
 
 
 def _symmetric_normal(key: PRNGKeyArray, n: int) -> Float[Array, "n n"]:

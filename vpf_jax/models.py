@@ -120,7 +120,7 @@ def _tensors(stack: Stack) -> dict[str, np.ndarray]:
     found = {}
     for number, machine in enumerate(stack):
         check_dense((*machine.weights, *(machine.backward or ())), "a file")
-        for field in ("biases", "weights", "intra", "backward"):
+        for field in ("biases", "weights", "intra", "backward", "own"):
             for i, leaf in enumerate(getattr(machine, field) or ()):
                 if leaf is not None:
                     found[f"{number}/{field}/{i}"] = np.ascontiguousarray(leaf)
@@ -133,14 +133,20 @@ def _tensors(stack: Stack) -> dict[str, np.ndarray]:
 
 def _described(machine: BoltzmannMachine) -> dict[str, Any]:
     for unit in machine.layer_units:
-        known = unit.name in units.names() and units.get(unit.name) == unit
-        checks.require(known, "units", unit, "registered ones (vpf_jax.units.register), which a file names")
+        checks.require(_is_known(unit), "units", unit, "registered ones (vpf_jax.units.register), which a file names")
     return {
         "sizes": list(machine.sizes),
         "intra": [i for i, block in enumerate(machine.intra) if block is not None],
         "directed": machine.backward is not None,
         "units": [unit.name for unit in machine.layer_units],
     }
+
+
+def _is_known(unit: units.Unit) -> bool:
+    try:
+        return units.get(unit.name) == unit
+    except ValueError:
+        return False
 
 
 def _plain(about: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -214,6 +220,10 @@ def _machine(number: int, described: dict[str, Any], tensors: Mapping[str, np.nd
     shapes = {f"biases/{i}": (n,) for i, n in enumerate(sizes)} | {f"weights/{i}": pair for i, pair in pairs.items()}
     shapes |= {f"intra/{i}": (sizes[i], sizes[i]) for i in described["intra"]}
     shapes |= {f"backward/{i}": pair for i, pair in pairs.items()} if described["directed"] else {}
+    kinds = [units.get(kind) for kind in described["units"]]
+    shapes |= {
+        f"own/{i}": (n,) for i, (n, kind) in enumerate(zip(sizes, kinds, strict=True)) if kind.own(n) is not None
+    }
     found = {name.removeprefix(prefix): leaf.shape for name, leaf in tensors.items() if name.startswith(prefix)}
     if found != shapes:
         raise ValueError(f"machine {number} has leaves of shapes {found}, where {shapes} are described")

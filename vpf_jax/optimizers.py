@@ -166,7 +166,8 @@ def _gradient_of_centred(gradient: BoltzmannMachine, mu: tuple[Array, ...]) -> B
     for i, l in enumerate(gradient.intra):
         if l is not None:
             part = couplings.outer(l, mu[i], by_bias[i])
-            l = l - (couplings.hollow(part) if directed else couplings.tied(part))
+            owners = gradient.owners(i)
+            l = l - (couplings.hollow(part, owners) if directed else couplings.tied(part, owners))
         inside.append(l)
     return dataclasses.replace(
         gradient,

@@ -456,6 +456,7 @@ def _decay(stack: Stack, config: TrainConfig) -> Stack:
             decayed,
             biases=tuple(jnp.zeros_like(b) for b in machine.biases),
             intra=jax.tree.map(lambda l: places * l, decayed.intra),
+            own=jax.tree.map(jnp.zeros_like, machine.own),
         )
 
     return tuple(of(machine) for machine in stack)

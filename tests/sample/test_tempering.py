@@ -17,8 +17,8 @@ from families import CASES, assert_close, assert_same_machine, each_case, in_flo
 from typed import refused
 
 from vpf_jax import BoltzmannMachine, energy
-from vpf_jax.machine import LEAST_MEAN
 from vpf_jax.sample.tempering import independent_machine, interpolate, run_tempered
+from vpf_jax.units.two_valued import LEAST_MEAN
 
 NUM_LADDERS = 20_000
 BETAS = (0.0, 0.4, 0.7, 1.0)

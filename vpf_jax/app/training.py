@@ -28,9 +28,9 @@ from vpf_jax.app import compare, loop, recipes, runs, sampling
 from vpf_jax.app.folder import Growth, UsageError, write_arrays
 from vpf_jax.app.keys import key_for
 from vpf_jax.evaluate import generation, scores
-from vpf_jax.machine import LEAST_MEAN
 from vpf_jax.settings import like, options, refuse_given, setting
 from vpf_jax.train import Adam, TrainConfig, learnt
+from vpf_jax.units.two_valued import LEAST_MEAN
 
 _log = logging.getLogger(__name__)
 

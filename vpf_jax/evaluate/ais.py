@@ -13,6 +13,7 @@ Layers that can be are summed out of f (`summable_layers`), which lowers the var
 sums (`energy`); the path itself (`tempering`).
 """
 
+import dataclasses
 import functools
 import warnings
 from typing import NamedTuple
@@ -27,7 +28,8 @@ from vpf_jax.exporting import exported
 from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_machine, check_state, check_symmetric
 from vpf_jax.sample.gibbs import asynchronous_sweep, draw_uniforms
 from vpf_jax.sample.streams import Stream, stream_of, substream
-from vpf_jax.sample.tempering import check_same_structure, independent_machine
+from vpf_jax.sample.tempering import check_same_structure, independent_machine, own_between
+from vpf_jax.units import Unit
 
 # An effective sample size below this number (or below half the chains, where they are few) or below this fraction of
 # the chains means that a handful of chains make the estimate, and neither it nor its standard error can be trusted.
@@ -152,7 +154,7 @@ def anneal(
     fields = tuple(jnp.broadcast_to(b, (num_chains, b.shape[0])) for b in base.biases)
     # The sweeps count from 1 in the stream.
     uniforms = draw_uniforms(substream(stream, 0), fields)
-    start = tuple(unit.sample(z, u) for unit, z, u in zip(machine.layer_units, fields, uniforms, strict=True))
+    start = tuple(unit.sample(z, u) for unit, z, u in zip(base.layer_units, fields, uniforms, strict=True))
     betas = jnp.linspace(0, 1, num_temperatures, dtype=machine.biases[0].dtype)
     return _pass_along(stream, machine, base, start, betas)
 
@@ -176,6 +178,11 @@ def _pass_along(
     second = tuple(i for i in range(len(machine.sizes)) if i not in first)
     dtype = machine.biases[0].dtype
     kinds = machine.layer_units
+    has_own = [machine.own is not None and machine.own[i] is not None for i in range(len(kinds))]
+
+    def unit_at(beta: Array, layer: int) -> Unit:
+        """With the parameters of its own energy in the machine at beta."""
+        return dataclasses.replace(machine, own=own_between(base, machine, beta)).layer_units[layer]
 
     def outside_fields(x: State, layers: tuple[int, ...]) -> dict[int, Float[Array, "num_chains _n_l"]]:
         """Fields in the machine at beta = 1, without the inputs from inside the layer."""
@@ -190,10 +197,15 @@ def _pass_along(
         total = jnp.zeros_like(slope)
         for i, intra in enumerate(machine.intra):
             if i in summed:
-                total += jnp.sum(
-                    kinds[i].log_normaliser_difference(at(new, i, fields[i]), at(old, i, fields[i])), axis=1
-                )
+                after, before = at(new, i, fields[i]), at(old, i, fields[i])
+                if has_own[i]:
+                    total += jnp.sum(unit_at(new, i).log_normaliser(after), axis=1)
+                    total -= jnp.sum(unit_at(old, i).log_normaliser(before), axis=1)
+                else:
+                    total += jnp.sum(kinds[i].log_normaliser_difference(after, before), axis=1)
                 continue
+            if has_own[i]:
+                total -= jnp.sum(unit_at(new, i).own_energy(x[i]) - unit_at(old, i).own_energy(x[i]), axis=1)
             # Weights between two layers that stay are counted in the fields of the first.
             tilt = (fields[i] if i in first else machine.biases[i][None]) - base.biases[i][None]
             if intra is not None:
@@ -206,8 +218,8 @@ def _pass_along(
     ) -> Float[Array, "num_chains n_l"]:
         intra = machine.intra[i]
         if intra is None:
-            return kinds[i].sample(at(beta, i, fields), uniforms).astype(dtype)
-        sweep = jax.vmap(functools.partial(asynchronous_sweep, unit=kinds[i]), in_axes=(None, 0, 0, 0))
+            return unit_at(beta, i).sample(at(beta, i, fields), uniforms).astype(dtype)
+        sweep = jax.vmap(functools.partial(asynchronous_sweep, unit=unit_at(beta, i)), in_axes=(None, 0, 0, 0))
         return sweep(beta * intra, at(beta, i, fields), x[i], uniforms)
 
     def step(carry: tuple[State, Array], inputs: tuple[Array, Array, Array]) -> tuple[tuple[State, Array], None]:

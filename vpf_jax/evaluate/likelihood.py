@@ -19,10 +19,11 @@ from vpf_jax import checks, couplings
 from vpf_jax.checks import AnyArray
 from vpf_jax.energy import downward_field, energy, free_energy, layer_field, upward_field
 from vpf_jax.evaluate.reconstruction import inpaint
-from vpf_jax.machine import LEAST_MEAN, BoltzmannMachine, State, check_machine, check_symmetric
+from vpf_jax.machine import BoltzmannMachine, State, check_machine, check_symmetric
 from vpf_jax.sample.streams import Stream, stream_of, substream, substreams, uniform
 from vpf_jax.stack import CHUNK, Stack, check_visible, in_chunks
 from vpf_jax.units import Unit, two_valued
+from vpf_jax.units.two_valued import LEAST_MEAN
 
 # Chains behind the means of missing entries, and their sweeps.
 _MISSING_CHAINS, _MISSING_SWEEPS = 10, 20
@@ -255,7 +256,8 @@ def _log_probability(
     unit: Unit, x: Shaped[Array, "batch n"], fields: Float[Array, "batch n"]
 ) -> Float[Array, " batch"]:
     """Of each row under independent units with these fields."""
-    return jnp.sum(x * fields - unit.log_normaliser(fields), axis=1)
+    linear = jnp.sum(x * fields - unit.own_energy(x.astype(fields.dtype)), axis=1)
+    return linear - jnp.sum(unit.log_normaliser(fields), axis=1)
 
 
 def _check_log_z(name: str, log_z: Float[Array, ""] | float) -> None:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from vpf_jax import checks, couplings
 from vpf_jax.checks import AnyArray
 from vpf_jax.energy import energy, free_energy, layer_field
-from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_state, check_symmetric
+from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_state, check_symmetric, map_own
 from vpf_jax.rules.base import Estimate, Rule, register
 from vpf_jax.sample.gibbs import draw_uniforms, sweep_layers
 from vpf_jax.sample.streams import Stream, stream_of, substream
@@ -145,26 +145,38 @@ def statistics(machine: BoltzmannMachine, states: AnyState) -> tuple[Float[Array
     summed = len(machine.sizes) == 2 and machine.has_independent_hidden
     x = tuple(jnp.asarray(layer, b.dtype) for layer, b in zip(states, machine.biases, strict=True))
     if summed:
-        hidden = machine.layer_units[1].mean(jax.vmap(lambda s: layer_field(machine, s, 1))(x))
-        x = (x[0], hidden)
+        fields = jax.vmap(lambda s: layer_field(machine, s, 1))(x)
         mean_energy = jnp.mean(jax.vmap(free_energy, in_axes=(None, 0))(machine, x[0]))
-    else:
-        mean_energy = jnp.mean(jax.vmap(energy, in_axes=(None, 0))(machine, x))
-    return mean_energy, moments(machine, x)
+        return mean_energy, moments(machine, (x[0], machine.layer_units[1].mean(fields)), hidden_fields=fields)
+    return jnp.mean(jax.vmap(energy, in_axes=(None, 0))(machine, x)), moments(machine, x)
 
 
-def moments(machine: BoltzmannMachine, x: State, shares: Float[Array, " batch"] | None = None) -> BoltzmannMachine:
+def moments(
+    machine: BoltzmannMachine,
+    x: State,
+    shares: Float[Array, " batch"] | None = None,
+    hidden_fields: Float[Array, "batch n_1"] | None = None,
+) -> BoltzmannMachine:
     """Means of x_i x_j and x_j over a batch of values or means of the units, in the shape of the machine.
 
-    Each example counts as often as its share says, where shares are given.
+    Each example counts as often as its share says, where shares are given. Of hidden units that enter with their means
+    the fields are given: the means of what belongs to their own energy are no function of their means alone.
     """
+
+    def own(i: int, _: Array) -> Float[Array, " n_l"]:
+        unit = machine.layer_units[i]
+        means = i == 1 and hidden_fields is not None
+        found = unit.mean_own_statistics(jnp.asarray(hidden_fields)) if means else unit.own_statistics(x[i])
+        return jnp.mean(found if shares is None else shares[:, None] * found, axis=0)
+
     y = x if shares is None else tuple(shares[:, None] * layer for layer in x)
     return dataclasses.replace(
         machine,
         biases=tuple(jnp.mean(layer, axis=0) for layer in y),
         weights=tuple(couplings.products(w, x[i], y[i + 1]) for i, w in enumerate(machine.weights)),
         intra=tuple(
-            None if l is None else couplings.hollow(couplings.products(l, x[i], y[i]))
+            None if l is None else couplings.hollow(couplings.products(l, x[i], y[i]), machine.owners(i))
             for i, l in enumerate(machine.intra)
         ),
+        own=map_own(own, machine),
     )

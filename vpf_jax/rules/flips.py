@@ -314,7 +314,9 @@ def _inside_gradient(
 ) -> Float[Array, "n_0 n_0"] | None:
     """By the weights inside the visible layer, from the derivatives by its fields."""
     inside = machine.intra[0]
-    return None if inside is None else couplings.tied(len(x) * couplings.products(inside, x, slopes))
+    if inside is None:
+        return None
+    return couplings.tied(len(x) * couplings.products(inside, x, slopes), machine.owners(0))
 
 
 def _check_flips(

@@ -30,7 +30,7 @@ from vpf_jax import checks, couplings
 from vpf_jax.couplings import Blocks
 from vpf_jax.energy import layer_field, local_fields
 from vpf_jax.exporting import exported
-from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_state
+from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_state, map_own
 from vpf_jax.rules import flips
 from vpf_jax.rules.base import ESTEPS, Estimate, Rule, register
 from vpf_jax.sample.streams import Stream
@@ -114,6 +114,8 @@ class Flow(NamedTuple):
     """The states in the parameters' precision."""
     slopes: tuple[Float[Array, "batch _n_l"], ...]
     """alpha_j delta_j, the derivative of the summed flip rates by the bias of unit j."""
+    own: tuple[Float[Array, " _n_l"] | None, ...] | None
+    """Mean derivatives by the parameters of the units' own energy."""
 
 
 def flip_rates(machine: BoltzmannMachine, state: AnyState) -> tuple[Float[Array, " _n_l"], ...]:
@@ -188,7 +190,7 @@ def objective_and_gradient(
         weights, backward = jax.tree.map(jnp.add, halves.forward, halves.backward), None
         intra = tuple(None if g is None else g + g.T for g in halves.intra)
     return flow.objective, dataclasses.replace(
-        machine, biases=halves.biases, weights=weights, intra=intra, backward=backward
+        machine, biases=halves.biases, weights=weights, intra=intra, backward=backward, own=flow.own
     )
 
 
@@ -209,7 +211,7 @@ def directed_products(
         forward=tuple(couplings.products(w, x[i], slopes[i + 1]) for i, w in pairs),
         backward=tuple(couplings.products(w, slopes[i], x[i + 1]) for i, w in pairs),
         intra=tuple(
-            None if l is None else couplings.hollow(couplings.products(l, x[i], slopes[i]))
+            None if l is None else couplings.hollow(couplings.products(l, x[i], slopes[i]), machine.owners(i))
             for i, l in enumerate(machine.intra)
         ),
     )
@@ -224,4 +226,10 @@ def _flow(machine: BoltzmannMachine, states: AnyState, hidden_flips: bool = True
         flows = [flows[0], *(jax.tree.map(jnp.zeros_like, flow) for flow in flows[1:])]
     rates, slopes = zip(*flows, strict=True)
     x = tuple(jnp.asarray(layer).astype(z.dtype) for layer, z in zip(states, fields, strict=True))
-    return Flow(mean_total(rates), x, slopes)
+
+    def own_slope(i: int, _: Array) -> Float[Array, " n_l"]:
+        if i > 0 and not hidden_flips:
+            return jnp.zeros_like(machine.biases[i])
+        return jnp.mean(machine.layer_units[i].own_slope(x[i], fields[i]), axis=0)
+
+    return Flow(mean_total(rates), x, slopes, map_own(own_slope, machine))

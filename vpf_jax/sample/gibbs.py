@@ -22,7 +22,7 @@ from vpf_jax.checks import AnyArray
 from vpf_jax.energy import layer_field
 from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_layers, check_state
 from vpf_jax.sample.streams import Stream, stream_of, substream, uniform
-from vpf_jax.units import BINARY, TwoValued, Unit, two_valued
+from vpf_jax.units import BINARY, TwoValued, Unit
 
 # Units of a layer that the asynchronous sweep resamples between two matrix products: more of them cost more in the
 # recurrence between units, fewer cost more products.
@@ -60,12 +60,16 @@ def sweep_layers(
     state: State,
     uniforms: tuple[Float[Array, " _n_l"], ...],
     clamped: tuple[int, ...] = (),
+    held: tuple[Shaped[Array, " n_0"], Bool[Array, " n_0"]] | None = None,
 ) -> State:
-    """`gibbs_sweep` driven by one uniform number in [0, 1) per unit."""
+    """`gibbs_sweep` driven by one uniform number in [0, 1) per entry of the state.
+
+    With `held`, values of the visible layer and where they are not held, the units of its asynchronous sweep see those.
+    """
     layers = (*range(1, len(state), 2), *range(0, len(state), 2))
     for i in layers:
         if i not in clamped:
-            resampled = resample_layer(machine, state, i, uniforms[i])
+            resampled = resample_layer(machine, state, i, uniforms[i], held if i == 0 else None)
             state = (*state[:i], resampled, *state[i + 1 :])
     return state
 
@@ -77,13 +81,20 @@ def sweep_around(
     free: Bool[Array, "batch n_0"],
     uniforms: tuple[Float[Array, "batch _n_l"], ...],
 ) -> State:
-    """`sweep_layers` of a batch, in which visible units (of two values) hold what is given where not free."""
-    unit = two_valued(machine.layer_units[0], "holding single units")
-    # A unit takes its upper value where its number is below that probability: 0 holds the upper, 1 the lower one. The
-    # asynchronous sweep shows the held values to later units; a probability that underflows needs the last line.
-    lowest = jnp.where(free, uniforms[0], 1 - unit.share(given))
-    states = jax.vmap(sweep_layers, in_axes=(None, 0, 0))(machine, states, (lowest, *uniforms[1:]))
-    return (jnp.where(free, states[0], given), *states[1:])
+    """`sweep_layers` of a batch, in which visible units hold what is given where not free."""
+    unit = machine.layer_units[0]
+    if isinstance(unit, TwoValued):
+        # A unit takes its upper value where its number is below that probability: 0 holds the upper, 1 the lower one.
+        # The asynchronous sweep shows the held values to later units; a probability that underflows needs the last line.
+        lowest = jnp.where(free, uniforms[0], 1 - unit.share(given))
+        states = jax.vmap(sweep_layers, in_axes=(None, 0, 0))(machine, states, (lowest, *uniforms[1:]))
+        return (jnp.where(free, states[0], given), *states[1:])
+
+    def sweep(state: State, given: Array, free: Array, uniforms: State) -> State:
+        state = sweep_layers(machine, state, uniforms, (), (given, free))
+        return (jnp.where(free, state[0], given.astype(state[0].dtype)), *state[1:])
+
+    return jax.vmap(sweep)(states, given, free, uniforms)
 
 
 def run_chain(
@@ -111,14 +122,18 @@ def run_chain(
 
 
 def resample_layer(
-    machine: BoltzmannMachine, state: State, layer: int, uniforms: Float[Array, " n_l"]
+    machine: BoltzmannMachine,
+    state: State,
+    layer: int,
+    uniforms: Float[Array, " n_l"],
+    held: tuple[Shaped[Array, " n_l"], Bool[Array, " n_l"]] | None = None,
 ) -> Shaped[Array, " n_l"]:
-    """New values of one layer given the rest of the state, driven by one uniform number in [0, 1) per unit."""
+    """New values of one layer given the rest of the state, driven by one uniform number in [0, 1) per entry."""
     outside, x, unit = layer_field(machine, state, layer, inside=False), state[layer], machine.layer_units[layer]
     intra = machine.intra[layer]
     if intra is None:
         return unit.sample(outside, uniforms).astype(x.dtype)
-    return asynchronous_sweep(intra, outside, x, uniforms, unit)
+    return asynchronous_sweep(intra, outside, x, uniforms, unit, held)
 
 
 def asynchronous_sweep(
@@ -127,6 +142,7 @@ def asynchronous_sweep(
     x: Shaped[Array, " n"],
     uniforms: Float[Array, " n"],
     unit: Unit = BINARY,
+    held: tuple[Shaped[Array, " n"], Bool[Array, " n"]] | None = None,
 ) -> Shaped[Array, " n"]:
     """Resamples the units of one layer in index order, each seeing the newest values of the others.
 
@@ -137,22 +153,47 @@ def asynchronous_sweep(
       intra: intra-layer weights with zero diagonal, entry (i, j) from unit i to j; symmetric but for directed machines.
       fields: bias plus the inputs from other layers.
       x: values before the sweep.
-      uniforms: one number in [0, 1) per unit.
+      uniforms: one number in [0, 1) per entry.
       unit: what the neurons of the layer are.
+      held: of a layer in which some entries hold a value: the values, and where they are not held.
     """
     intra, fields, before = jax.lax.stop_gradient((intra, fields, x.astype(fields.dtype)))
     if not isinstance(unit, TwoValued):
-
-        def resample(j: Array, now: Float[Array, " n"]) -> Float[Array, " n"]:
-            z = fields[j] + jnp.vdot(couplings.columns(intra, j, 1)[:, 0], now)
-            return now.at[j].set(unit.sample(z, uniforms[j]).astype(now.dtype))
-
-        return jax.lax.fori_loop(0, len(x), resample, before).astype(x.dtype)
+        return _sweep_by_unit(intra, fields, before, uniforms, unit, held).astype(x.dtype)
     # In shares of the way from the lower to the upper value, which for binary units are the values.
     origin = 0 if unit.low == 0 else couplings.up(intra, jnp.full_like(before, unit.low), fields.dtype)
     margins = fields + origin - unit.threshold(uniforms)
     steps = intra if unit.step == 1 else unit.step * intra
     return unit.at(_sweep(steps, margins, unit.share(before))).astype(x.dtype)
+
+
+def _sweep_by_unit(
+    intra: Float[Array, "n n"],
+    fields: Float[Array, " n"],
+    x: Float[Array, " n"],
+    uniforms: Float[Array, " n"],
+    unit: Unit,
+    held: tuple[Shaped[Array, " n"], Bool[Array, " n"]] | None,
+) -> Float[Array, " n"]:
+    """The sweep of units of any kinds, whose states may have several entries, one after another."""
+    for part_unit, part in unit.segments(len(x)):
+
+        def resample(j: Array, x: Array, part_unit: Unit = part_unit, first: int = part.start) -> Array:
+            width = part_unit.width
+            start = first + j * width
+
+            def own(a: Array) -> Array:
+                return jax.lax.dynamic_slice_in_dim(a, start, width)
+
+            z = own(fields) + couplings.up(couplings.columns(intra, start, width), x, fields.dtype)
+            drawn = part_unit.entry(j).sample(z, own(uniforms)).astype(x.dtype)
+            if held is not None:
+                given, free = held
+                drawn = jnp.where(own(free), drawn, own(given).astype(x.dtype))
+            return jax.lax.dynamic_update_slice_in_dim(x, drawn, start, axis=0)
+
+        x = jax.lax.fori_loop(0, (part.stop - part.start) // part_unit.width, resample, x)
+    return x
 
 
 @jax.custom_batching.custom_vmap

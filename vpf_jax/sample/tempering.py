@@ -8,6 +8,7 @@ neighbours swap states with the Metropolis probability (Swendsen and Wang 1986; 
 Bengio, Vincent and Delalleau 2010). Not here: annealing along the same path (`ais`); a choice of temperatures.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +27,7 @@ from vpf_jax.machine import (
     check_machine,
     check_state,
     check_symmetric,
+    map_own,
     with_visible_means,
 )
 from vpf_jax.sample.gibbs import draw_uniforms, sweep_layers
@@ -43,27 +45,32 @@ class Tempered(NamedTuple):
 
 
 def independent_machine(
-    machine: BoltzmannMachine, visible_means: Float[AnyArray, " n_0"] | None = None
+    machine: BoltzmannMachine,
+    visible_means: Float[AnyArray, " n_0"] | None = None,
+    visible_variances: Float[AnyArray, " n_0"] | None = None,
 ) -> BoltzmannMachine:
     """A machine of the same structure without interactions: weights, intra-layer weights and hidden biases 0.
 
     Args:
-      machine: gives sizes, connectivity and precision.
-      visible_means: probabilities in [0, 1] of the upper values of two-valued visible units, for example the mean
-        training image, away from 0 and 1 (`with_visible_means`); None: fields of 0.
+      machine: gives sizes, connectivity, precision, and the parameters of the units' own energy.
+      visible_means: of the visible units, for example the mean training image (`with_visible_means`); None: fields
+        of 0.
+      visible_variances: of real-valued ones; None: 1 where there are means, and otherwise as in the machine.
 
     Raises:
-      ValueError: means of another shape, or concrete ones outside [0, 1].
+      ValueError: means or variances of another shape, or concrete ones that the units cannot have.
     """
     check_machine(machine)
-    base = jax.tree.map(jnp.zeros_like, machine)
+    base = dataclasses.replace(jax.tree.map(jnp.zeros_like, machine), own=machine.own)
     if visible_means is None:
+        checks.require(visible_variances is None, "visible_variances", visible_variances, "nothing without means")
         return base
-    return with_visible_means(base, visible_means)
+    return with_visible_means(base, visible_means, visible_variances)
 
 
 def interpolate(base: BoltzmannMachine, machine: BoltzmannMachine, beta: Float[Array, ""] | float) -> BoltzmannMachine:
-    """The machine with energy (1 - beta) E_base + beta E: every parameter (1 - beta) base + beta machine.
+    """The machine with energy (1 - beta) E_base + beta E: every parameter (1 - beta) base + beta machine, those of the
+    units' own energy such that it mixes alike.
 
     Raises:
       ValueError: machines of different layer sizes or connectivity, or a beta that is no finite number.
@@ -72,7 +79,15 @@ def interpolate(base: BoltzmannMachine, machine: BoltzmannMachine, beta: Float[A
     check_machine(machine)
     checks.finite_number("beta", beta)
     check_same_structure(base, machine)
-    return jax.tree.map(lambda p, q: (1 - beta) * p + beta * q, base, machine)
+    between = jax.tree.map(lambda p, q: (1 - beta) * p + beta * q, base, machine)
+    return dataclasses.replace(between, own=own_between(base, machine, jnp.asarray(beta)))
+
+
+def own_between(
+    base: BoltzmannMachine, machine: BoltzmannMachine, beta: Float[Array, ""]
+) -> tuple[Float[Array, " _n_l"] | None, ...] | None:
+    """The parameters of the units' own energy on the path at beta."""
+    return map_own(lambda i, p, q: machine.layer_units[i].own_between(p, q, beta), base, machine)
 
 
 def run_tempered(

@@ -1,20 +1,8 @@
-"""What a neuron is: its values, and all that follows from its local field z given the other neurons.
+"""Units of two values, among them the bits {0, 1} of the paper and spins {-1, +1}.
 
-With the rest of the state held, the energy of a neuron is - x z, so that p(x) is proportional to exp(x z). A kind of
-unit says what its values are and gives
-
-    mean              E[x]
-    sample            a draw of x, from a uniform number
-    log_normaliser    A(z) = log sum_x exp(x z); its derivative is the mean
-    flow              the rates of probability flow to all other values, exp((x' - x) z / 2), summed, and their
-                      derivative by z, the slope of the local rule (Liu, Quek and Lin, arXiv 1711.07732, sections 2-4)
-
-Everything else in the library goes through these four. `BINARY` neurons {0, 1} are the paper's and the default; `SPIN`
-neurons {-1, +1} make the same machines in other parameters (`with_units`). A kind of one's own is a subclass of `Unit`,
-registered by name (`register`), and needs no other file. Not here: fields (`energy`), weights (`couplings`).
+`BINARY` is the default; `SPIN` neurons make the same machines in other parameters (`gauges.with_units`).
 """
 
-import abc
 import dataclasses
 from typing import Any
 
@@ -25,38 +13,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
 from vpf_jax import checks
+from vpf_jax.units.base import Unit, register
 
-
-class Unit(abc.ABC):
-    """A kind of neuron; without state, compared and hashed by its class and fields."""
-
-    name: str
-    dtype: DTypeLike
-    """In which states are stored."""
-
-    @abc.abstractmethod
-    def mean(self, z: Float[Array, "*n"]) -> Float[Array, "*n"]:
-        """E[x] at local fields z."""
-
-    @abc.abstractmethod
-    def sample(self, z: Float[Array, "*n"], uniforms: Float[Array, "*n"]) -> Shaped[Array, "*n"]:
-        """Draws of x at local fields z from uniform numbers in [0, 1), in any dtype that holds the values."""
-
-    @abc.abstractmethod
-    def log_normaliser(self, z: Float[Array, "*n"]) -> Float[Array, "*n"]:
-        """A(z) = log sum_x exp(x z)."""
-
-    def log_normaliser_difference(self, z: Float[Array, "*n"], y: Float[Array, "*n"]) -> Float[Array, "*n"]:
-        """A(z) - A(y)."""
-        return self.log_normaliser(z) - self.log_normaliser(y)
-
-    @abc.abstractmethod
-    def flow(self, x: Shaped[Array, "*n"], z: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
-        """(rates, slope): the sum over all other values x' of exp((x' - x) z / 2), and its derivative by z."""
-
-    @abc.abstractmethod
-    def check(self, name: str, x: Any) -> Any:
-        """The array, if all its entries are values of the unit; else raises ValueError, in one sentence."""
+# Means from which biases are made stay this far from 0 and 1, as if each value had been seen once in a hundred images:
+# a pixel that is always dark in the data is not quite so in a machine.
+LEAST_MEAN = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +58,23 @@ class TwoValued(Unit):
 
     def check(self, name: str, x: Any) -> Any:
         return checks.two_valued(name, x, self.low, self.high)
+
+    def all_values(self) -> np.ndarray:
+        return np.array([[self.low], [self.high]], self.dtype)
+
+    def fitted(
+        self, means: Float[Array, " n"], variances: Float[Array, " n"] | None
+    ) -> tuple[Float[Array, " n"], None]:
+        share = self.share(means)
+        told = f"from {self.low} to {self.high}"
+        checks.values(
+            "visible_means",
+            share,
+            told,
+            lambda v, xp: xp.all((v >= 0) & (v <= 1)),
+            lambda v: f"from {self.at(v.min()):g} to {self.at(v.max()):g}; they are {told}",
+        )
+        return self.threshold(jnp.clip(share, LEAST_MEAN, 1 - LEAST_MEAN)), None
 
     def probability(self, z: Float[Array, "*n"]) -> Float[Array, "*n"]:
         """Of the upper value."""
@@ -140,32 +118,8 @@ class TwoValued(Unit):
         return z if self.step == 1 else self.step * z
 
 
-BINARY = TwoValued("binary", 0, 1, np.uint8)
-SPIN = TwoValued("spin", -1, 1, np.int8)
-
-_registered: dict[str, Unit] = {}
-
-
-def register(unit: Unit) -> Unit:
-    """Makes a kind of unit known by its name, as files and flags give it; returns it.
-
-    Raises:
-      ValueError: no unit, or a name that another kind has.
-    """
-    checks.require(isinstance(unit, Unit), "unit", unit, "a Unit")
-    known = _registered.setdefault(unit.name, unit)
-    checks.require(known == unit, "unit", unit, f"a name other than {unit.name!r}, which is taken")
-    return unit
-
-
-def get(name: str) -> Unit:
-    """The registered kind of unit of this name; ValueError for another name."""
-    return _registered[checks.one_of("unit", name, names())]
-
-
-def names() -> tuple[str, ...]:
-    """Of the registered kinds."""
-    return tuple(_registered)
+BINARY = register(TwoValued("binary", 0, 1, np.uint8))
+SPIN = register(TwoValued("spin", -1, 1, np.int8))
 
 
 def two_valued(unit: Unit, what: str) -> TwoValued:
@@ -173,7 +127,3 @@ def two_valued(unit: Unit, what: str) -> TwoValued:
     if not isinstance(unit, TwoValued):
         raise ValueError(f"got units of kind {unit.name!r}; {what} takes units of two values")
     return unit
-
-
-for _unit in (BINARY, SPIN):
-    register(_unit)
