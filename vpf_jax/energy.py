@@ -7,7 +7,8 @@
 (Liu, Quek and Lin, arXiv 1711.07732, equation 1), plus the units' own energies e(x_j) where these are not 0 (`units`).
 Everything a machine does follows from its local fields and its units: conditionals (`sample.gibbs`), flip rates
 (`rules.vpf`). Layers that do not see each other and have no intra-layer weights are summed out in closed form, each of
-their units giving a factor exp(A(z_j)), which is 1 + exp(z_j) for binary ones. Not here: estimates of log Z for machines too large to enumerate (`evaluate.ais`).
+their units giving a factor exp(A(z_j)), which is 1 + exp(z_j) for binary ones. Not here: estimates of log Z for
+machines too large to enumerate (`evaluate.ais`).
 """
 
 import math

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vpf_jax import checks, couplings
 from vpf_jax.checks import AnyArray
@@ -81,7 +81,7 @@ def to_zero_sum(machine: BoltzmannMachine) -> BoltzmannMachine:
     return dataclasses.replace(
         machine,
         biases=tuple(_less_mean(unit, z) for unit, z in zip(kinds, fields, strict=True)),
-        weights=tuple(both(i, i + 1, w) for i, w in enumerate(machine.weights)),
+        weights=tuple(both(i, i + 1, couplings.dense(w)) for i, w in enumerate(machine.weights)),
         intra=tuple(None if block is None else both(i, i, block) for i, block in enumerate(machine.intra)),
     )
 
@@ -110,15 +110,8 @@ def standardise(
     )
     if not real.any():
         raise ValueError(f"got visible units of kind {unit.name!r}; standardising is of gaussian ones")
-    for name, given, idle in (("means", means, 0), ("deviations", deviations, 1)):
-        checks.finite(name, given)
-        checks.require(jnp.shape(given) == (n,), name, given, f"one number for each of {n} visible units")
-        told = f"{idle} but for gaussian units" + ("" if idle == 0 else ", and above 0")
-
-        def holds(v: Any, xp: Any, idle: int = idle) -> Any:
-            return xp.all(xp.where(real, True, v == idle)) & (xp.all(v > 0) if idle else True)
-
-        checks.values(name, given, told, holds, lambda _, told=told: f"of other values; they are {told}")
+    _check_scaling("means", means, real, 0, "0 but for gaussian units")
+    _check_scaling("deviations", deviations, real, 1, "1 but for gaussian units, and above 0")
     shift, scale = jnp.asarray(means, machine.biases[0].dtype), jnp.asarray(deviations, machine.biases[0].dtype)
     # x = scale y + shift: fields gain what the shift gives, a precision g pulls back by g shift.
     at = (shift, *(jnp.zeros_like(b) for b in machine.biases[1:]))
@@ -132,13 +125,30 @@ def standardise(
         first = couplings.dense(weights[0])
         weights = (scale[:, None] * first, *weights[1:])
     inside = machine.intra[0]
+
+    def rescaled(layer: int, own: Float[Array, " n_l"]) -> Float[Array, " n_l"]:
+        return own if layer else jnp.where(real, own + 2 * jnp.log(scale), own)
+
     return dataclasses.replace(
         machine,
         biases=tuple(biases),
         weights=weights,
         intra=(None if inside is None else scale[:, None] * inside * scale[None], *machine.intra[1:]),
-        own=map_own(lambda i, own: own if i else jnp.where(real, own + 2 * jnp.log(scale), own), machine),
+        own=map_own(rescaled, machine),
     )
+
+
+def _check_scaling(
+    name: str, given: Float[AnyArray, " n_0"], real: Bool[np.ndarray, " n_0"], idle: int, told: str
+) -> None:
+    """Raises ValueError unless there is one number per visible unit, `idle` where units are not real-valued."""
+    checks.finite(name, given)
+    checks.require(jnp.shape(given) == real.shape, name, given, f"one number for each of {len(real)} visible units")
+
+    def holds(v: Any, xp: Any) -> Any:
+        return xp.all(real | (v == idle)) & xp.all((v > 0) | (idle == 0))
+
+    checks.values(name, given, told, holds, lambda _: f"of other values; they are {told}")
 
 
 def _alike(unit: Unit, bias: Float[Array, " n"]) -> Float[Array, " n"]:

@@ -271,8 +271,8 @@ def check_machine(machine: BoltzmannMachine, name: str = "the machine") -> None:
         )
     if machine.own is not None:
         fields["own"] = machine.own
-        own = zip(machine.layer_units, sizes, strict=True)
-        wanted["own"] = tuple(None if n == 0 or unit.own(n) is None else (n,) for unit, n in own)
+        kinds = zip(machine.layer_units, sizes, strict=True)
+        wanted["own"] = tuple(None if n == 0 or unit.own(n) is None else (n,) for unit, n in kinds)
     for field, blocks in fields.items():
         shapes = tuple(None if block is None else _shape(block) for block in blocks)
         if shapes != wanted[field] or not sizes or 0 in sizes or len(machine.intra) != len(sizes):

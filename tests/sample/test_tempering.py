@@ -181,5 +181,5 @@ def test_wrong_arguments_are_refused():
         run_tempered(jax.random.key(0), case.machine, states, betas, 1, base=other.machine)
     with refused(ValueError, match=re.escape("(4,)")):
         independent_machine(case.machine, np.full(4, 0.5))
-    with refused(ValueError, match="probabilities"):
+    with refused(ValueError, match="from 0 to 1"):
         independent_machine(case.machine, np.full(5, 1.5))

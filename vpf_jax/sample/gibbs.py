@@ -85,7 +85,8 @@ def sweep_around(
     unit = machine.layer_units[0]
     if isinstance(unit, TwoValued):
         # A unit takes its upper value where its number is below that probability: 0 holds the upper, 1 the lower one.
-        # The asynchronous sweep shows the held values to later units; a probability that underflows needs the last line.
+        # The asynchronous sweep shows the held values to later units; a probability that underflows needs the last
+        # line.
         lowest = jnp.where(free, uniforms[0], 1 - unit.share(given))
         states = jax.vmap(sweep_layers, in_axes=(None, 0, 0))(machine, states, (lowest, *uniforms[1:]))
         return (jnp.where(free, states[0], given), *states[1:])

@@ -1,9 +1,9 @@
 """Units of q values (Potts): one-hot vectors of q entries, with a field for each value.
 
-A layer of N such units is a vector of N q entries, unit by unit, and so are its biases; weights have a row or column for
-each value of each unit. In these entries the energy is as linear as that of bits, a mean is a vector of probabilities,
-and the fields of a layer are one product of matrices; adding up rows that integer codes choose took no less time where
-it was tried. `encode` makes states of codes 0 to q - 1, and `decode` codes of states.
+A layer of N such units is a vector of N q entries, unit by unit, and so are its biases; weights have a row or column
+for each value of each unit. In these entries the energy is as linear as that of bits, a mean is a vector of
+probabilities, and the fields of a layer are one product of matrices. `encode` makes states of codes 0 to q - 1, and
+`decode` codes of states.
 
 The rate to another value k is exp((z_k - z_s) / 2), s being the present one. Not here: gauges (`vpf_jax.gauges`),
 letters (`data.fasta`).
