@@ -17,9 +17,40 @@ _beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 
 def install() -> None:
     """To be called before the library is imported."""
+    _check_by_what_is_made_once()
     jaxtyping.install_import_hook("vpf_jax", "typed.checking")
 
 
+def _check_by_what_is_made_once() -> None:
+    """For the functions inside others, which jaxtyping takes apart, at some milliseconds, whenever these are called.
+
+    What it makes of their annotations is the same each time. Its names may go; then it takes longer.
+    """
+    for name in ("_destring_annotation", "_make_fn_with_signature"):
+        if hasattr(jaxtyping._decorator, name):
+            setattr(jaxtyping._decorator, name, _once(getattr(jaxtyping._decorator, name)))
+
+
+def _once(make: Callable) -> Callable:
+    """The function with its results kept; those of what cannot be hashed are made anew."""
+    made = {}
+
+    @functools.wraps(make)
+    def once(*args, **kwargs):
+        # Of dictionaries there are the globals of modules, which stay.
+        known = [id(value) if isinstance(value, dict) else value for value in (*args, *kwargs.values())]
+        try:
+            key = (*known, *kwargs)
+            if key not in made:
+                made[key] = make(*args, **kwargs)
+            return made[key]
+        except TypeError:
+            return make(*args, **kwargs)
+
+    return once
+
+
+@functools.cache
 def checking(function: Callable) -> Callable:
     """The function with its annotations checked; not where JAX rebuilds a tree, with anything at its leaves."""
     with warnings.catch_warnings():
