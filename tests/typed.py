@@ -24,11 +24,15 @@ def install() -> None:
 def _check_by_what_is_made_once() -> None:
     """For the functions inside others, which jaxtyping takes apart, at some milliseconds, whenever these are called.
 
-    What it makes of their annotations is the same each time. Its names may go; then it takes longer.
+    What it makes of their annotations is the same each time, if `Float[Array, "n"]` is. Its names may go; then all of
+    it is made anew.
     """
-    for name in ("_destring_annotation", "_make_fn_with_signature"):
-        if hasattr(jaxtyping._decorator, name):
-            setattr(jaxtyping._decorator, name, _once(getattr(jaxtyping._decorator, name)))
+    array_types, decorator = (getattr(jaxtyping, name, None) for name in ("_array_types", "_decorator"))
+    if hasattr(array_types, "_make_array"):
+        array_types._make_array = _once(array_types._make_array)
+        for name in ("_destring_annotation", "_make_fn_with_signature"):
+            if hasattr(decorator, name):
+                setattr(decorator, name, _once(getattr(decorator, name)))
 
 
 def _once(make: Callable) -> Callable:
