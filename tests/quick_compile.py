@@ -4,7 +4,9 @@ Under the flags programs run slower, and are small.
 """
 
 import functools
+import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -62,6 +64,14 @@ def _share_context() -> None:
     mlir = _mlir()
     if hasattr(mlir, "make_ir_context"):
         mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+
+
+def kept_as() -> str:
+    """A folder's name, of each kind of processor its own: the machine code of one may be none of another's."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.exists() else []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"compiled-{hashlib.sha256((platform.machine() + features).encode()).hexdigest()[:12]}"
 
 
 def begin(folder: Path) -> None:

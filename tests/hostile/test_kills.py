@@ -1,10 +1,10 @@
 """The command among kills, signals, a full disk, a second process and closed pipes: it ends quietly, and resumes.
 
-Every process shares one cache of compiled programs, and the start that nothing happens to fills it; so they are those
-that run fast, not those that compile fast.
+Every process shares one cache of compiled programs, and the start that nothing happens to fills it.
 """
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +15,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from programs import users_environment
 
 import vpf_jax
 
@@ -38,7 +37,7 @@ def environment(tmp_path_factory):
     cache = str(tmp_path_factory.mktemp("cache"))
     # Everything is kept, however short its compilation.
     kept = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return users_environment() | kept
+    return os.environ | kept
 
 
 def begin(folder, environment, under=(), flags=FLAGS):
