@@ -19,8 +19,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """The small data sets are sources before a script is imported, whose choices they then are among."""
+    if getattr(config, "cache", None):
+        compiled = config.cache.mkdir(quick_compile.kept_as())
+        if not hasattr(config, "workerinput"):
+            quick_compile.begin(compiled)
+        quick_compile.keep(compiled)
     import programs  # noqa: F401
 
 
@@ -37,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def forget_compiled_programs() -> Iterator[None]:
     """What the tests of a file have compiled goes with it, else a worker comes to several GB."""
     yield
-    jax.clear_caches()
+    quick_compile.forget()
 
 
 # What a shell starts in its background ignores interrupts, and so do its children; some tests send them.

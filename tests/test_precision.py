@@ -1,5 +1,7 @@
 """Training with narrow factors in its matrix products: every model, on every machine that runs the tests."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,28 +14,31 @@ from vpf_jax import couplings, train
 SIZES = (12, 8, 6, 4)
 
 
-def stacks():
-    """The models of the main command, small."""
-    keys = iter(jax.random.split(jax.random.key(0), 5))
-    hidden = tuple(range(1, len(SIZES)))
-    return {
-        "rbm": vpf_jax.init_stack(next(keys), SIZES[:2]),
-        "dbm": vpf_jax.init_stack(next(keys), SIZES),
-        "intra_dbm": vpf_jax.init_stack(next(keys), SIZES, intra=True),
-        "joint intra_dbm": (vpf_jax.init_machine(next(keys), SIZES, hidden),),
-        "directed intra_dbm": vpf_jax.untie_stack(None, vpf_jax.init_stack(next(keys), SIZES, intra=True)),
-    }
+# The models of the main command, small.
+MODELS = {
+    "rbm": lambda key: vpf_jax.init_stack(key, SIZES[:2]),
+    "dbm": lambda key: vpf_jax.init_stack(key, SIZES),
+    "intra_dbm": lambda key: vpf_jax.init_stack(key, SIZES, intra=True),
+    "joint intra_dbm": lambda key: (vpf_jax.init_machine(key, SIZES, tuple(range(1, len(SIZES)))),),
+    "directed intra_dbm": lambda key: vpf_jax.untie_stack(None, vpf_jax.init_stack(key, SIZES, intra=True)),
+}
+
+
+@functools.cache
+def stack_of(model):
+    keys = dict(zip(MODELS, jax.random.split(jax.random.key(0), len(MODELS)), strict=True))
+    return MODELS[model](keys[model])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("estep", ["epoch", "minibatch"])
-@pytest.mark.parametrize("model", stacks())
+@pytest.mark.parametrize("model", MODELS)
 def test_every_model_learns_in_bfloat16(model, estep):
     visible = jnp.asarray(np.random.default_rng(0).integers(0, 2, (60, SIZES[0])), jnp.uint8)
     objectives = {}
     for precision in train.PRECISIONS:
         config = training(epochs=2, batch_size=20, estep=estep, precision=precision, learning_rate=0.01)
-        state = train.init_state(jax.random.key(1), stacks()[model], config)
+        state = train.init_state(jax.random.key(1), stack_of(model), config)
         for _ in range(2):
             state, metrics = train.train_epoch(state, visible, config=config)
         objectives[precision] = float(metrics.objective)
