@@ -19,13 +19,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure() -> None:
     """The small data sets are sources before a script is imported, whose choices they then are among."""
-    if getattr(config, "cache", None):
-        compiled = config.cache.mkdir(quick_compile.kept_as())
-        if not hasattr(config, "workerinput"):
-            quick_compile.begin(compiled)
-        quick_compile.keep(compiled)
     import programs  # noqa: F401
 
 
