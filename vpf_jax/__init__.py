@@ -1,10 +1,10 @@
-"""Variational probability flow for binary Boltzmann machines, in JAX (Liu, Quek and Lin, arXiv 1711.07732).
+"""Variational probability flow for Boltzmann machines, in JAX (Liu, Quek and Lin, arXiv 1711.07732).
 
 The public functions stand here; the modules they come from hold one concept each and say so in their first lines:
-`units`, `couplings`, `machine`, `energy`, `sample`, `stack`, `examples`, `rules`, `train`, `evaluate`, `spikes`,
-`data`, `checkpoint`, `loading`, `models`, `figures`, `settings`, `checks`. Neighbouring learning systems lie in
-`vpf_jax.related`, what turns functions into programs in `vpf_jax.app`; both are imported by name. What deals with
-files, pictures, data and training is loaded when it is first used: it needs more than the pure functions do.
+`units`, `couplings`, `machine`, `energy`, `gauges`, `sample`, `stack`, `examples`, `rules`, `train`, `evaluate`,
+`spikes`, `data`, `checkpoint`, `loading`, `models`, `figures`, `settings`, `checks`. Neighbouring learning
+systems lie in `vpf_jax.related`, what turns functions into programs in `vpf_jax.app`; both are imported by name. What
+deals with files, pictures, data and training is loaded when it is first used: it needs more than the pure functions do.
 """
 
 import importlib
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from vpf_jax.models import load_model as load_model
     from vpf_jax.models import save_model as save_model
 
-__version__ = "0.9.0"
+__version__ = "0.10.0"
 
 _LAZY_MODULES = ("checkpoint", "data", "figures", "train")
 _LAZY_FUNCTIONS = {"load_stack": "loading", "load_model": "models", "save_model": "models"}
