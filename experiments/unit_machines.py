@@ -203,9 +203,8 @@ def measure(
         figures.save(folder / f"samples-{name}-{rule}.png", figures.tiles(shown, title=f"Samples: {told}"))
         weights = np.asarray(machine.weights[0], np.float64).T[:60]
         filters = images.pictures(data.strokes(weights), signed=True)
-        figures.save(
-            folder / f"filters-{name}-{rule}.png", figures.tiles(filters, title=f"Filters: {told}", signed=True)
-        )
+        picture = figures.tiles(filters, title=f"Filters: {told}", signed=True)
+        figures.save(folder / f"filters-{name}-{rule}.png", picture)
     return found
 
 

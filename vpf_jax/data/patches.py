@@ -26,9 +26,8 @@ def load_patches(name: str = "patches", data_dir: object = None) -> Dataset:
     """
     for package in ("sklearn", "PIL"):
         if importlib.util.find_spec(package) is None:
-            raise DatasetError(
-                f"got no {package}, with which patches are read; it takes `pip install scikit-learn pillow`"
-            )
+            told = f"got no {package}, with which patches are read"
+            raise DatasetError(f"{told}; it takes `pip install scikit-learn pillow`")
     from sklearn.datasets import load_sample_images
 
     pictures = [_halved(np.asarray(picture, np.float64).mean(axis=2) / 255) for picture in load_sample_images().images]
