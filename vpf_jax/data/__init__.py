@@ -1,10 +1,10 @@
 """Where examples come from: data sets as NumPy arrays, by name, or from a user's file.
 
 `base` holds the data set, the table of sources and binarisation; `images` the three sets of images that the experiments
-use; `digits`, `patches`, `planted` and `planted_pairs` small sets that played no part in choosing how rules are trained.
-`loading` is the door to all of them and to files, which `arrays`, `tables`, `fasta` and `tensorflow` read; `values`
-says what the values are, `parts` makes a data set. Not here: batching, shuffling, augmentation, stochastic
-binarisation, and anything that touches an accelerator.
+use; `digits`, `patches`, `planted` and `planted_pairs` smaller ones, on which no rule has been chosen. `loading` is the
+door to all of them and to files, which `arrays`, `tables`, `fasta` and `tensorflow` read; `values` says what the values
+are, `parts` makes a data set. Not here: batching, shuffling, augmentation, stochastic binarisation, and anything that
+touches an accelerator.
 """
 
 from vpf_jax.data.base import SOURCES, Dataset, DatasetError, Part, binarise, register_source
