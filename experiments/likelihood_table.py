@@ -92,11 +92,11 @@ class Judge(NamedTuple):
         visible, test = self.images.train.bits, self.images.test.bits
         activations = generation.activations(prior_key, stack, visible)
         if len(stack) == 1:
-            result = named_recipes.log_partition(ais_key, stack[0], self.images.train.means, **self.annealing)
+            result = named_recipes.log_partition(ais_key, stack[0], (self.images.train.means,), **self.annealing)
             bounds = jax.jit(likelihood.variational_bound)(stack[0], test, result["log_z"])
             result |= {"bound": float(jnp.mean(bounds))}
         else:
-            result = named_recipes.log_partition(ais_key, stack[-1], activations[-2], **self.annealing)
+            result = named_recipes.log_partition(ais_key, stack[-1], (activations[-2],), **self.annealing)
             bound = jax.jit(likelihood.stack_bound, static_argnames="num_samples")
             plain_key, weighted_key = jax.random.split(bound_key)
             plain = jnp.mean(bound(plain_key, stack, test, result["log_z"]))

@@ -152,10 +152,17 @@ def repair_errors_of_seeds(trained: Seeds, images: Images) -> dict[str, dict[str
 
 
 def log_partition(
-    key: jax.Array, machine: vpf_jax.BoltzmannMachine, means: jax.Array, num_chains: int, num_temperatures: int
+    key: jax.Array,
+    machine: vpf_jax.BoltzmannMachine,
+    moments: tuple[jax.Array, ...],
+    num_chains: int,
+    num_temperatures: int,
 ) -> dict[str, float]:
-    """Log Z forward and reverse, with the forward estimate's standard error and effective sample size."""
-    base = tempering.independent_machine(machine, means)
+    """Log Z forward and reverse, with the forward estimate's standard error and effective sample size.
+
+    From independent units with the means, and where they are given the variances, of the visible ones.
+    """
+    base = tempering.independent_machine(machine, *moments)
     log_weights, reverse = _anneal(key, machine, base, num_chains=num_chains, num_temperatures=num_temperatures)
     # Outside the compiled part, so that it warns where few chains carry the weight.
     forward = ais.log_partition_of_weights(log_weights, base)
@@ -188,7 +195,7 @@ def rbm_log_likelihood(
 ) -> dict[str, float]:
     """Mean log-likelihood of the test images in nats, and how sure log Z is."""
     key = key_for(seed, "annealing of RBMs")
-    result = log_partition(key, machine, images.train.means, num_chains, num_temperatures)
+    result = log_partition(key, machine, (images.train.means,), num_chains, num_temperatures)
     scores = jax.jit(likelihood.rbm_log_likelihood)(machine, images.test.bits, 0.0)
     return result | {"log_likelihood": float(jnp.mean(scores)) - result["log_z"]}
 
