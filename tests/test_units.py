@@ -296,7 +296,7 @@ def test_units_of_more_values_are_refused_where_two_are_needed():
     state = jnp.zeros(3, jnp.int8), jnp.zeros(2, jnp.int8)
     for call in (
         lambda: vpf_jax.run_spiking(jax.random.key(0), machine, state, 5),
-        lambda: vpf_jax.flip_estimate("pl", machine, state[0][None]),
+        lambda: vpf_jax.flip_estimate("ratio", machine, state[0][None]),
         lambda: with_units(machine, SPIN),
     ):
         with pytest.raises(ValueError, match=r"got units of kind 'ternary'; .* two values"):
