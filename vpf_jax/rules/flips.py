@@ -66,11 +66,18 @@ class FlipRule(Rule):
         """
 
     @classmethod
+    def terms(cls, machine: BoltzmannMachine) -> Callable[[Unit], Term]:
+        """`term` of the kinds of visible units of a machine; raises ValueError where one of them has none."""
+        alone = len(machine.sizes) == 1
+        for kind, _ in machine.layer_units[0].segments(machine.sizes[0]):
+            cls.term(kind, alone)
+        return lambda kind: cls.term(kind, alone)
+
+    @classmethod
     def check(cls, machine: BoltzmannMachine, what: str) -> None:
         """Raises ValueError for a machine that the rule does not take."""
         check_summable(machine, what, layers=(1, 2))
-        for kind, _ in machine.layer_units[0].segments(machine.sizes[0]):
-            cls.term(kind, len(machine.sizes) == 1)
+        cls.terms(machine)
 
     @classmethod
     def flow(
@@ -79,7 +86,7 @@ class FlipRule(Rule):
         """The objective and its gradient; of units of two values by their shorter sums."""
         if _all_two_valued(machine):
             return _two_valued_flow(machine, visible, cls.of_log_ratio, units)
-        return neighbours.flow(machine, visible, lambda kind: cls.term(kind, len(machine.sizes) == 1), units)
+        return neighbours.flow(machine, visible, cls.terms(machine), units)
 
     def accepts(self, machine: BoltzmannMachine) -> None:
         self.check(machine, f"rule {self.name!r}")
@@ -119,6 +126,12 @@ class PL(FlipRule):
 
     name = "pl"
     of_log_ratio = staticmethod(jax.nn.softplus)
+
+    @classmethod
+    def defined(cls, machine: BoltzmannMachine) -> bool:
+        """Whether the visible units have a closed form, hidden ones being independent given them."""
+        kinds = machine.layer_units[0].segments(machine.sizes[0])
+        return len(machine.sizes) == 1 or all(kind.all_values() is not None for kind, _ in kinds)
 
     @classmethod
     def term(cls, kind: Unit, alone: bool) -> Term:
