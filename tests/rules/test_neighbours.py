@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from families import assert_close, assert_same_machine, in_float64, training
+from families import assert_close, assert_same_machine, compiled, in_float64, training
 
 from vpf_jax import flip_estimate, init_machine, train, units
 from vpf_jax.evaluate.monitor import pseudo_log_likelihood
@@ -202,9 +202,9 @@ def test_some_units_scaled_up_average_to_all(rule):
     some = jax.jit(lambda units: flip_estimate(rule, machine, rows, units)[:2])
     parts = [some(jnp.array([i])) for i in range(4)]
     mean = jax.tree.map(lambda *leaves: sum(leaves) / 4, *parts)
-    whole = flip_estimate(rule, machine, rows)
-    assert_close(mean[0], whole.objective)
-    assert_same_machine(mean[1], whole.gradient)
+    whole = estimator(rule)(machine, rows)
+    assert_close(mean[0], whole[0])
+    assert_same_machine(mean[1], whole[1])
 
 
 @pytest.mark.slow
@@ -212,12 +212,17 @@ def test_some_units_scaled_up_average_to_all(rule):
 def test_chunks_of_units_do_not_show(monkeypatch):
     machine = machine_of("categorical(3)", "categorical(3)", sizes=[12, 6])
     rows = some_rows(machine)
-    whole = flip_estimate("mpf", machine, rows)
+
+    def found():
+        # A new function, which is traced anew.
+        return jax.jit(lambda m: flip_estimate("mpf", m, rows)[:2])(machine)
+
+    whole = found()
     # Three units at a time leaves a rest of one.
     monkeypatch.setattr(neighbours, "CHUNK_BYTES", 3 * len(rows) * 3 * 6 * 8)
-    chunked = flip_estimate("mpf", machine, rows)
-    assert_close(chunked.objective, whole.objective)
-    assert_same_machine(chunked.gradient, whole.gradient)
+    chunked = found()
+    assert_close(chunked[0], whole[0])
+    assert_same_machine(chunked[1], whole[1])
 
 
 def test_the_terms_never_take_more_than_the_stated_memory():
@@ -254,7 +259,7 @@ def test_two_categories_are_the_two_values_of_bits():
     rows = some_rows(bits)
     codes = units.Categorical(2).encode(rows.astype(np.int32))
     for rule in ("mpf", "pl"):
-        assert_close(flip_estimate(rule, categories, codes).objective, flip_estimate(rule, bits, rows).objective)
+        assert_close(estimator(rule)(categories, codes)[0], estimator(rule)(bits, rows)[0])
 
 
 @pytest.mark.slow
@@ -266,7 +271,7 @@ def test_the_monitored_pseudo_likelihood_is_that_of_one_unit_drawn_uniformly(nam
     oracle = summed(machine)
     num = len(oracle.units[0])
     rows = np.tile(some_rows(machine, 1), (60, 1))
-    found = np.asarray(pseudo_log_likelihood(jax.random.key(0), machine, rows.astype(np.int8)))
+    found = np.asarray(compiled(pseudo_log_likelihood)(jax.random.key(0), machine, rows.astype(np.int8)))
     of_units = [-num * oracles.conditional_surprise(oracle, rows[:1], unit)[0] for unit in range(num)]
     which = np.abs(found[:, None] - np.array(of_units)).argmin(axis=1)
     assert_close(found, np.array(of_units)[which], 1e-9)
@@ -279,13 +284,13 @@ def test_the_monitored_pseudo_likelihood_takes_any_kind_without_a_hidden_layer()
     machine = machine_of("gaussian", None)
     oracle, rows = summed(machine), some_rows(machine, 40).astype(np.float32)
     num = len(oracle.units[0])
-    found = pseudo_log_likelihood(jax.random.key(1), machine, rows)
+    found = compiled(pseudo_log_likelihood)(jax.random.key(1), machine, rows)
     of_units = np.array([-num * oracles.conditional_surprise(oracle, rows.astype(np.float64), u) for u in range(num)])
     assert np.abs(np.asarray(found) - of_units).min(axis=0).max() < 1e-4
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("visible", "rule"), [("categorical(3)", "pl"), ("gaussian", "mpf"), ("count", "mpf")])
+@pytest.mark.parametrize(("visible", "rule"), [("categorical(3)", "pl"), ("gaussian", "mpf")])
 def test_an_epoch_lowers_the_objective(visible, rule):
     source = machine_of(visible, "binary", seed=3, inside=False, sizes=[6, 3])
     rows = some_rows(source, 400, seed=5).astype(source.layer_units[0].dtype)
@@ -295,7 +300,7 @@ def test_an_epoch_lowers_the_objective(visible, rule):
     for _ in range(4):
         state, _ = train.train_epoch(state, rows, config=config)
     (learnt,) = train.learnt(state)
-    before, after = (flip_estimate(rule, machine, rows).objective for machine in (start, learnt))
+    before, after = (estimator(rule)(machine, rows)[0] for machine in (start, learnt))
     assert after < before - 0.01 * abs(before)
 
 
@@ -313,7 +318,7 @@ def test_what_is_not_defined_is_refused():
         make("vpf", expectation="exact").accepts(machine_of("binary", "normal"))
     with pytest.raises(ValueError, match="takes values that are separate"):
         flips.summed_flow(reals, jnp.zeros((2, 3)), jnp.exp)
-    with pytest.raises(ValueError, match="got units=.* from 0 to 1, at least one"):
+    with pytest.raises(ValueError, match=r"got units=.* from 0 to 1, at least one"):
         flip_estimate(
             "pl", machine_of("categorical(3)", "binary"), some_rows(machine_of("categorical(3)", None)), np.array([2])
         )

@@ -78,9 +78,7 @@ class Unit(abc.ABC):
         """The values to which probability flows from x; by default all others of a finite number."""
         table = self.all_values()
         if table is None:
-            raise ValueError(
-                f"got units of kind {self.name!r}; a rule on neighbouring values takes kinds that say which"
-            )
+            raise ValueError(f"got units of kind {self.name!r}; flow to neighbouring values takes kinds that say which")
         units = x.shape[-1] // self.width
         values = jnp.asarray(table, x.dtype)
         present = jnp.all(x.reshape(*x.shape[:-1], units, 1, self.width) == _among(values, x.ndim + 2), axis=-1)
