@@ -725,3 +725,22 @@ def conditional_surprise(machine: SummedMachine, visible: np.ndarray, unit: int)
     there = [log_marginals(machine, with_value(visible, part, v)) + step for v, step in zip(values, steps, strict=True)]
     largest = np.max(there, axis=0)
     return largest + np.log(np.sum(np.exp(there - largest), axis=0)) - log_marginals(machine, visible)
+
+
+def jump_law_after(machine: SummedMachine, states: np.ndarray, start: int, time: float) -> np.ndarray:
+    """Distribution over the states [S, n] of the chain of jumps of single units at a time after it left one of them.
+
+    Rates are sqrt(p(there) / p(here)), of counts to the next ones up and down alone. The exponential of the generator
+    is that of a symmetric matrix (`law_after`).
+    """
+    log_p = log_marginals(machine, states)
+    differ = np.zeros((len(states), len(states)), int)
+    for (kind, _, _), part in zip(machine.units[0], entries_of_units(machine.units[0]), strict=True):
+        steps = np.abs(states[:, None, part] - states[None, :, part]).sum(axis=2)
+        differ += np.where(steps == 0, 0, np.where((kind == "count") & (steps > 1), 2, 1))
+    generator = np.where(differ == 1, np.exp((log_p[None] - log_p[:, None]) / 2), 0)
+    np.fill_diagonal(generator, -generator.sum(axis=1))
+    root = np.exp((log_p - log_sum_exp(log_p)) / 2)
+    values, vectors = np.linalg.eigh(root[:, None] * generator / root)
+    law = vectors[start] * np.exp(values * time) @ vectors.T * root / root[start]
+    return np.where(law > 1e-13, law, 0)
