@@ -82,7 +82,8 @@ def test_state_and_occupation_are_those_of_the_events(runs):
         codes, occupied, before = [1, 1, 2], np.zeros(5), 0.0
         for unit, time, value in zip(units_[r].astype(int), times[r], values[r].astype(int), strict=True):
             occupied += (time - before) * flat_state(*codes)
-            assert codes[unit] != value and (unit < 2 or abs(codes[2] - value) == 1)
+            assert codes[unit] != value
+            assert unit < 2 or abs(codes[2] - value) == 1
             codes[unit], before = value, time
         ours = np.concatenate([np.asarray(layer[r], np.float64) for layer in runs.state])
         np.testing.assert_array_equal(ours, flat_state(*codes))
