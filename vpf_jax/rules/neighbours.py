@@ -116,7 +116,7 @@ def at_neighbours(function: Callable[[Float[Array, "batch units values"]], Float
         log_ratios += jnp.sum((others - x) * fields, axis=-1)
         rows = view.rows.reshape(1, x.shape[1], 1, view.kind.width, n_1)
         # What the values bring less what the present one does: the first may be the same for all examples.
-        change = jnp.sum(others[..., None] * rows, axis=-2) - jnp.sum(x[..., None] * rows, axis=-2)
+        change = jnp.sum(others[..., None] * rows, axis=-2) - jnp.einsum("bckw,cwm->bckm", x, rows[0, :, 0])
         after = view.z[:, None, None] + change
         before = jnp.broadcast_to(view.z[:, None, None], after.shape)
         return function(log_ratios + jnp.sum(view.upper.log_normaliser_difference(after, before), axis=-1))
