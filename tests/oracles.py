@@ -14,6 +14,7 @@ States are rows of 0.0 and 1.0; state number s holds bit j of s in unit j.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -624,3 +625,122 @@ def log_cosh_of_normal(mean: float, deviation: float) -> float:
     z = np.linspace(-12, 12, 20_001)
     values = np.logaddexp(mean + deviation * z, -mean - deviation * z) - np.log(2)
     return float(np.sum(values * np.exp(-(z**2) / 2)) * (z[1] - z[0]) / np.sqrt(2 * np.pi))
+
+
+class SummedMachine(NamedTuple):
+    """A visible layer of units of any kind below hidden units that are summed out one value after another."""
+
+    biases: tuple[np.ndarray, np.ndarray]
+    weights: np.ndarray  # [n_0, n_1], by entries
+    intra: np.ndarray  # [n_0, n_0]
+    units: tuple[tuple[tuple[str, int, float], ...], ...]  # per layer (kind, entries, precision) of every unit
+
+
+def values_of_kind(kind: str, width: int, precision: float) -> tuple[np.ndarray, np.ndarray]:
+    """Values [number, entries] of one unit and what each counts for in a sum, exp(-own energy) times a step where real.
+
+    Nodes of Gauss and Legendre over all that matters at fields within +-4, and counts up to 80.
+    """
+    if kind in ("gaussian", "normal", "rectified"):
+        low = 0.0 if kind == "rectified" else -14.0
+        nodes, steps = np.polynomial.legendre.leggauss(160)
+        values = low + (14.0 - low) * (nodes + 1) / 2
+        return values[:, None], np.log(steps * (14.0 - low) / 2) - precision * values**2 / 2
+    if kind == "count":
+        values = np.arange(81.0)
+        return values[:, None], -np.concatenate([[0], np.cumsum(np.log(values[1:]))])
+    values = {"binary": np.array([[0.0], [1.0]]), "spin": np.array([[-1.0], [1.0]])}.get(kind, np.eye(width))
+    return values, np.zeros(len(values))
+
+
+def own_energy(kind: str, precision: float, value: np.ndarray) -> np.ndarray:
+    """Of values [..., entries] of one unit."""
+    if kind in ("gaussian", "normal", "rectified"):
+        return precision * value[..., 0] ** 2 / 2
+    if kind == "count":
+        return np.vectorize(math.lgamma)(value[..., 0] + 1)
+    return np.zeros(value.shape[:-1])
+
+
+def entries_of_units(units: Sequence[tuple[str, int, float]]) -> list[slice]:
+    """Where the entries of each unit stand in a layer."""
+    ends = np.cumsum([0, *(width for _, width, _ in units)])
+    return [slice(start, end) for start, end in itertools.pairwise(ends)]
+
+
+def log_marginals(machine: SummedMachine, visible: np.ndarray) -> np.ndarray:
+    """Log of sum_h exp(-E(v, h)) of rows v: a product over the hidden units of sums over the values of each."""
+    total = visible @ machine.biases[0] + np.sum(visible @ np.triu(machine.intra, 1) * visible, axis=1)
+    for (kind, _, precision), part in zip(machine.units[0], entries_of_units(machine.units[0]), strict=True):
+        total = total - own_energy(kind, precision, visible[:, part])
+    fields = visible @ machine.weights + machine.biases[1]
+    for unit, part in zip(machine.units[1], entries_of_units(machine.units[1]), strict=True):
+        values, logs = values_of_kind(*unit)
+        exponents = fields[:, part] @ values.T + logs
+        largest = exponents.max(axis=1)
+        total = total + largest + np.log(np.exp(exponents - largest[:, None]).sum(axis=1))
+    return total
+
+
+def with_value(visible: np.ndarray, part: slice, value: np.ndarray) -> np.ndarray:
+    """Rows with another value of one unit."""
+    moved = visible.copy()
+    moved[:, part] = value
+    return moved
+
+
+def flow_of_unit(machine: SummedMachine, visible: np.ndarray, unit: int) -> np.ndarray:
+    """Minimum probability flow from rows to the neighbouring values of one unit; of real values score matching.
+
+    Derivatives are differences of five points.
+    """
+    kind, width, precision = machine.units[0][unit]
+    part = entries_of_units(machine.units[0])[unit]
+    here, x = log_marginals(machine, visible), visible[:, part]
+    if kind in ("gaussian", "normal", "rectified"):
+        step = 2e-3
+        back2, back, ahead, ahead2 = (
+            log_marginals(machine, with_value(visible, part, x + k * step)) for k in (-2, -1, 1, 2)
+        )
+        slope = (back2 - 8 * back + 8 * ahead - ahead2) / (12 * step)
+        curvature = (-back2 + 16 * back - 30 * here + 16 * ahead - ahead2) / (12 * step**2)
+        if kind == "rectified":
+            return 2 * x[:, 0] * slope + x[:, 0] ** 2 * (slope**2 / 2 + curvature)
+        return slope**2 / 2 + curvature
+    if kind == "count":
+        moves = [(x + 1, np.ones(len(x))), (np.maximum(x - 1, 0), x[:, 0] > 0)]
+    else:
+        moves = [(value, (x != value).any(axis=1)) for value in values_of_kind(kind, width, precision)[0]]
+    there = [counts * np.exp((log_marginals(machine, with_value(visible, part, v)) - here) / 2) for v, counts in moves]
+    return np.sum(there, axis=0)
+
+
+def conditional_surprise(machine: SummedMachine, visible: np.ndarray, unit: int) -> np.ndarray:
+    """- log p(the unit's value | all other visible values) of rows, by a sum over its values."""
+    kind = machine.units[0][unit]
+    part = entries_of_units(machine.units[0])[unit]
+    values, logs = values_of_kind(*kind)
+    # Of the values' own energies `logs` has the steps of a quadrature besides.
+    steps = logs + own_energy(kind[0], kind[2], values)
+    there = [log_marginals(machine, with_value(visible, part, v)) + step for v, step in zip(values, steps, strict=True)]
+    largest = np.max(there, axis=0)
+    return largest + np.log(np.sum(np.exp(there - largest), axis=0)) - log_marginals(machine, visible)
+
+
+def jump_law_after(machine: SummedMachine, states: np.ndarray, start: int, time: float) -> np.ndarray:
+    """Distribution over the states [S, n] of the chain of jumps of single units at a time after it left one of them.
+
+    Rates are sqrt(p(there) / p(here)), of counts to the next ones up and down alone. The exponential of the generator
+    is that of a symmetric matrix (`law_after`).
+    """
+    log_p = log_marginals(machine, states)
+    differ = np.zeros((len(states), len(states)), int)
+    for (kind, _, _), part in zip(machine.units[0], entries_of_units(machine.units[0]), strict=True):
+        steps = np.abs(states[:, None, part] - states[None, :, part]).sum(axis=2)
+        differ += np.where(steps == 0, 0, np.where((kind == "count") & (steps > 1), 2, 1))
+    generator = np.where(differ == 1, np.exp((log_p[None] - log_p[:, None]) / 2), 0)
+    np.fill_diagonal(generator, -generator.sum(axis=1))
+    root = np.exp((log_p - log_sum_exp(log_p)) / 2)
+    values, vectors = np.linalg.eigh(root[:, None] * generator / root)
+    law = vectors[start] * np.exp(values * time) @ vectors.T * root / root[start]
+    return np.where(law > 1e-13, law, 0)

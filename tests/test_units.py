@@ -295,12 +295,16 @@ def test_units_of_more_values_are_refused_where_two_are_needed():
     machine = vpf_jax.init_machine(jax.random.key(0), (3, 2), units=TERNARY)
     state = jnp.zeros(3, jnp.int8), jnp.zeros(2, jnp.int8)
     for call in (
-        lambda: vpf_jax.run_spiking(jax.random.key(0), machine, state, 5),
-        lambda: vpf_jax.flip_estimate("pl", machine, state[0][None]),
+        lambda: vpf_jax.event_gradient(jax.random.key(0), machine, tuple(x[None] for x in state), 1.0),
+        lambda: vpf_jax.flip_estimate("ratio", machine, state[0][None]),
         lambda: with_units(machine, SPIN),
     ):
         with pytest.raises(ValueError, match=r"got units of kind 'ternary'; .* two values"):
             call()
+    with pytest.raises(
+        ValueError, match="got units of kind 'ternary'; flow to neighbouring values takes kinds that say"
+    ):
+        vpf_jax.run_spiking(jax.random.key(0), machine, state, 5)
     with pytest.raises(ValueError, match=r"got a machine of ternary units; .* finite number of values"):
         vpf_jax.log_partition_exact(machine)
     with pytest.raises(ValueError, match=r"got units of kind 'ternary'; a start from means takes kinds that say how"):

@@ -8,7 +8,7 @@ import pytest
 from families import CASES, assert_close, assert_gradient, assert_same_machine, each_case, in_float64
 
 from vpf_jax import init_machine
-from vpf_jax.rules import flips, vpf
+from vpf_jax.rules import flips, neighbours, vpf
 
 two_layers = each_case("rbm", "semi_restricted")
 FUNCTIONS = {
@@ -81,7 +81,7 @@ def test_chunks_of_units_do_not_show(monkeypatch):
     rows = jnp.asarray(some_visible(case))
     whole = flips.summed_flow(case.machine, rows, jax.nn.softplus)
     # Three units at a time leaves a rest of one.
-    monkeypatch.setattr(flips, "CHUNK_BYTES", 3 * len(rows) * case.sizes[1] * 8)
+    monkeypatch.setattr(neighbours, "CHUNK_BYTES", 3 * len(rows) * case.sizes[1] * 8)
     chunked = flips.summed_flow(case.machine, rows, jax.nn.softplus)
     assert_close(chunked[0], whole[0])
     assert_same_machine(chunked[1], whole[1])
@@ -93,7 +93,7 @@ def test_the_terms_never_take_more_than_the_stated_memory():
     flow = jax.jit(lambda m, x: flips.summed_flow(m, x, jax.nn.softplus))
     used = flow.lower(machine, rows).compile().memory_analysis().temp_size_in_bytes
     # Some arrays of that size, and of the size of the weights, live at once; all terms together would take 25 MB each.
-    assert used < 6 * flips.CHUNK_BYTES + 4 * 784 * 196 * 4
+    assert used < 6 * neighbours.CHUNK_BYTES + 4 * 784 * 196 * 4
 
 
 @pytest.mark.slow

@@ -20,9 +20,11 @@ from vpf_jax.checks import AnyArray
 from vpf_jax.couplings import Weights
 from vpf_jax.energy import upward_field
 from vpf_jax.machine import BoltzmannMachine, check_machine, check_symmetric
+from vpf_jax.rules.flips import PL
+from vpf_jax.rules.neighbours import num_visible_units, of_unit
 from vpf_jax.sample.streams import Stream, stream_of, uniform
 from vpf_jax.stack import Stack, check_visible, in_chunks, mean_activations
-from vpf_jax.units import two_valued
+from vpf_jax.units import TwoValued
 
 
 class ProbeResult(NamedTuple):
@@ -112,12 +114,13 @@ def pseudo_log_likelihood(
         log p(flipped) / p(v) = (1 - 2 v_i) z_i + sum_j softplus(z_j + (1 - 2 v_i) w_ij) - softplus(z_j)
 
     with z_i the bias and the visible intra-layer input of unit i, z_j the fields of the hidden units, so that an epoch
-    costs one matrix product.
+    costs one matrix product. Of visible units of other kinds all values of the unit are summed over (`rules.flips.PL`).
 
     Args:
       key: a random key.
-      machine: one or two layers, no intra-layer weights in the hidden one.
-      visible: zeros and ones.
+      machine: one or two layers, no intra-layer weights in the hidden one; below a hidden layer, visible units of a
+        finite number of values.
+      visible: values of the visible units.
 
     Raises:
       ValueError: another machine, or visible states that do not fit.
@@ -131,10 +134,12 @@ def pseudo_log_likelihood(
             "pseudo-likelihood has a closed form for one or two layers without weights inside the hidden one"
         )
     check_visible((machine,), visible)
-    num_visible = machine.sizes[0]
-    unit = two_valued(machine.layer_units[0], "the pseudo-likelihood")
+    terms = PL.terms(machine)
+    num_visible = num_visible_units(machine)
+    unit = machine.layer_units[0]
 
     def log_odds_of_flip(v: Array, i: Array) -> Float[Array, ""]:
+        assert isinstance(unit, TwoValued)
         change = 2 * unit.half_way(v[i], machine.biases[0].dtype)
         field = machine.biases[0][i]
         if machine.intra[0] is not None:
@@ -149,7 +154,9 @@ def pseudo_log_likelihood(
     def of_rows(stream: Stream, rows: Array) -> Float[Array, " rows"]:
         # The largest uniform number is 1 - 2^-24, and its float32 product with n_0 still rounds to below n_0.
         units = (num_visible * uniform(stream, rows.shape[:1])).astype(jnp.int32)
-        return num_visible * jax.nn.log_sigmoid(-jax.vmap(log_odds_of_flip)(rows, units))
+        if isinstance(unit, TwoValued):
+            return num_visible * jax.nn.log_sigmoid(-jax.vmap(log_odds_of_flip)(rows, units))
+        return -num_visible * jax.vmap(lambda v, i: of_unit(machine, v, terms, i))(rows, units)
 
     return checks.spoilt(in_chunks(stream_of(key), of_rows, jnp.asarray(visible)), machine, visible)
 
@@ -165,7 +172,8 @@ def watch(key: PRNGKeyArray, stack: Stack, visible: Shaped[AnyArray, "batch n_0"
     Returns:
       weight_sparsity and squared_weight of the weights between the visible and the first hidden layer, mean_activation
       of the first hidden layer, and the mean of `pseudo_log_likelihood`. A fully visible machine has the last alone; a
-      machine with several hidden layers, or weights inside them, has all but the last. A directed machine has, instead
+      machine with several hidden layers, or weights inside them, or hidden units above visible ones of infinitely many
+      values, has all but the last. A directed machine has, instead
       of the last, alignment: of its weights between the visible and the first hidden layer.
 
     Raises:
@@ -182,7 +190,7 @@ def watch(key: PRNGKeyArray, stack: Stack, visible: Shaped[AnyArray, "batch n_0"
         found["mean_activation"] = jnp.mean(mean_activations(activity_key, stack, visible)[0])
     if bottom.backward is not None:
         found["alignment"] = alignment(bottom)[0]
-    elif bottom.has_independent_hidden:
+    elif bottom.has_independent_hidden and PL.defined(bottom):
         found["pseudo_log_likelihood"] = jnp.mean(pseudo_log_likelihood(key, bottom, visible))
     return found
 

@@ -18,9 +18,14 @@ probability flow on the marginal, pseudo-likelihood and ratio matching are sums 
 values a step apart have s_i times the step, and exponents times both steps.
 
 Both are sums over all pairs (i, j) for every example: batch * n_0 * n_1 terms, formed for some visible units at a time
-so that they take at most `CHUNK_BYTES`. Not here: what is done with sampled hidden states (`vpf`).
+so that they take at most `neighbours.CHUNK_BYTES`.
+
+The rules take units of other kinds, too, in either layer (`neighbours`). A unit with several neighbouring values then
+has a flow to each; its pseudo-likelihood is over all its values, of real ones that of a machine without hidden units;
+the flow of real values is score matching. Not here: what is done with sampled hidden states (`vpf`).
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -34,13 +39,12 @@ from vpf_jax import checks, couplings
 from vpf_jax.checks import AnyArray
 from vpf_jax.energy import upward_field
 from vpf_jax.machine import BoltzmannMachine, State, check_machine, check_symmetric
+from vpf_jax.rules import neighbours
 from vpf_jax.rules.base import Estimate, Rule, register
+from vpf_jax.rules.neighbours import Term, fields_inside, inside_gradient, num_visible_units
 from vpf_jax.sample.streams import Stream, permutation
 from vpf_jax.settings import setting
-from vpf_jax.units import TwoValued, two_valued
-
-# Bytes of the terms formed at once (one array of [batch, units, n_1]): what stays in the cache of a core.
-CHUNK_BYTES = 2**20
+from vpf_jax.units import TwoValued, Unit, two_valued
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,15 +57,47 @@ class FlipRule(Rule):
         None, "Visible units, drawn at random, whose flips a step counts; left out: all", least=1
     )
 
+    @classmethod
+    @abc.abstractmethod
+    def term(cls, kind: Unit, alone: bool) -> Term:
+        """What is summed over visible units of a kind, in a machine without a hidden layer (`alone`) or with one.
+
+        Raises ValueError, in one sentence, where that is not defined.
+        """
+
+    @classmethod
+    def terms(cls, machine: BoltzmannMachine) -> Callable[[Unit], Term]:
+        """`term` of the kinds of visible units of a machine; raises ValueError where one of them has none."""
+        alone = len(machine.sizes) == 1
+        for kind, _ in machine.layer_units[0].segments(machine.sizes[0]):
+            cls.term(kind, alone)
+        return lambda kind: cls.term(kind, alone)
+
+    @classmethod
+    def check(cls, machine: BoltzmannMachine, what: str) -> None:
+        """Raises ValueError for a machine that the rule does not take."""
+        check_summable(machine, what, layers=(1, 2))
+        cls.terms(machine)
+
+    @classmethod
+    def flow(
+        cls, machine: BoltzmannMachine, visible: Shaped[Array, "batch n_0"], units: Int[Array, " num_units"] | None
+    ) -> tuple[Float[Array, ""], BoltzmannMachine]:
+        """The objective and its gradient; of units of two values by their shorter sums."""
+        if _all_two_valued(machine):
+            return _two_valued_flow(machine, visible, cls.of_log_ratio, units)
+        return neighbours.flow(machine, visible, cls.terms(machine), units)
+
     def accepts(self, machine: BoltzmannMachine) -> None:
-        check_closed_form(machine, f"rule {self.name!r}", layers=(1, 2))
+        self.check(machine, f"rule {self.name!r}")
         check_flips_per_step(self.flips_per_step, machine)
 
     def estimate(
         self, stream: Stream, machine: BoltzmannMachine, inference: BoltzmannMachine, states: State, carry: Any
     ) -> Estimate:
         units = draw_units(stream, machine, self.flips_per_step)
-        return Estimate(*summed_flow(machine, states[0], type(self).of_log_ratio, units), carry)
+        self.check(machine, f"rule {self.name!r}")
+        return Estimate(*self.flow(machine, *_check_flips(machine, states[0], units)), carry)
 
 
 @register
@@ -78,6 +114,10 @@ class MPF(FlipRule):
     def scale(self) -> float:
         return self.epsilon
 
+    @classmethod
+    def term(cls, kind: Unit, alone: bool) -> Term:
+        return neighbours.score_matching if kind.continuous else _each_neighbour(cls.of_log_ratio)
+
 
 @register
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +127,24 @@ class PL(FlipRule):
     name = "pl"
     of_log_ratio = staticmethod(jax.nn.softplus)
 
+    @classmethod
+    def defined(cls, machine: BoltzmannMachine) -> bool:
+        """Whether the visible units have a closed form, hidden ones being independent given them."""
+        kinds = machine.layer_units[0].segments(machine.sizes[0])
+        return len(machine.sizes) == 1 or all(kind.all_values() is not None for kind, _ in kinds)
+
+    @classmethod
+    def term(cls, kind: Unit, alone: bool) -> Term:
+        if alone:
+            return neighbours.conditional
+        if kind.all_values() is None:
+            raise ValueError(
+                f"got visible units of kind {kind.name!r} below a hidden layer; the pseudo-likelihood sums over all "
+                "values of a unit, and there takes kinds of a finite number"
+            )
+        # - log p(x_i | the others) is the log of 1 plus all ratios.
+        return neighbours.at_neighbours(lambda ratios: cls.of_log_ratio(jax.nn.logsumexp(ratios, axis=-1)))
+
 
 @register
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +153,11 @@ class RatioMatching(FlipRule):
 
     name = "ratio"
     of_log_ratio = staticmethod(lambda log_ratio: jax.nn.sigmoid(log_ratio) ** 2)
+
+    @classmethod
+    def term(cls, kind: Unit, alone: bool) -> Term:
+        two_valued(kind, "ratio matching")
+        return _each_neighbour(cls.of_log_ratio)
 
 
 def flip_estimate(
@@ -107,16 +170,20 @@ def flip_estimate(
 
     Args:
       rule: its name.
-      machine: one layer, or two without weights inside the hidden one.
+      machine: one layer, or two without weights inside the hidden one. MPF takes visible units of all kinds, on real
+        ones score matching; pseudo-likelihood those of a finite number of values, and of any kind in a machine of one
+        layer; ratio matching those of two values.
       visible: values of the visible units.
-      units: visible units whose flips count, scaled up to all (an unbiased estimate); None: all.
+      units: numbers of visible units whose flips count, scaled up to all (an unbiased estimate); None: all.
 
     Raises:
-      ValueError: another rule, a machine of another shape, states or units that do not fit it, or an empty batch.
+      ValueError: another rule, a machine of another shape or of units for which the rule is not defined, states or
+        units that do not fit it, or an empty batch.
     """
-    known = {kind.name: kind for kind in (MPF, PL, RatioMatching)}
+    known: dict[str, type[FlipRule]] = {kind.name: kind for kind in (MPF, PL, RatioMatching)}
     kind = known[checks.one_of("rule", rule, tuple(known))]
-    return Estimate(*summed_flow(machine, visible, kind.of_log_ratio, units), carry=())
+    kind.check(machine, f"rule {rule!r}")
+    return Estimate(*kind.flow(machine, *_check_flips(machine, visible, units)), carry=())
 
 
 def averaged_flow(
@@ -174,6 +241,8 @@ def summed_flow(
 ) -> tuple[Float[Array, ""], BoltzmannMachine]:
     """Batch mean of sum_i function(log p(x with unit i flipped) / p(x)) and its gradient by the parameters.
 
+    Of units with several neighbouring values the sum is over these, too.
+
     Args:
       machine: one layer, or two without weights inside the hidden one.
       visible: values of the visible units.
@@ -181,10 +250,34 @@ def summed_flow(
       units: distinct indices of the visible units whose flips count, scaled up to all; None: all.
 
     Raises:
-      ValueError: a machine of another shape, states or units that do not fit it, or an empty batch.
+      ValueError: a machine of another shape or with real visible units, states or units that do not fit it, or an
+        empty batch.
     """
-    check_closed_form(machine, "a rule on the free energy", layers=(1, 2))
+    check_summable(machine, "a rule on the free energy", layers=(1, 2))
     visible, units = _check_flips(machine, visible, units)
+    if _all_two_valued(machine):
+        return _two_valued_flow(machine, visible, function, units)
+
+    def term(kind: Unit) -> Term:
+        if kind.continuous:
+            raise ValueError(
+                f"got visible units of kind {kind.name!r}; a sum over flips takes values that are separate"
+            )
+        return _each_neighbour(function)
+
+    return neighbours.flow(machine, visible, term, units)
+
+
+def _each_neighbour(function: Callable[[Array], Array]) -> Term:
+    """The sum over the neighbouring values of a function of each."""
+    return neighbours.at_neighbours(lambda ratios: jnp.sum(function(ratios), axis=-1))
+
+
+def _all_two_valued(machine: BoltzmannMachine) -> bool:
+    return all(isinstance(unit, TwoValued) for unit in machine.layer_units)
+
+
+def _two_valued_flow(machine, visible, function, units):
     if len(machine.sizes) == 1:
         return _fully_visible(machine, visible, function, units)
     probabilities = _kinds(machine)[1].probability(upward_field(machine, 1, visible))
@@ -193,7 +286,7 @@ def summed_flow(
 
 def draw_units(stream: Stream, machine: BoltzmannMachine, num_units: int | None) -> Int[Array, " num_units"] | None:
     """A random choice of visible units for the argument `units`; None for None."""
-    return None if num_units is None else permutation(stream, machine.sizes[0])[:num_units]
+    return None if num_units is None else permutation(stream, num_visible_units(machine))[:num_units]
 
 
 def check_closed_form(machine: BoltzmannMachine, what: str, layers: tuple[int, ...], *, dense: bool = True) -> None:
@@ -201,12 +294,17 @@ def check_closed_form(machine: BoltzmannMachine, what: str, layers: tuple[int, .
 
     Units have two values, and the weights are matrices where `dense` ones are asked for.
     """
+    check_summable(machine, what, layers, dense=dense)
+    for unit in machine.layer_units:
+        two_valued(unit, what)
+
+
+def check_summable(machine: BoltzmannMachine, what: str, layers: tuple[int, ...], *, dense: bool = True) -> None:
+    """`check_closed_form` for units of any kinds."""
     check_machine(machine)
     check_symmetric(machine, what)
     if dense:
         couplings.check_dense(machine.weights, what)
-    for unit in machine.layer_units:
-        two_valued(unit, what)
     if len(machine.sizes) not in layers or not machine.has_independent_hidden:
         inside = " with weights inside a hidden layer" if any(l is not None for l in machine.intra[1:]) else ""
         raise ValueError(
@@ -218,8 +316,9 @@ def check_closed_form(machine: BoltzmannMachine, what: str, layers: tuple[int, .
 def check_flips_per_step(flips_per_step: int | None, machine: BoltzmannMachine) -> None:
     """Raises ValueError for more flips than the machine has visible units."""
     if flips_per_step is not None:
-        allowed = f"up to the {machine.sizes[0]} units of the layer whose flips it counts"
-        checks.require(flips_per_step <= machine.sizes[0], "flips_per_step", flips_per_step, allowed)
+        num_units = num_visible_units(machine)
+        allowed = f"up to the {num_units} units of the layer whose flips it counts"
+        checks.require(flips_per_step <= num_units, "flips_per_step", flips_per_step, allowed)
 
 
 def _kinds(machine: BoltzmannMachine) -> tuple[TwoValued, ...]:
@@ -232,7 +331,7 @@ def _visible_flips(machine, visible, probabilities, function, *, scale, through_
     lower, upper = _kinds(machine)
     batch, (n_0, n_1) = visible.shape[0], w.shape
     x = visible.astype(b.dtype)
-    fields = _fields_inside(machine, x)
+    fields = fields_inside(machine, x)
     if upper.low:
         fields = fields + couplings.down(w, jnp.full_like(probabilities, upper.low), b.dtype)
     # What a unit changes by when it flips.
@@ -263,7 +362,7 @@ def _visible_flips(machine, visible, probabilities, function, *, scale, through_
         )
 
     carry = jnp.zeros((), b.dtype), jnp.zeros_like(p)
-    size = max(1, min(len(chosen), CHUNK_BYTES // (batch * n_1 * b.dtype.itemsize)))
+    size = max(1, min(len(chosen), neighbours.CHUNK_BYTES // (batch * n_1 * b.dtype.itemsize)))
     num_full, rest = divmod(len(chosen), size)
     full = chosen[: num_full * size].reshape(num_full, size)
     carry, (slopes, rows) = jax.lax.scan(of_units, carry, full)
@@ -285,7 +384,7 @@ def _visible_flips(machine, visible, probabilities, function, *, scale, through_
         machine,
         biases=(jnp.sum(slopes, axis=0), jnp.sum(by_hidden, axis=0)),
         weights=(rows,),
-        intra=(_inside_gradient(machine, x, slopes), None),
+        intra=(inside_gradient(machine, x, slopes), None),
     )
 
 
@@ -295,28 +394,11 @@ def _fully_visible(machine, visible, function, units):
     x = visible.astype(b.dtype)
     signs = 2 * unit.half_way(x, b.dtype)
     counted = jnp.ones_like(b) if units is None else jnp.zeros_like(b).at[units].set(len(b) / len(units))
-    value, pull = jax.vjp(function, signs * _fields_inside(machine, x))
+    value, pull = jax.vjp(function, signs * fields_inside(machine, x))
     slopes = pull(jnp.broadcast_to(counted[None] / len(x), x.shape))[0] * signs
     return jnp.sum(value * counted[None]) / len(x), dataclasses.replace(
-        machine, biases=(jnp.sum(slopes, axis=0),), intra=(_inside_gradient(machine, x, slopes),)
+        machine, biases=(jnp.sum(slopes, axis=0),), intra=(inside_gradient(machine, x, slopes),)
     )
-
-
-def _fields_inside(machine: BoltzmannMachine, x: Float[Array, "batch n_0"]) -> Float[Array, "batch n_0"]:
-    """Fields of the visible units without the input of the hidden ones."""
-    inside = machine.intra[0]
-    fields = jnp.broadcast_to(machine.biases[0][None], x.shape)
-    return fields if inside is None else fields + couplings.up(inside, x, x.dtype)
-
-
-def _inside_gradient(
-    machine: BoltzmannMachine, x: Float[Array, "batch n_0"], slopes: Float[Array, "batch n_0"]
-) -> Float[Array, "n_0 n_0"] | None:
-    """By the weights inside the visible layer, from the derivatives by its fields."""
-    inside = machine.intra[0]
-    if inside is None:
-        return None
-    return couplings.tied(len(x) * couplings.products(inside, x, slopes), machine.owners(0))
 
 
 def _check_flips(
@@ -324,19 +406,20 @@ def _check_flips(
 ) -> tuple[Shaped[Array, "batch n_0"], Integer[Array, " num_units"] | None]:
     """The states and the units as arrays; raises ValueError unless both fit the machine."""
     n_0 = machine.sizes[0]
-    checks.array("visible states", visible, f"an array [batch, {n_0}] of zeros and ones")
+    checks.array("visible states", visible, f"an array [batch, {n_0}] of values of the units")
     if jnp.ndim(visible) != 2 or jnp.shape(visible)[1] != n_0:
         raise ValueError(f"got visible states of shape {jnp.shape(visible)}; the machine takes [batch, {n_0}]")
     if jnp.shape(visible)[0] == 0:
         raise ValueError("got an empty batch; a mean over states takes at least one state")
     machine.layer_units[0].check("visible states", visible)
     if units is not None:
-        allowed = f"distinct indices of visible units, from 0 to {n_0 - 1}, at least one"
+        num_units = num_visible_units(machine)
+        allowed = f"distinct indices of visible units, from 0 to {num_units - 1}, at least one"
         if not checks.is_traced(units):
             # By NumPy, which a trace around the call does not see.
             indices = np.asarray(units)
             fits = indices.ndim == 1 and indices.size > 0 and indices.dtype.kind in "iu"
-            fits = fits and 0 <= indices.min() and indices.max() < n_0 and len(np.unique(indices)) == indices.size
+            fits = fits and 0 <= indices.min() and indices.max() < num_units and len(np.unique(indices)) == indices.size
             checks.require(fits, "units", units, allowed)
         units = jnp.asarray(units)
         fits = units.ndim == 1 and units.size > 0 and jnp.issubdtype(units.dtype, jnp.integer)

@@ -29,7 +29,7 @@ from vpf_jax.exporting import exported
 from vpf_jax.machine import AnyState, BoltzmannMachine, check_state
 from vpf_jax.rules.vpf import DirectedGradient, directed_products, flip_rates
 from vpf_jax.sample.streams import Stream, stream_of, substream, substreams
-from vpf_jax.spikes.spiking import coupling_matrix, layered_machine, middles, next_event
+from vpf_jax.spikes.spiking import coupling_matrix, layered_machine, next_event
 from vpf_jax.units import two_valued
 
 
@@ -130,7 +130,7 @@ def learn_from_events(
 def _learn(stream, machine, x, duration, learning_rate):
     """`learn_from_events` on flat states [batch, n]."""
     n = machine.num_units
-    middle = middles(machine)
+    middle = _middles(machine)
     joined = coupling_matrix(jax.tree.map(jnp.ones_like, machine)) * (1 - jnp.eye(n, dtype=x.dtype))
 
     def clamp(carry, inputs):
@@ -161,6 +161,13 @@ def _learn(stream, machine, x, duration, learning_rate):
     start = coupling_matrix(machine), jnp.concatenate(machine.biases), jnp.int32(0)
     (coupling, bias, events), _ = jax.lax.scan(clamp, start, (jnp.arange(len(x)), x))
     return layered_machine(machine, coupling, bias), events
+
+
+def _middles(machine: BoltzmannMachine) -> Float[Array, " n"]:
+    """Half way between the two values of each unit, visible first: alpha is this minus the value."""
+    layers = zip(machine.layer_units, machine.biases, strict=True)
+    kinds = [(two_valued(unit, "learning at events"), bias) for unit, bias in layers]
+    return jnp.concatenate([jnp.full_like(bias, (unit.low + unit.high) / 2) for unit, bias in kinds])
 
 
 def _check_finite(values: Array) -> None:

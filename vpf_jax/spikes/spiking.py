@@ -11,9 +11,10 @@ DeWeese, arXiv 0906.4779, for the chain; Gillespie 1977, "Exact stochastic simul
 for its simulation). Nothing is discretised: the waiting time is exponential with the sum of the rates, and the winner
 of the race is drawn in proportion to its rate. An event costs O(n): a row of couplings is added to the fields.
 
-Time is counted in units in which a neuron without input (z = 0) flips once on average. In a directed machine
-(`machine.untie`) the dynamics are the same and the stationary distribution is no longer known. Not here: learning from
-the events (`event_learning`), spike-timing windows of one synapse (`stdp`), Gibbs sampling (`gibbs`).
+Units of more values have a clock for each neighbouring value (`jumps`): categories jump to any other, counts go up or
+down by one. Time is counted in units in which a neuron without input (z = 0) flips once on average. In a directed
+machine (`machine.untie`) the dynamics are the same and the stationary distribution is no longer known. Not here:
+learning from the events (`event_learning`), spike-timing windows of one synapse (`stdp`), Gibbs sampling (`gibbs`).
 """
 
 import dataclasses
@@ -24,15 +25,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Int, Integer, Num, PRNGKeyArray
 
 from vpf_jax import checks, couplings
 from vpf_jax.checks import AnyArray
+from vpf_jax.energy import local_fields
 from vpf_jax.exporting import exported
 from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_layers, check_machine, check_state
-from vpf_jax.rules.vpf import flip_rates
 from vpf_jax.sample.streams import Stream, stream_of, substream, uniform
-from vpf_jax.units import two_valued
+from vpf_jax.spikes.jumps import Jumps
 
 # Events after which the fields are summed afresh, so that rounding does not pile up in them.
 REFRESH = 1024
@@ -40,15 +41,16 @@ REFRESH = 1024
 
 @exported("vpf_jax.SpikeTrain")
 class SpikeTrain(NamedTuple):
-    """Flips in the order in which they happened."""
+    """Flips, or jumps of units of more values, in the order in which they happened."""
 
     units: Int[Array, " num_events"]
-    """Which unit flipped, counted through the layers, visible first."""
+    """Which unit flipped, counted through the layers, visible first; one of several entries counts once."""
     times: Float[Array, " num_events"]
     """Times since the start of the run, not decreasing, in the precision of the parameters: in float32, events closer
     than about 1e-7 of the time share one."""
-    values: UInt8[Array, " num_events"]
-    """What it flipped to: 1 is a spike, 0 a relaxation. A raster plots units over times where this is 1."""
+    values: Integer[Array, " num_events"]
+    """What it flipped to: 1 is a spike, 0 a relaxation. A raster plots units over times where this is 1. Of categories
+    the code, of counts the count."""
 
 
 @exported("vpf_jax.SpikingRun")
@@ -59,7 +61,8 @@ class SpikingRun(NamedTuple):
     """After the last event, each layer in the dtype it came in."""
     events: SpikeTrain
     occupation: tuple[Float[Array, " _n_l"], ...]
-    """The fraction of the time for which each unit was excited, in [0, 1]."""
+    """The mean over time of each entry: for bits the fraction of the time for which each was excited, in [0, 1], for
+    categories that of each value."""
     duration: Float[Array, ""]
     """Time of the last event; positive."""
 
@@ -79,36 +82,41 @@ def run_spiking(
     Args:
       key: a random key.
       machine: the machine, of any connectivity.
-      state: one array [n_l] of values of its units, which have two each, per layer.
+      state: one array [n_l] of values of its units per layer; they are of any kinds but real ones.
       num_events: number of flips, at least 1.
       clamped: indices of the layers held fixed.
-      held: visible units held fixed besides, True for held; None: none.
+      held: visible units held fixed besides, True for held, a unit of several entries by any of them; None: none.
 
     Raises:
-      ValueError: a state or `held` that does not fit the machine, numbers out of range, nothing left to flip, or, where
-        values are concrete, flip rates that overflow (in float32 where a local field passes 176) or all underflow.
+      ValueError: units of real values, a state or `held` that does not fit the machine, numbers out of range, nothing
+        left to flip, or, where values are concrete, flip rates that overflow (in float32 where a local field passes
+        176) or all underflow.
     """
     num_events = checks.integer("num_events", num_events, 1)
     check_state(machine, state, batched=False)
-    free = _free_units(machine, check_layers("clamped", clamped, len(machine.sizes)), held)
-    _check_rates(jnp.sum(jnp.where(free, jnp.concatenate(flip_rates(machine, state)), 0)), "at the start")
-    stream = stream_of(key)
-    coupling, bias, middle = coupling_matrix(machine), jnp.concatenate(machine.biases), middles(machine)
+    jumps = Jumps(machine)
+    free = _free_units(machine, jumps, check_layers("clamped", clamped, len(machine.sizes)), held)[jumps.unit]
+    coupling, bias = coupling_matrix(machine), jnp.concatenate(machine.biases)
     start = jnp.concatenate([jnp.asarray(x).astype(bias.dtype) for x in state])
+    rates, _ = jumps.rates_and_changes(start, jnp.concatenate(local_fields(machine, state)))
+    _check_rates(jnp.sum(jnp.where(free, rates, 0)), "at the start")
+    stream = stream_of(key)
 
     def play(x: Array, first: Int[Array, ""] | int, count: int) -> tuple[Array, tuple[Array, ...]]:
         """Some events, from freshly summed fields; times and durations from the first of them on."""
 
         def step(carry, number):
             x, fields, occupied, time = carry
-            a = middle - x
-            unit, wait = next_event(jnp.where(free, jnp.exp(a * fields), 0), substream(stream, number))
+            rates, changes = jumps.rates_and_changes(x, fields)
+            jump, wait = next_event(jnp.where(free, rates, 0), substream(stream, number))
             time = time + wait
-            # 2 alpha is what a unit changes by: of bits +1 for one that turns on and -1 for one that turns off.
-            flipped = x + jnp.where(jnp.arange(x.shape[0]) == unit, 2 * a, 0)
-            fields = fields + 2 * a[unit] * coupling[unit]
-            event = unit, time, (a[unit] > 0).astype(jnp.uint8)
-            return (flipped, fields, occupied + wait * x, time), event
+            change, unit = jumps.change(changes, jump), jnp.asarray(jumps.unit)[jump]
+            first_entry = jnp.asarray(jumps.first_entry)[unit]
+            # Of entries beside those of the unit the change is 0, so that a window of one size does for all.
+            some, rows = (jax.lax.dynamic_slice_in_dim(a, first_entry, jumps.width) for a in (change, coupling))
+            fields = fields + jnp.sum(some[:, None] * rows, axis=0)
+            moved = x + change
+            return (moved, fields, occupied + wait * x, time), (unit, time, jumps.value(moved, unit))
 
         fields = bias + jnp.matmul(x, coupling, precision="highest")
         carry = x, fields, jnp.zeros_like(x), jnp.zeros((), x.dtype)
@@ -123,13 +131,6 @@ def run_spiking(
     else:
         parts = jax.tree.map(lambda a: (a,), parts)
     return _joined(machine, state, x, parts)
-
-
-def middles(machine: BoltzmannMachine) -> Float[Array, " n"]:
-    """Half way between the two values of each unit, visible first: alpha is this minus the value."""
-    layers = zip(machine.layer_units, machine.biases, strict=True)
-    kinds = [(two_valued(unit, "a simulation of single flips"), bias) for unit, bias in layers]
-    return jnp.concatenate([jnp.full_like(bias, (unit.low + unit.high) / 2) for unit, bias in kinds])
 
 
 def coupling_matrix(machine: BoltzmannMachine) -> Float[Array, "n n"]:
@@ -213,8 +214,8 @@ def _joined(machine: BoltzmannMachine, state: AnyState, x: Array, parts: tuple[t
 
 
 def _free_units(
-    machine: BoltzmannMachine, clamped: tuple[int, ...], held: Bool[AnyArray, " n_0"] | None
-) -> Bool[Array, " n"]:
+    machine: BoltzmannMachine, jumps: Jumps, clamped: tuple[int, ...], held: Bool[AnyArray, " n_0"] | None
+) -> Bool[Array, " num_units"]:
     """Which units may flip."""
     layers = [jnp.full(n, i not in clamped) for i, n in enumerate(machine.sizes)]
     if held is not None:
@@ -225,7 +226,7 @@ def _free_units(
                 "one per visible unit"
             )
         layers[0] = layers[0] & ~held
-    free = jnp.concatenate(layers)
+    free = jumps.free(jnp.concatenate(layers))
     if not isinstance(free, jax.core.Tracer) and not bool(jnp.any(free)):
         raise ValueError("got every unit clamped or held; at least one has to be free to flip")
     return free

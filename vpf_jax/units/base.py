@@ -9,6 +9,8 @@ so that p(x) is proportional to exp(x z - e(x)). A kind of unit says what its va
     flow              of probability to the neighbouring values, and its derivative by z, the slope of the local rule
                       (Liu, Quek and Lin, arXiv 1711.07732, sections 2-4); the expected slope is 0 under the unit's own
                       conditional
+    neighbours        those values one by one, of separate values, or
+    score_flow        what takes their place where values are real
 
 and, where e is not 0 or has parameters, what begins with `own`. A state of a layer is one vector: most kinds have one
 entry in it for each unit, a categorical unit of q values has q (`width`), and z, biases and weights as many. Everything
@@ -18,7 +20,7 @@ else in the library goes through these. Not here: the kinds themselves, a file e
 import abc
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +28,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Shaped
 
 from vpf_jax import checks
+
+
+class Neighbours(NamedTuple):
+    """Of each unit, the values that are its neighbours."""
+
+    values: Float[Array, "..."]
+    """[..., units, num_values, width], where axes of size 1 stand for all."""
+    log_weights: Float[Array, "*units num_values"]
+    """e(x) - e(value), minus infinity where there is no such neighbour."""
 
 
 class Unit(abc.ABC):
@@ -36,6 +47,8 @@ class Unit(abc.ABC):
     """In which states are stored."""
     width: int = 1
     """Entries of a state that make one unit."""
+    continuous: bool = False
+    """Whether values are real numbers, with `score_flow` in the place of `neighbours`."""
 
     @abc.abstractmethod
     def mean(self, z: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -60,6 +73,28 @@ class Unit(abc.ABC):
         Of values that are separate the sum over the neighbouring ones x' of sqrt(p(x') / p(x)), with entries of several
         in a unit each at its own; of real ones what is left of it in the limit of small steps, which may be negative.
         """
+
+    def neighbours(self, x: Float[Array, "*n"]) -> Neighbours:
+        """The values to which probability flows from x; by default all others of a finite number."""
+        table = self.all_values()
+        if table is None:
+            raise ValueError(f"got units of kind {self.name!r}; flow to neighbouring values takes kinds that say which")
+        units = x.shape[-1] // self.width
+        values = jnp.asarray(table, x.dtype)
+        present = jnp.all(x.reshape(*x.shape[:-1], units, 1, self.width) == _among(values, x.ndim + 2), axis=-1)
+
+        def own(x: Float[Array, "*n"]) -> Float[Array, "*units 1"]:
+            every = jnp.broadcast_to(self.own_energy(x).astype(x.dtype), x.shape)
+            return jnp.sum(every.reshape(*x.shape[:-1], units, 1, self.width), axis=-1)
+
+        there = jnp.concatenate([own(jnp.tile(value, units)) for value in values], axis=-1)
+        return Neighbours(_among(values, x.ndim + 2), jnp.where(present, -jnp.inf, own(x) - _among(there, x.ndim + 1)))
+
+    def score_flow(
+        self, x: Float[Array, "*n"], slope: Float[Array, "*n"], curvature: Float[Array, "*n"]
+    ) -> Float[Array, "*n"]:
+        """The rates of `flow` for real values, from the first and second derivative of log p by x."""
+        raise ValueError(f"got units of kind {self.name!r}; score matching takes kinds of real values that say how")
 
     @abc.abstractmethod
     def check(self, name: str, x: Any) -> Any:
@@ -112,6 +147,11 @@ class Unit(abc.ABC):
         where a field would be infinite.
         """
         raise ValueError(f"got units of kind {self.name!r}; a start from means takes kinds that say how (Unit.fitted)")
+
+
+def _among(values: Float[Array, "*n"], ndim: int) -> Float[Array, "..."]:
+    """With axes of size 1 in front, so as to go with an array of so many axes."""
+    return values.reshape((1,) * (ndim - values.ndim) + values.shape)
 
 
 def owners(unit: Unit, n: int) -> np.ndarray | None:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from vpf_jax import checks
-from vpf_jax.units.base import Unit, register
+from vpf_jax.units.base import Neighbours, Unit, register
 from vpf_jax.units.two_valued import LEAST_MEAN
 
 # Of draws, as high as single precision counts; a field so high has left any data behind.
@@ -70,6 +70,13 @@ class Count(Unit):
         up = jnp.exp((z - jnp.log1p(x)) / 2)
         down = jnp.where(x > 0, jnp.exp((jnp.log(jnp.maximum(x, 1)) - z) / 2), 0)
         return up + down, (up - down) / 2
+
+    def neighbours(self, x: Float[Array, "*n"]) -> Neighbours:
+        """One up and one down."""
+        down = jnp.where(x > 0, jnp.log(jnp.maximum(x, 1)), -jnp.inf)
+        return Neighbours(
+            jnp.stack([x + 1, jnp.maximum(x - 1, 0)], axis=-1)[..., None], jnp.stack([-jnp.log1p(x), down], axis=-1)
+        )
 
     def check(self, name: str, x: Any) -> Any:
         told = "whole numbers of at least 0"

@@ -34,6 +34,7 @@ class Gaussian(Unit):
     log_precision: Float[Array, " n"] | None = dataclasses.field(default=None, compare=False, repr=False)
 
     dtype = np.float32
+    continuous = True
 
     def own(self, n: int) -> Float[Array, " n"] | None:
         return jnp.zeros(n) if self.learnt else None
@@ -66,7 +67,12 @@ class Gaussian(Unit):
     def flow(self, x: Shaped[Array, "*n"], z: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
         g = self.precision(z)
         slope = z - g * jnp.asarray(x).astype(z.dtype)
-        return slope**2 / 2 - g, slope
+        return self.score_flow(x, slope, -g), slope
+
+    def score_flow(
+        self, x: Shaped[Array, "*n"], slope: Float[Array, "*n"], curvature: Float[Array, "*n"]
+    ) -> Float[Array, "*n"]:
+        return slope**2 / 2 + curvature
 
     def check(self, name: str, x: Any) -> Any:
         return checks.finite(name, x)

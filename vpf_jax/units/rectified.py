@@ -26,6 +26,7 @@ class Rectified(Unit):
     name: str = "rectified"
 
     dtype = np.float32
+    continuous = True
 
     def mean(self, z: Float[Array, "*n"]) -> Float[Array, "*n"]:
         # Far out the sum is a small difference of large numbers: its series there.
@@ -47,7 +48,12 @@ class Rectified(Unit):
     def flow(self, x: Shaped[Array, "*n"], z: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
         x = jnp.asarray(x).astype(z.dtype)
         score = z - x
-        return 2 * x * score + x**2 * (score**2 / 2 - 1), 2 * x + x**2 * score
+        return self.score_flow(x, score, -jnp.ones_like(x)), 2 * x + x**2 * score
+
+    def score_flow(
+        self, x: Float[Array, "*n"], slope: Float[Array, "*n"], curvature: Float[Array, "*n"]
+    ) -> Float[Array, "*n"]:
+        return 2 * x * slope + x**2 * (slope**2 / 2 + curvature)
 
     def check(self, name: str, x: Any) -> Any:
         checks.finite(name, x)

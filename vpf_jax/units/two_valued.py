@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
 from vpf_jax import checks
-from vpf_jax.units.base import Unit, register
+from vpf_jax.units.base import Neighbours, Unit, register
 
 # Means from which biases are made stay this far from 0 and 1, as if each value had been seen once in a hundred images:
 # a pixel that is always dark in the data is not quite so in a machine.
@@ -55,6 +55,9 @@ class TwoValued(Unit):
         slope = half * jnp.exp(half * z)
         # From the slope, so that the rates need not be stored beside it.
         return jnp.abs(slope) * (2 / self.step), slope
+
+    def neighbours(self, x: Float[Array, "*n"]) -> Neighbours:
+        return Neighbours(self.flipped(x)[..., None, None], jnp.zeros_like(x)[..., None])
 
     def check(self, name: str, x: Any) -> Any:
         return checks.two_valued(name, x, self.low, self.high)
