@@ -43,7 +43,10 @@ class Unit(abc.ABC):
 
     @abc.abstractmethod
     def sample(self, z: Float[Array, "*n"], uniforms: Float[Array, "*n"]) -> Shaped[Array, "*n"]:
-        """Draws of x at local fields z from uniform numbers in [0, 1), in any dtype that holds the values."""
+        """Draws of x at local fields z from uniform numbers in [0, 1), in any dtype that holds the values.
+
+        No gradient passes through them.
+        """
 
     @abc.abstractmethod
     def log_normaliser(self, z: Float[Array, "*n"]) -> Float[Array, "*units"]:

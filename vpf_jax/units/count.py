@@ -1,8 +1,8 @@
 """Units that count: 0, 1, 2, ..., with e(x) = log x!, so that x is of Poisson's distribution with mean exp(z).
 
-The neighbours of a value are the next one up and the next one down. Machines that join such units to one another by
-weights above 0 have no distribution; to other kinds they may be joined by any. Not here: counts up to a bound, which
-are categories.
+The neighbours of a value are the next one up and the next one down. Machines have no distribution that join such units
+to one another, or to rectified ones, by weights above 0, or to units of real values by any; to units of a finite number
+of values they may be joined by any. Not here: counts up to a bound, which are categories.
 """
 
 import dataclasses
@@ -15,12 +15,16 @@ from jaxtyping import Array, Float, Shaped
 
 from vpf_jax import checks
 from vpf_jax.units.base import Unit, register
+from vpf_jax.units.gaussian import normal_quantile
 from vpf_jax.units.two_valued import LEAST_MEAN
 
 # Of draws, as high as single precision counts; a field so high has left any data behind.
 MOST = 2**24
-# From here on a draw is one of a normal distribution, to a relative error of a thousandth of its deviation.
-_LARGE = 1e5
+# Up to here single precision holds the sums of probabilities; from here on the quantile's own series is exact to a
+# hundredth of a count, but for one draw in a million.
+_LARGE = 100.0
+# Less than a step of the uniform numbers, with what lies beyond a value of such probability.
+_NEGLIGIBLE = 2.0**-30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,36 +39,10 @@ class Count(Unit):
         return jnp.exp(z)
 
     def sample(self, z: Float[Array, "*n"], uniforms: Float[Array, "*n"]) -> Shaped[Array, "*n"]:
-        """The quantile, by steps from the mean; at most `MOST`."""
+        """The quantile; at most `MOST`."""
         rate = jnp.minimum(jnp.exp(z), MOST)
         u = uniforms.astype(z.dtype)
-        small = jnp.minimum(rate, _LARGE)
-        start = jnp.floor(small)
-        # P(x <= start) and p(start); sums beyond are by the ratios of neighbouring probabilities.
-        below = jax.scipy.special.gammaincc(start + 1, small)
-        at = jnp.exp(
-            start * jnp.log(jnp.maximum(small, jnp.finfo(z.dtype).tiny)) - small - jax.scipy.special.gammaln(start + 1)
-        )
-        upwards = u >= below
-
-        def unfinished(carry: tuple[Array, Array, Array]) -> Array:
-            x, total, p = carry
-            return jnp.where(upwards, (total <= u) & (p > 0), (total - p > u) & (x > 0))
-
-        def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            x, total, p = carry
-            goes = unfinished(carry)
-            up = p * small / (x + 1)
-            down = p * x / jnp.maximum(small, jnp.finfo(z.dtype).tiny)
-            return (
-                jnp.where(goes, jnp.where(upwards, x + 1, x - 1), x),
-                jnp.where(goes, jnp.where(upwards, total + up, total - p), total),
-                jnp.where(goes, jnp.where(upwards, up, down), p),
-            )
-
-        carry = jax.lax.while_loop(lambda c: jnp.any(unfinished(c)), step, (start, below, at))
-        normal = jnp.round(rate + jnp.sqrt(rate) * jax.scipy.special.ndtri(u + 2.0**-25))
-        found = jnp.where(rate > _LARGE, normal, carry[0])
+        found = jnp.where(rate > _LARGE, _far_quantile(u, rate), _near_quantile(u, jnp.minimum(rate, _LARGE)))
         return jax.lax.stop_gradient(jnp.clip(found, 0, MOST)).astype(self.dtype)
 
     def log_normaliser(self, z: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -95,7 +73,48 @@ class Count(Unit):
     def fitted(
         self, means: Float[Array, " n"], variances: Float[Array, " n"] | None
     ) -> tuple[Float[Array, " n"], None]:
+        checks.values(
+            "visible_means",
+            means,
+            "of counts",
+            lambda v, xp: xp.all(v >= 0),
+            lambda v: f"from {v.min():g} to {v.max():g}; those of counts are at least 0",
+        )
         return jnp.log(jnp.maximum(means, LEAST_MEAN)), None
+
+
+def _near_quantile(u: Float[Array, "*n"], rate: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """By steps from the mean, sums of probabilities growing or shrinking by one at each."""
+    positive = jnp.maximum(rate, jnp.finfo(rate.dtype).tiny)
+    start = jnp.floor(rate)
+    # P(x <= start) and p(start); sums beyond are by the ratios of neighbouring probabilities.
+    below = jax.scipy.special.gammaincc(start + 1, rate)
+    at = jnp.exp(start * jnp.log(positive) - rate - jax.scipy.special.gammaln(start + 1))
+    upwards = u >= below
+
+    def unfinished(carry: tuple[Array, Array, Array]) -> Array:
+        x, total, p = carry
+        # Where the rest is less than the rounding of the sum, that would never pass u.
+        return (p > _NEGLIGIBLE) & jnp.where(upwards, total <= u, (total - p > u) & (x > 0))
+
+    def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        x, total, p = carry
+        up, down = p * rate / (x + 1), p * x / positive
+        moved = (
+            jnp.where(upwards, x + 1, x - 1),
+            jnp.where(upwards, total + up, total - p),
+            jnp.where(upwards, up, down),
+        )
+        goes = unfinished(carry)
+        return tuple(jnp.where(goes, new, old) for new, old in zip(moved, carry, strict=True))
+
+    return jax.lax.while_loop(lambda carry: jnp.any(unfinished(carry)), step, (start, below, at))[0]
+
+
+def _far_quantile(u: Float[Array, "*n"], rate: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """By the series of Cornish and Fisher (1938) around the normal quantile, to its third cumulants and fourth."""
+    w, deviation = normal_quantile(u), jnp.sqrt(rate)
+    return jnp.round(rate + deviation * w + (w**2 - 1) / 6 + (w - w**3) / (72 * deviation))
 
 
 COUNT = register(Count())

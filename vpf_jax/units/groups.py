@@ -45,7 +45,8 @@ class Groups(Unit):
 
     @property
     def dtype(self) -> DTypeLike:  # type: ignore[override]
-        return np.result_type(*(unit.dtype for unit, _ in self.groups))
+        # JAX's promotion: single precision for counts beside real values, where NumPy's is double.
+        return jnp.result_type(*(unit.dtype for unit, _ in self.groups))
 
     def segments(self, n: int) -> list[tuple[Unit, slice]]:
         ends = list(itertools.accumulate((number for _, number in self.groups), initial=0))
