@@ -88,6 +88,8 @@ class Groups(Unit):
 
     def check(self, name: str, x: Any) -> Any:
         checks.array(name, x)
+        if jnp.ndim(x) == 0:
+            raise ValueError(f"got {name} of shape (); it takes the entries of {self.name}")
         for unit, part in self.segments(jnp.shape(x)[-1]):
             unit.check(f"{unit.name} units of {name}", x[..., part])
         return x
