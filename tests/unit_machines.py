@@ -102,6 +102,11 @@ class UnitCase(NamedTuple):
         """Of all units."""
         return tuple(itertools.chain(*self.layers))
 
+    @property
+    def intra_layers(self) -> tuple[int, ...]:
+        """The layers with intra-layer weights."""
+        return tuple(layer for layer, block in enumerate(self.intra) if block is not None)
+
     def layered(self, states: np.ndarray) -> tuple:
         """Flat states [..., n] as the library wants them, in the types of the units."""
         parts = np.split(states, np.cumsum([len(layer) for layer in self.biases])[:-1], axis=-1)
@@ -152,6 +157,5 @@ def _weights(rng: np.random.Generator, lower: Sequence[str], upper: Sequence[str
 def has_distribution(layers: Sequence[Sequence[str]], inside: Sequence[int] = ()) -> bool:
     """Whether counts are joined to no real values of both signs."""
     joined = [*itertools.pairwise(layers), *((layers[i], layers[i]) for i in inside)]
-    return not any(
-        "count" in a and set(REAL) & set(b) for one, other in joined for a, b in ((one, other), (other, one))
-    )
+    both_ways = [*joined, *(pair[::-1] for pair in joined)]
+    return not any("count" in a and set(REAL) & set(b) for a, b in both_ways)

@@ -91,7 +91,7 @@ def test_shares_of_samples_are_the_probabilities(unit):
 
 @pytest.mark.parametrize("rate", [0.01, 1.0, 7.3, 99.0, 101.0, 300.0, 3e4, 2e5])
 def test_samples_of_counts_are_quantiles(rate):
-    """u lies between P(less than x) and P(at most x), up to the rounding of sums in single precision."""
+    """Probabilities below x and up to x enclose the uniform number, but for the rounding of sums."""
     u = ((np.arange(5000) + 0.5) / 5000).astype(np.float32)
     z = np.float32(np.log(rate))
     x = np.asarray(COUNT.sample(jnp.full(len(u), z), jnp.asarray(u)))
@@ -395,7 +395,6 @@ def test_names_lead_back_to_kinds(unit):
     )
     # The kind that a machine binds to its parameters is the kind.
     assert machine.layer_units[0] == unit
-    unit.bound(machine.own[0]) if machine.own else None
 
 
 def test_the_table_of_units_knows_names_and_refuses_doubles():

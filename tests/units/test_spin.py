@@ -194,7 +194,7 @@ def test_units_of_more_values_are_refused_where_two_are_needed():
     ):
         with pytest.raises(ValueError, match=r"got units of kind 'ternary'; .* two values"):
             call()
-    with pytest.raises(ValueError, match="got a machine of ternary units; .* finite number of values"):
+    with pytest.raises(ValueError, match=r"got a machine of ternary units; .* finite number of values"):
         vpf_jax.log_partition_exact(machine)
     with pytest.raises(ValueError, match="got units of kind 'ternary'; a start from means takes kinds that say how"):
         vpf_jax.independent_machine(machine, jnp.full(3, 0.5))

@@ -43,7 +43,7 @@ class Rectified(Unit):
         far, log_above = -jnp.minimum(z, _FAR), jnp.log(above)
 
         def exponent_is(e: Float[Array, "*n"]) -> Float[Array, "*n"]:
-            """x at which far x + x^2 / 2 is e."""
+            """The x at which far x + x^2 / 2 is e."""
             return 2 * e / (far + jnp.sqrt(far**2 + 2 * e))
 
         # P(above x) = exp(- far x - x^2 / 2) far / (far + x), to a relative error of 1 / z^4.
