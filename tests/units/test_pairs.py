@@ -97,10 +97,30 @@ def assert_right_at(case, states, masses, energies, fields, flows, gradient):
     assert_close(flows, oracles.unit_flows(oracle, states).sum(axis=1))
     there, mass = states[masses > 0], masses[masses > 0]
     wanted = oracles.unit_gradient(lambda m: mass @ oracles.unit_flows(m, there).sum(axis=1), oracle)
-    # Differences of numbers of this size, rounded and divided by 4e-5.
-    rounding = 1e-11 * (mass @ np.abs(oracles.unit_flows(oracle, there)).sum(axis=1))
+    # The flow of real values is a second difference of energies; theirs is rounded, and divided by 4e-5.
+    rounding = 1e-11 * np.abs(oracles.unit_energies(oracle, there)).max()
     for one, other in zip(gradient, (wanted[0].coupling, wanted[0].bias, wanted[1]), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-7, atol=rounding + 1e-8 * np.abs(other).max())
+
+
+def along(oracle, states, gradient) -> np.ndarray:
+    """How the mean flow changes along random directions, over what the gradient says of each."""
+    rng, (coupling, bias, own), ratios = np.random.default_rng(0), gradient, []
+    gaussian = np.repeat([kind == "gaussian" for kind in oracle.kinds], [oracles.width(kind) for kind in oracle.kinds])
+    for _ in range(10):
+        upper = np.triu(rng.normal(size=coupling.shape), 1) * oracle.flat.connected
+        bias_step, own_step = rng.normal(size=bias.shape), rng.normal(size=own.shape) * gaussian
+
+        def mean_flow(step, upper=upper, bias_step=bias_step, own_step=own_step):
+            moved = oracle.flat._replace(
+                coupling=oracle.flat.coupling + step * (upper + upper.T), bias=oracle.flat.bias + step * bias_step
+            )
+            own = oracle.log_precision + step * own_step
+            return oracles.unit_flows(oracle._replace(flat=moved, log_precision=own), states).sum(axis=1).mean()
+
+        change = (mean_flow(1e-5) - mean_flow(-1e-5)) / 2e-5
+        ratios.append(change / (np.sum(upper * coupling) + bias_step @ bias + own_step @ own))
+    return np.array(ratios)
 
 
 @pytest.mark.slow
@@ -109,10 +129,15 @@ def test_a_machine_of_all_kinds_at_single_states():
     """Every pair of kinds, inside layers and between them; autodiff, and the two halves of the rule."""
     case = IN_ALL
     states, masses = some_states(case, 15), np.full(15, 1 / 15)
+    oracle = case.oracle
     energies, fields, flows, (gradient, _), _ = found(case.machine, layered(case, states), masses[None], None)
-    assert_right_at(case, states, masses, energies, fields, flows, flat(case, gradient, 0))
+    assert_close(energies, oracles.unit_energies(oracle, states))
+    assert_close(np.concatenate(fields, axis=1), oracles.local_fields(oracle.flat, states))
+    assert_close(flows, oracles.unit_flows(oracle, states).sum(axis=1))
+    gradient = flat(case, gradient, 0)
+    assert_close(along(oracle, states, gradient), 1, 1e-7)
     tied = vpf_jax.tie_intra(jax.jit(jax.grad(vpf_jax.vpf_objective))(case.machine, layered(case, states)))
-    for one, other in zip(flat(case, tied), flat(case, gradient, 0), strict=True):
+    for one, other in zip(flat(case, tied), gradient, strict=True):
         assert_close(one, other)
     halves = jax.jit(vpf_jax.directed_gradient)(case.machine, layered(case, states))
     assert_close(halves.forward[0] + halves.backward[0], tied.weights[0])
@@ -136,7 +161,8 @@ def test_pairs_against_all_their_states(case):
     states, p, log_z = oracles.unit_distribution(oracle)
     num_above = len(states) // len(weights_of(case))
     joint = p.reshape(-1, num_above)
-    rows = np.linspace(0, len(joint) - 1, 5).astype(int)[1:4]
+    # Visible states that are more and less probable.
+    rows = np.unique(np.argsort(-joint.sum(axis=1))[[0, len(joint) // 10, len(joint) // 4]])
     completed = np.zeros_like(joint)
     completed[rows] = joint[rows] / joint[rows].sum(axis=1, keepdims=True) / len(rows)
     visible = states[rows * num_above]

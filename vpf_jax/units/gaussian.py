@@ -39,7 +39,8 @@ class Gaussian(Unit):
         return jnp.zeros(n) if self.learnt else None
 
     def bound(self, own: Float[Array, " n"] | None) -> "Gaussian":
-        return dataclasses.replace(self, log_precision=own)
+        # In groups with others, entries of units of precision 1 have a place in the parameters that nothing reads.
+        return dataclasses.replace(self, log_precision=own) if self.learnt else self
 
     def entry(self, j: Int[Array, ""]) -> "Gaussian":
         own = self.log_precision
