@@ -72,7 +72,7 @@ def test_a_centred_step_descends_in_the_parameters_of_the_centred_machine():
 
 @pytest.mark.slow
 def test_several_seeds_are_trained_at_once_and_kept(tmp_path):
-    """Centred and averaged chains on real values: each seed as alone, a checkpoint as the state, own parameters move."""
+    """Centred and averaged chains on real values: each seed as alone, precisions move, a checkpoint is the state."""
     config = training("cd", batch_size=8, learning_rate=0.05, epochs=2, averaging=0.8, centred=True)
     machine = vpf_jax.init_machine(jax.random.key(0), (4, 3), (0,), (GAUSSIAN, BINARY))
     visible = jnp.asarray(np.random.default_rng(0).normal(size=(16, 4)) * [0.5, 1, 1, 2], jnp.float32)

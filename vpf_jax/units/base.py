@@ -80,7 +80,7 @@ class Unit(abc.ABC):
         """Parameters of the own energy of n entries as they start; None of kinds that have none."""
         return None
 
-    def bound(self, own: Float[Array, " n"] | None) -> "Unit":
+    def bound(self, own: Float[Array, "*runs n"] | None) -> "Unit":
         """The kind with these parameters of its own energy."""
         return self
 

@@ -31,14 +31,14 @@ class Gaussian(Unit):
 
     name: str
     learnt: bool
-    log_precision: Float[Array, " n"] | None = dataclasses.field(default=None, compare=False, repr=False)
+    log_precision: Float[Array, "*runs n"] | None = dataclasses.field(default=None, compare=False, repr=False)
 
     dtype = np.float32
 
     def own(self, n: int) -> Float[Array, " n"] | None:
         return jnp.zeros(n) if self.learnt else None
 
-    def bound(self, own: Float[Array, " n"] | None) -> "Gaussian":
+    def bound(self, own: Float[Array, "*runs n"] | None) -> "Gaussian":
         # In groups with others, entries of units of precision 1 have a place in the parameters that nothing reads.
         return dataclasses.replace(self, log_precision=own) if self.learnt else self
 

@@ -26,7 +26,7 @@ class Groups(Unit):
     """Kinds of units with their numbers of entries, in the order of the layer."""
 
     groups: tuple[tuple[Unit, int], ...]
-    parameters: Float[Array, " n"] | None = dataclasses.field(default=None, compare=False, repr=False)
+    parameters: Float[Array, "*runs n"] | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         allowed = "pairs (kind, number of entries), kinds of one value an entry or that many times their width"
@@ -65,7 +65,7 @@ class Groups(Unit):
         # Entries of kinds without parameters hold a 0 that nothing reads.
         return jnp.concatenate([jnp.zeros(part.stop - part.start) if own is None else own for own, part in parts])
 
-    def bound(self, own: Float[Array, " n"] | None) -> "Groups":
+    def bound(self, own: Float[Array, "*runs n"] | None) -> "Groups":
         return dataclasses.replace(self, parameters=own)
 
     def mean(self, z: Float[Array, "*n"]) -> Float[Array, "*n"]:
