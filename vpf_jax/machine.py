@@ -374,7 +374,7 @@ def _check_intra(name: str, block: Float[Array, "n n"], owned: np.ndarray | None
         # Up to rounding, which another program's file may have done to one side.
         return hollow & (xp.abs(matrix - matrix.T).max() <= 1e-5 * xp.abs(matrix).max()) if tied else hollow
 
-    kind = ("tied" if tied else "hollow") + ("" if owned is None else f" by {owned[-1] + 1} units")
+    kind = ("tied" if tied else "hollow") + ("" if owned is None else f" by units {hash(owned.tobytes())}")
     checks.values(name, block, kind, holds, lambda _: f"that is no {allowed[2:]}")
 
 

@@ -11,8 +11,8 @@ from families import assert_close, in_float64, mapped
 from unit_machines import make_units
 
 import vpf_jax
-from vpf_jax import BoltzmannMachine, with_units
-from vpf_jax.units import BINARY, GAUSSIAN, SPIN, Categorical
+from vpf_jax import BoltzmannMachine, gauges, with_units
+from vpf_jax.units import BINARY, GAUSSIAN, SPIN, Categorical, Groups
 
 
 def as_bits(machine: BoltzmannMachine) -> BoltzmannMachine:
@@ -129,3 +129,18 @@ def test_normal_units_are_gaussian_ones_of_precision_1():
     for a, b in zip(jax.tree.leaves(dataclasses.replace(one, own=None)), jax.tree.leaves(other), strict=True):
         assert_close(a, b)
     assert_close(*(vpf_jax.vpf_objective(case.machine, states) for case in (gaussians, normals)))
+
+
+def test_what_one_machine_takes_is_looked_at_again_for_another():
+    """Arrays that have passed a check are not looked at again, but that of other places is another check."""
+    groups = [Groups(parts) for parts in (((Categorical(3), 3), (BINARY, 1)), ((BINARY, 1), (Categorical(3), 3)))]
+    machine = vpf_jax.init_machine(jax.random.key(0), (4,), (0,), (groups[0],))
+    vpf_jax.energy(machine, (np.array([1, 0, 0, 1]),))
+    with pytest.raises(ValueError, match="zero weights inside a unit"):
+        vpf_jax.energy(dataclasses.replace(machine, units=groups[1]), (np.array([1, 0, 0, 1]),))
+    kinds = GAUSSIAN, Groups(((BINARY, 1), (GAUSSIAN, 2)))
+    real, mixed = (vpf_jax.init_machine(jax.random.key(0), (3, 2), units=(kind, BINARY)) for kind in kinds)
+    means, deviations = jnp.ones(3), jnp.full(3, 2.0)
+    gauges.standardise(real, means, deviations)
+    with pytest.raises(ValueError, match="got means of other values; they are 0 but for gaussian units"):
+        gauges.standardise(mixed, means, deviations)

@@ -106,7 +106,7 @@ def _near_quantile(u: Float[Array, "*n"], rate: Float[Array, "*n"]) -> Float[Arr
             jnp.where(upwards, up, down),
         )
         goes = unfinished(carry)
-        return tuple(jnp.where(goes, new, old) for new, old in zip(moved, carry, strict=True))
+        return jax.tree.map(lambda new, old: jnp.where(goes, new, old), moved, carry)
 
     return jax.lax.while_loop(lambda carry: jnp.any(unfinished(carry)), step, (start, below, at))[0]
 
