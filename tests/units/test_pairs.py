@@ -103,8 +103,8 @@ def assert_right_at(case, states, masses, energies, fields, flows, gradient):
         np.testing.assert_allclose(one, other, rtol=1e-7, atol=rounding + 1e-8 * np.abs(other).max())
 
 
-def along(oracle, states, gradient) -> np.ndarray:
-    """How the mean flow changes along random directions, over what the gradient says of each."""
+def along(oracle, states, gradient, num_units=None) -> np.ndarray:
+    """How the mean flow of the first units changes along random directions, over what the gradient says of each."""
     rng, (coupling, bias, own), ratios = np.random.default_rng(0), gradient, []
     gaussian = np.repeat([kind == "gaussian" for kind in oracle.kinds], [oracles.width(kind) for kind in oracle.kinds])
     for _ in range(10):
@@ -116,7 +116,8 @@ def along(oracle, states, gradient) -> np.ndarray:
                 coupling=oracle.flat.coupling + step * (upper + upper.T), bias=oracle.flat.bias + step * bias_step
             )
             own = oracle.log_precision + step * own_step
-            return oracles.unit_flows(oracle._replace(flat=moved, log_precision=own), states).sum(axis=1).mean()
+            flows = oracles.unit_flows(oracle._replace(flat=moved, log_precision=own), states)
+            return flows[:, :num_units].sum(axis=1).mean()
 
         change = (mean_flow(1e-5) - mean_flow(-1e-5)) / 2e-5
         ratios.append(change / (np.sum(upper * coupling) + bias_step @ bias + own_step @ own))
@@ -130,12 +131,14 @@ def test_a_machine_of_all_kinds_at_single_states():
     case = IN_ALL
     states, masses = some_states(case, 15), np.full(15, 1 / 15)
     oracle = case.oracle
-    energies, fields, flows, (gradient, _), _ = found(case.machine, layered(case, states), masses[None], None)
+    energies, fields, flows, (gradient, without), _ = found(case.machine, layered(case, states), masses[None], None)
     assert_close(energies, oracles.unit_energies(oracle, states))
     assert_close(np.concatenate(fields, axis=1), oracles.local_fields(oracle.flat, states))
     assert_close(flows, oracles.unit_flows(oracle, states).sum(axis=1))
     gradient = flat(case, gradient, 0)
     assert_close(along(oracle, states, gradient), 1, 1e-7)
+    # Without the flips of hidden units.
+    assert_close(along(oracle, states, flat(case, without, 0), len(EVERYTHING)), 1, 1e-7)
     tied = vpf_jax.tie_intra(jax.jit(jax.grad(vpf_jax.vpf_objective))(case.machine, layered(case, states)))
     for one, other in zip(flat(case, tied), gradient, strict=True):
         assert_close(one, other)
