@@ -744,3 +744,164 @@ def jump_law_after(machine: SummedMachine, states: np.ndarray, start: int, time:
     values, vectors = np.linalg.eigh(root[:, None] * generator / root)
     law = vectors[start] * np.exp(values * time) @ vectors.T * root / root[start]
     return np.where(law > 1e-13, law, 0)
+
+
+class UnitMachine(NamedTuple):
+    """A Boltzmann machine of units of any kinds; `flat` has one row for each entry of a state.
+
+    The kinds: binary, spin, categorical(q), gaussian, normal, rectified, count; ternary and wide ones of the tests'
+    own. Integrals are sums over nodes.
+    """
+
+    flat: FlatMachine
+    kinds: tuple[str, ...]  # of every unit, the visible layer's first
+    log_precision: np.ndarray  # [n], 0 for entries of other than Gaussian units
+
+
+def width(kind: str) -> int:
+    """Entries of a state that make one unit."""
+    return int(kind[len("categorical(") : -1]) if kind.startswith("categorical") else 1
+
+
+def own_energy(kind: str, x: np.ndarray, log_precision: float = 0.0) -> np.ndarray:
+    """The energy of values without a field."""
+    if kind in ("gaussian", "normal", "rectified"):
+        return np.exp(log_precision) * x**2 / 2
+    if kind == "count":
+        logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, x.max(initial=0) + 1)))])
+        return logs[x.astype(int)]
+    return np.zeros_like(x)
+
+
+def unit_values(kind: str, reach: float = 10.0, most: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """The values of one unit, [V, width], and the weight of each in a sum over them.
+
+    Of real units the nodes of a quadrature up to `reach`: equidistant over the whole line, where the error of that sum
+    for a normal density of deviation s is exp(- 2 pi^2 s^2 / 0.5^2); those of Gauss and Legendre from 0. Of counts
+    those up to `most`.
+    """
+    if kind.startswith("categorical"):
+        return np.eye(width(kind)), np.ones(width(kind))
+    if kind in ("gaussian", "normal"):
+        values = np.arange(-2 * reach, 2 * reach + 1) / 2
+        return values[:, None], np.full(len(values), 0.5)
+    if kind == "rectified":
+        nodes, weights = np.polynomial.legendre.leggauss(48)
+        return reach * (nodes[:, None] + 1) / 2, reach * weights / 2
+    finite = {"binary": (0, 1), "spin": (-1, 1), "ternary": (-1, 0, 1), "wide": (-2, 3)}
+    values = np.array(finite[kind] if kind in finite else range(most + 1), np.float64)
+    return values[:, None], np.ones(len(values))
+
+
+def unit_masses(kind: str, field: np.ndarray | float, log_precision: float = 0.0, **reach: float) -> tuple:
+    """(values [V, width], probability of each [V], log sum): one unit at one field, [width] or a number."""
+    values, weights = unit_values(kind, **reach)
+    exponents = values @ np.broadcast_to(field, values.shape[1:]) + np.log(weights)
+    exponents = exponents - own_energy(kind, values, log_precision).sum(axis=1)
+    total = log_sum_exp(exponents)
+    return values, np.exp(exponents - total), total
+
+
+def entries(machine: UnitMachine) -> list[slice]:
+    """The entries of each unit."""
+    ends = np.cumsum([width(kind) for kind in machine.kinds])
+    return [slice(end - width(kind), end) for kind, end in zip(machine.kinds, ends, strict=True)]
+
+
+def unit_machine(
+    biases: Sequence, weights: Sequence, intra: Sequence, kinds: Sequence[str], own: Sequence | None = None
+) -> UnitMachine:
+    """The flat form of a layered machine of such units, given the logarithms of precisions of each layer, or None."""
+    flat = flatten(biases, weights, intra)
+    layers = [np.zeros(size) for size in flat.sizes] if own is None else own
+    own_of = [np.zeros(size) if one is None else one for one, size in zip(layers, flat.sizes, strict=True)]
+    machine = UnitMachine(flat, tuple(kinds), np.concatenate(own_of).astype(np.float64))
+    connected = flat.connected.copy()
+    for part in entries(machine):
+        connected[part, part] = False
+    return machine._replace(flat=flat._replace(connected=connected))
+
+
+def unit_states(machine: UnitMachine, **reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """All states (or nodes) of a machine of few units, [S, n], the last unit's values nearest; and their weights."""
+    states, weights = np.zeros((1, 0)), np.ones(1)
+    for kind in machine.kinds:
+        values, own = unit_values(kind, **reach)
+        states = np.concatenate([np.repeat(states, len(values), axis=0), np.tile(values, (len(states), 1))], axis=1)
+        weights = np.outer(weights, own).ravel()
+    return states, weights
+
+
+def unit_energies(machine: UnitMachine, states: np.ndarray) -> np.ndarray:
+    """E(x) of every row, the own energies of the units among it."""
+    total = energies(machine.flat, states)
+    for kind, part in zip(machine.kinds, entries(machine), strict=True):
+        x = states[:, part]
+        total = total + own_energy(kind, x, float(machine.log_precision[part][0])).sum(axis=1)
+    return total
+
+
+def unit_distribution(machine: UnitMachine, **reach: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """(states, probability of each, log Z); of real units probabilities of nodes."""
+    states, weights = unit_states(machine, **reach)
+    exponents = np.log(weights) - unit_energies(machine, states)
+    total = log_sum_exp(exponents)
+    return states, np.exp(exponents - total), total
+
+
+def unit_flows(machine: UnitMachine, states: np.ndarray) -> np.ndarray:
+    """The flow out of every row by each unit, [S, units], from energies of neighbouring states.
+
+    The root of the ratio of probabilities to every other value; of counts to the next ones; of real values score
+    matching, s^2 / 2 + s' with s = - dE/dx (Hyvarinen 2005), and 2 x s + x^2 (s^2 / 2 + s') of those from 0 (2007).
+    Energies are quadratic in real values, so that differences of any step are derivatives.
+    """
+    here = unit_energies(machine, states)
+
+    def at(part: slice, x: np.ndarray) -> np.ndarray:
+        moved = states.copy()
+        moved[:, part] = x
+        return unit_energies(machine, moved)
+
+    flows = []
+    for kind, part in zip(machine.kinds, entries(machine), strict=True):
+        x = states[:, part]
+        if kind in ("gaussian", "normal", "rectified"):
+            above, below = at(part, x + 1), at(part, x - 1)
+            score, slope = (below - above) / 2, 2 * here - above - below
+            x = x[:, 0]
+            flow = score**2 / 2 + slope
+            flows.append(2 * x * score + x**2 * flow if kind == "rectified" else flow)
+        elif kind == "count":
+            up = np.exp((here - at(part, x + 1)) / 2)
+            down = np.exp((here - at(part, np.maximum(x - 1, 0))) / 2)
+            flows.append(up + np.where(x[:, 0] > 0, down, 0))
+        else:
+            others = [np.exp((here - at(part, value)) / 2) for value in unit_values(kind)[0]]
+            # The present value is among them, with a ratio of 1.
+            flows.append(sum(others) - 1)
+    return np.stack(flows, axis=1)
+
+
+def unit_gradient(function: Callable[[UnitMachine], float], machine: UnitMachine) -> tuple[FlatMachine, np.ndarray]:
+    """Central differences of a function of a machine, those by logarithms of precisions apart, [n]."""
+    flat = finite_differences(lambda moved: function(machine._replace(flat=moved)), machine.flat)
+    step, own = 2e-5, np.zeros_like(machine.log_precision)
+    for kind, part in zip(machine.kinds, entries(machine), strict=True):
+        if kind == "gaussian":
+            moved = [machine.log_precision.copy() for _ in range(2)]
+            moved[0][part] += step
+            moved[1][part] -= step
+            ahead, behind = (function(machine._replace(log_precision=one)) for one in moved)
+            own[part] = (ahead - behind) / (2 * step)
+    return flat, own
+
+
+def unit_moments(machine: UnitMachine, states: np.ndarray, masses: np.ndarray) -> tuple[FlatMachine, np.ndarray]:
+    """Expected x_i x_j at connected pairs and x_j, in the shape of the machine, and - g x^2 / 2 of Gaussian entries."""
+    pairs = np.einsum("s,si,sj->ij", masses, states, states) * machine.flat.connected
+    own = np.zeros_like(machine.log_precision)
+    for kind, part in zip(machine.kinds, entries(machine), strict=True):
+        if kind == "gaussian":
+            own[part] = -(masses @ states[:, part] ** 2) * np.exp(machine.log_precision[part]) / 2
+    return machine.flat._replace(coupling=pairs, bias=masses @ states), own

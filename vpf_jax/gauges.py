@@ -148,7 +148,8 @@ def _check_scaling(
     def holds(v: Any, xp: Any) -> Any:
         return xp.all(real | (v == idle)) & xp.all((v > 0) | (idle == 0))
 
-    checks.values(name, given, told, holds, lambda _: f"of other values; they are {told}")
+    kind = f"{told} at {hash(real.tobytes())}"
+    checks.values(name, given, kind, holds, lambda _: f"of other values; they are {told}")
 
 
 def _alike(unit: Unit, bias: Float[Array, " n"]) -> Float[Array, " n"]:

@@ -201,6 +201,14 @@ def with_visible_means(
         checks.finite(name, given)
         if jnp.shape(given) != (machine.sizes[0],):
             raise ValueError(f"got {name} of shape {jnp.shape(given)}; the visible layer takes ({machine.sizes[0]},)")
+    if variances is not None:
+        checks.values(
+            "visible_variances",
+            variances,
+            "variances",
+            lambda v, xp: xp.all(v >= 0),
+            lambda v: f"from {v.min():g} to {v.max():g}; they are at least 0",
+        )
     dtype = machine.biases[0].dtype
     spread = None if variances is None else jnp.asarray(variances, dtype)
     biases, own = machine.layer_units[0].fitted(jnp.asarray(means, dtype), spread)
@@ -366,7 +374,7 @@ def _check_intra(name: str, block: Float[Array, "n n"], owned: np.ndarray | None
         # Up to rounding, which another program's file may have done to one side.
         return hollow & (xp.abs(matrix - matrix.T).max() <= 1e-5 * xp.abs(matrix).max()) if tied else hollow
 
-    kind = ("tied" if tied else "hollow") + ("" if owned is None else f" by {owned[-1] + 1} units")
+    kind = ("tied" if tied else "hollow") + ("" if owned is None else f" by units {hash(owned.tobytes())}")
     checks.values(name, block, kind, holds, lambda _: f"that is no {allowed[2:]}")
 
 

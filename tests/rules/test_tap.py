@@ -18,7 +18,7 @@ from families import (
     one_to_one,
     training,
 )
-from test_units import TERNARY
+from unit_machines import TERNARY
 
 import vpf_jax
 from vpf_jax import rules, tap_log_partition, tap_means, train, with_units

@@ -56,7 +56,10 @@ class Unit(abc.ABC):
 
     @abc.abstractmethod
     def sample(self, z: Float[Array, "*n"], uniforms: Float[Array, "*n"]) -> Shaped[Array, "*n"]:
-        """Draws of x at local fields z from uniform numbers in [0, 1), in any dtype that holds the values."""
+        """Draws of x at local fields z from uniform numbers in [0, 1), in any dtype that holds the values.
+
+        No gradient passes through them.
+        """
 
     @abc.abstractmethod
     def log_normaliser(self, z: Float[Array, "*n"]) -> Float[Array, "*units"]:
@@ -112,7 +115,7 @@ class Unit(abc.ABC):
         """Parameters of the own energy of n entries as they start; None of kinds that have none."""
         return None
 
-    def bound(self, own: Float[Array, " n"] | None) -> "Unit":
+    def bound(self, own: Float[Array, "*runs n"] | None) -> "Unit":
         """The kind with these parameters of its own energy."""
         return self
 

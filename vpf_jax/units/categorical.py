@@ -22,6 +22,9 @@ from vpf_jax.checks import AnyArray
 from vpf_jax.units.base import Unit, register_family
 from vpf_jax.units.two_valued import LEAST_MEAN
 
+# Of a sum of frequencies.
+_ROUNDING = 1e-3
+
 
 @dataclasses.dataclass(frozen=True)
 class Categorical(Unit):
@@ -106,7 +109,13 @@ class Categorical(Unit):
         self, means: Float[Array, " n"], variances: Float[Array, " n"] | None
     ) -> tuple[Float[Array, " n"], None]:
         """From the frequencies of the values."""
+        told = f"of {self.q} that sum to 1 for each unit"
         checks.probabilities("visible_means", means)
+
+        def holds(v: Any, xp: Any) -> Any:
+            return xp.all(xp.abs(xp.sum(xp.reshape(v, (-1, self.q)), axis=-1) - 1) < _ROUNDING)
+
+        checks.values("visible_means", means, told, holds, lambda _: f"of other sums; they are probabilities {told}")
         return jnp.log(jnp.clip(means, LEAST_MEAN / self.q, 1)), None
 
     def _by_unit(self, x: Shaped[Array, "*n"]) -> Shaped[Array, "*units q"]:

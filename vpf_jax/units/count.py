@@ -1,8 +1,8 @@
 """Units that count: 0, 1, 2, ..., with e(x) = log x!, so that x is of Poisson's distribution with mean exp(z).
 
-The neighbours of a value are the next one up and the next one down. Machines that join such units to one another by
-weights above 0 have no distribution; to other kinds they may be joined by any. Not here: counts up to a bound, which
-are categories.
+The neighbours of a value are the next one up and the next one down. Machines have no distribution that join such units
+to one another, or to rectified ones, by weights above 0, or to units of real values by any; to units of a finite number
+of values they may be joined by any. Not here: counts up to a bound, which are categories.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Shaped
 
 from vpf_jax import checks
 from vpf_jax.units.base import Neighbours, Unit, register
+from vpf_jax.units.gaussian import normal_quantile
 from vpf_jax.units.two_valued import LEAST_MEAN
 
 # Of draws, as high as single precision counts; a field so high has left any data behind.
@@ -97,14 +98,20 @@ class Count(Unit):
     def fitted(
         self, means: Float[Array, " n"], variances: Float[Array, " n"] | None
     ) -> tuple[Float[Array, " n"], None]:
+        checks.values(
+            "visible_means",
+            means,
+            "of counts",
+            lambda v, xp: xp.all(v >= 0),
+            lambda v: f"from {v.min():g} to {v.max():g}; those of counts are at least 0",
+        )
         return jnp.log(jnp.maximum(means, LEAST_MEAN)), None
 
 
 def _quantile(rate: Float[Array, "*n"], u: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Of a high rate. The uniform numbers are multiples of 2^-24; half a step keeps the normal quantile finite."""
-    q = jax.scipy.special.ndtri(u + 2.0**-25)
-    root = jnp.sqrt(rate)
-    return jnp.floor(rate + root * q + (q**2 - 1) / 6 + (q - q**3) / (72 * root) + 0.5)
+    """Of a high rate, by the series around the normal quantile to its third and fourth cumulants."""
+    w, deviation = normal_quantile(u), jnp.sqrt(rate)
+    return jnp.round(rate + deviation * w + (w**2 - 1) / 6 + (w - w**3) / (72 * deviation))
 
 
 COUNT = register(Count())

@@ -21,8 +21,8 @@ from vpf_jax.units.base import Unit, register
 
 # Of data, from which precisions start: less counts as this much.
 LEAST_VARIANCE = 1e-4
-# Half a step of the uniform numbers, which are multiples of 2^-24 from 0: the normal quantile of 0 is infinite.
-_HALF_STEP = 2.0**-25
+# Of the uniform numbers.
+_STEP = 2.0**-24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Gaussian(Unit):
 
     name: str
     learnt: bool
-    log_precision: Float[Array, " n"] | None = dataclasses.field(default=None, compare=False, repr=False)
+    log_precision: Float[Array, "*runs n"] | None = dataclasses.field(default=None, compare=False, repr=False)
 
     dtype = np.float32
     continuous = True
@@ -39,8 +39,9 @@ class Gaussian(Unit):
     def own(self, n: int) -> Float[Array, " n"] | None:
         return jnp.zeros(n) if self.learnt else None
 
-    def bound(self, own: Float[Array, " n"] | None) -> "Gaussian":
-        return dataclasses.replace(self, log_precision=own)
+    def bound(self, own: Float[Array, "*runs n"] | None) -> "Gaussian":
+        # In groups with others, entries of units of precision 1 have a place in the parameters that nothing reads.
+        return dataclasses.replace(self, log_precision=own) if self.learnt else self
 
     def entry(self, j: Int[Array, ""]) -> "Gaussian":
         own = self.log_precision
@@ -58,7 +59,7 @@ class Gaussian(Unit):
     def sample(self, z: Float[Array, "*n"], uniforms: Float[Array, "*n"]) -> Float[Array, "*n"]:
         """By the normal quantile, which ends at 5.4 standard deviations, as the uniform numbers do."""
         g = self.precision(z)
-        return z / g + jax.scipy.special.ndtri(uniforms.astype(z.dtype) + _HALF_STEP) / jnp.sqrt(g)
+        return jax.lax.stop_gradient(z / g + normal_quantile(uniforms.astype(z.dtype)) / jnp.sqrt(g))
 
     def log_normaliser(self, z: Float[Array, "*n"]) -> Float[Array, "*n"]:
         g = self.precision(z)
@@ -101,6 +102,17 @@ class Gaussian(Unit):
             return means, None
         g = jnp.ones_like(means) if variances is None else 1 / jnp.maximum(variances, LEAST_VARIANCE)
         return means * g, jnp.log(g)
+
+
+def normal_quantile(u: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Of uniform numbers, multiples of 2^-24 from 0 to 1 - 2^-24, each taken in the middle of its step.
+
+    From the nearer end, where the middle is a number of single precision: next to 1 it rounds to 1, whose quantile is
+    infinite.
+    """
+    low = u < 0.5
+    found = jax.scipy.special.ndtri(jnp.where(low, u, 1 - u - _STEP) + _STEP / 2)
+    return jnp.where(low, found, -found)
 
 
 GAUSSIAN = register(Gaussian("gaussian", True))

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
@@ -27,7 +26,7 @@ class Groups(Unit):
     """Kinds of units with their numbers of entries, in the order of the layer."""
 
     groups: tuple[tuple[Unit, int], ...]
-    parameters: Float[Array, " n"] | None = dataclasses.field(default=None, compare=False, repr=False)
+    parameters: Float[Array, "*runs n"] | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         allowed = "pairs (kind, number of entries), kinds of one value an entry or that many times their width"
@@ -45,7 +44,8 @@ class Groups(Unit):
 
     @property
     def dtype(self) -> DTypeLike:  # type: ignore[override]
-        return np.result_type(*(unit.dtype for unit, _ in self.groups))
+        # JAX's promotion: single precision for counts beside real values, where NumPy's is double.
+        return jnp.result_type(*(unit.dtype for unit, _ in self.groups))
 
     def segments(self, n: int) -> list[tuple[Unit, slice]]:
         ends = list(itertools.accumulate((number for _, number in self.groups), initial=0))
@@ -65,7 +65,7 @@ class Groups(Unit):
         # Entries of kinds without parameters hold a 0 that nothing reads.
         return jnp.concatenate([jnp.zeros(part.stop - part.start) if own is None else own for own, part in parts])
 
-    def bound(self, own: Float[Array, " n"] | None) -> "Groups":
+    def bound(self, own: Float[Array, "*runs n"] | None) -> "Groups":
         return dataclasses.replace(self, parameters=own)
 
     def mean(self, z: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -87,6 +87,8 @@ class Groups(Unit):
 
     def check(self, name: str, x: Any) -> Any:
         checks.array(name, x)
+        if jnp.ndim(x) == 0:
+            raise ValueError(f"got {name} of shape (); it takes the entries of {self.name}")
         for unit, part in self.segments(jnp.shape(x)[-1]):
             unit.check(f"{unit.name} units of {name}", x[..., part])
         return x

@@ -75,7 +75,7 @@ class TwoValued(Unit):
             share,
             told,
             lambda v, xp: xp.all((v >= 0) & (v <= 1)),
-            lambda v: f"from {self.at(v.min()):g} to {self.at(v.max()):g}; they are {told}",
+            lambda v: f"from {self.low + self.step * v.min():g} to {self.low + self.step * v.max():g}; they are {told}",
         )
         return self.threshold(jnp.clip(share, LEAST_MEAN, 1 - LEAST_MEAN)), None
 

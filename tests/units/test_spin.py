@@ -1,9 +1,4 @@
-"""Every kind of unit against sums over its values in float64, and machines of spins against the same ones of bits.
-
-One suite over all registered kinds, and over one of this file's own: what it asserts is the protocol.
-"""
-
-import dataclasses
+"""Machines of spins against the same ones of bits; what takes units of two values alone."""
 
 import jax
 import jax.numpy as jnp
@@ -11,113 +6,11 @@ import numpy as np
 import oracles
 import pytest
 from families import CASES, assert_close, each_case, in_float64, mapped, training
-from typed import refused
+from unit_machines import TERNARY
 
 import vpf_jax
-from vpf_jax import BoltzmannMachine, checks, rules, train, units, with_units
-from vpf_jax.units import BINARY, SPIN, TwoValued, Unit
-
-
-@dataclasses.dataclass(frozen=True)
-class Ternary(Unit):
-    """Units of three values, -1, 0 and 1: what a user's file would hold."""
-
-    name: str = "ternary"
-    dtype: type = np.int8
-
-    def log_normaliser(self, z):
-        return jnp.log(jnp.exp(-z) + 1 + jnp.exp(z))
-
-    def mean(self, z):
-        return jnp.exp(z - self.log_normaliser(z)) - jnp.exp(-z - self.log_normaliser(z))
-
-    def sample(self, z, uniforms):
-        lowest, highest = (jnp.exp(sign * z - self.log_normaliser(z)) for sign in (-1, 1))
-        return (uniforms >= lowest).astype(jnp.int8) + (uniforms >= 1 - highest).astype(jnp.int8) - 1
-
-    def flow(self, x, z):
-        x = jnp.asarray(x).astype(z.dtype)
-        changes = [value - x for value in (-1, 0, 1)]
-        rates = [jnp.where(change == 0, 0, jnp.exp(change * z / 2)) for change in changes]
-        return sum(rates), sum(change / 2 * rate for change, rate in zip(changes, rates, strict=True))
-
-    def check(self, name, x):
-        checks.values(
-            name, x, "ternary", lambda v, xp: xp.all((v == 0) | (xp.abs(v) == 1)), lambda v: "of other values"
-        )
-        return x
-
-
-TERNARY = Ternary()
-VALUES = {BINARY: (0, 1), SPIN: (-1, 1), TwoValued("wide", -2, 3, np.int8): (-2, 3), TERNARY: (-1, 0, 1)}
-KINDS = pytest.mark.parametrize("unit", VALUES, ids=lambda unit: unit.name)
-FIELDS = np.linspace(-4, 4, 17)
-
-
-@KINDS
-@in_float64
-def test_mean_and_log_normaliser_are_sums_over_the_values(unit):
-    values = np.array(VALUES[unit], np.float64)
-    weights = np.exp(FIELDS[:, None] * values)
-    assert_close(unit.log_normaliser(jnp.asarray(FIELDS)), np.log(weights.sum(axis=1)))
-    assert_close(unit.mean(jnp.asarray(FIELDS)), (weights * values).sum(axis=1) / weights.sum(axis=1))
-    slopes = jax.vmap(jax.grad(unit.log_normaliser))(jnp.asarray(FIELDS))
-    assert_close(slopes, unit.mean(jnp.asarray(FIELDS)))
-    difference = unit.log_normaliser_difference(jnp.asarray(FIELDS), jnp.asarray(FIELDS[::-1]))
-    assert_close(difference, np.log(weights.sum(axis=1)) - np.log(weights.sum(axis=1))[::-1])
-
-
-@KINDS
-def test_samples_follow_the_conditional(unit):
-    """Uniform numbers on a grid: the share of each value is its probability up to one grid step."""
-    values, steps = np.array(VALUES[unit]), 20_000
-    grid = (np.arange(steps) + 0.5) / steps
-    for z in (-1.3, 0.0, 0.7):
-        drawn = np.asarray(unit.sample(jnp.full(steps, z), jnp.asarray(grid, jnp.float32))).astype(int)
-        shares = np.exp(z * values) / np.exp(z * values).sum()
-        assert set(drawn) <= set(values.tolist())
-        for value, share in zip(values, shares, strict=True):
-            assert abs(np.mean(drawn == value) - share) < 2 / steps
-
-
-@KINDS
-@in_float64
-def test_the_flow_is_the_sum_over_the_other_values_and_its_slope(unit):
-    values = np.array(VALUES[unit], np.float64)
-    for value in values:
-        x, z = jnp.full(len(FIELDS), value), jnp.asarray(FIELDS)
-        others = values[values != value] - value
-        rates, slope = unit.flow(x, z)
-        assert_close(rates, np.exp(others * FIELDS[:, None] / 2).sum(axis=1))
-        assert_close(slope, jax.vmap(jax.grad(lambda z, x: unit.flow(x, z)[0]))(z, x))
-
-
-@KINDS
-@in_float64
-def test_the_expected_slope_is_zero_under_the_conditional(unit):
-    """THEORY 4b: flips of exact samples are noise."""
-    values = np.array(VALUES[unit], np.float64)
-    weights = np.exp(FIELDS[:, None] * values)
-    slopes = np.stack([unit.flow(jnp.full(len(FIELDS), v), jnp.asarray(FIELDS))[1] for v in values], axis=1)
-    assert_close((weights * slopes).sum(axis=1) / weights.sum(axis=1), np.zeros(len(FIELDS)))
-
-
-@KINDS
-def test_other_values_are_refused(unit):
-    with pytest.raises(ValueError, match="the layer"):
-        unit.check("the layer", np.array([0.5]))
-    unit.check("the layer", np.array(VALUES[unit]))
-
-
-def test_the_table_of_units_knows_names_and_refuses_doubles():
-    assert units.names()[:2] == ("binary", "spin")
-    assert units.get("spin") is SPIN
-    with refused(ValueError, match=r"got unit=.*; it takes one of binary, spin"):
-        units.get("boson")
-    with refused(ValueError, match="name other than 'spin'"):
-        units.register(TwoValued("spin", -2, 2, np.int8))
-    with refused(ValueError, match="a Unit"):
-        units.register("spin")
+from vpf_jax import BoltzmannMachine, rules, train, with_units
+from vpf_jax.units import BINARY, SPIN
 
 
 def spins_of(case) -> BoltzmannMachine:
