@@ -1,18 +1,20 @@
 """Where examples come from: data sets as NumPy arrays, by name, or from a user's file.
 
 `base` holds the data set, the table of sources and binarisation; `images` the three sets of images that the experiments
-use; `digits`, `planted` and `planted_pairs` small sets that played no part in choosing how rules are trained. `loading`
-is the door to all of them and to files, which `arrays`, `tables`, `fasta` and `tensorflow` read; `values` says what the
-values are, `parts` makes a data set. Not here: batching, shuffling, augmentation, stochastic binarisation, and anything
+use; `digits`, `planted`, `planted_pairs` and `planted_potts` small sets that played no part in choosing how rules are
+trained. `loading` is the door to all of them and to files, which `arrays`, `tables`, `fasta` and `tensorflow` read;
+`values` says what the values are, `parts` makes a data set, `alignment` weighs sequences. Not here: batching, shuffling, augmentation, stochastic binarisation, and anything
 that touches an accelerator.
 """
 
+from vpf_jax.data.alignment import sequence_weights
 from vpf_jax.data.base import SOURCES, Dataset, DatasetError, Part, binarise, register_source
 from vpf_jax.data.digits import load_digits_8x8
 from vpf_jax.data.images import load_tfds, read_idx
 from vpf_jax.data.loading import load_dataset, read_examples
 from vpf_jax.data.planted import load_planted_spikes
 from vpf_jax.data.planted_pairs import load_planted_pairs
+from vpf_jax.data.planted_potts import load_planted_proteins
 
 __all__ = [
     "SOURCES",
@@ -23,9 +25,11 @@ __all__ = [
     "load_dataset",
     "load_digits_8x8",
     "load_planted_pairs",
+    "load_planted_proteins",
     "load_planted_spikes",
     "load_tfds",
     "read_examples",
     "read_idx",
     "register_source",
+    "sequence_weights",
 ]
