@@ -40,11 +40,12 @@ class _Step(NamedTuple):
 
     site: int
     near: tuple[int, ...]
-    log_weights: Float[np.ndarray, "letters *near"]
+    log_weights: Float[np.ndarray, "..."]
+    """[letters of the site, letters of each of those]."""
 
 
 def planted_potts(seed: int = _SEED) -> PlantedPotts:
-    """Normal biases and couplings: of deviation 1 and, pair by pair, from 0.2 to 0.4 along the chain, 0.4 to 1 elsewhere.
+    """Normal biases of deviation 1; normal couplings, of a pair along the chain of 0.2 to 0.4, of others of 0.4 to 1.
 
     Args:
       seed: of NumPy's generator; another seed is another machine with the same contacts.
@@ -82,7 +83,8 @@ def draw_sequences(machine: PlantedPotts, number: int, seed: int) -> Int[np.ndar
     uniforms = np.random.default_rng(seed).random((number, len(machine.biases)))
     codes = np.zeros(uniforms.shape, int)
     for step in reversed(_summed_out(machine)[0]):
-        given = step.log_weights[(slice(None), *(codes[:, site] for site in step.near))].reshape(len(step.log_weights), -1)
+        given = step.log_weights[(slice(None), *(codes[:, site] for site in step.near))]
+        given = given.reshape(len(given), -1)
         law = np.exp(given - given.max(axis=0))
         below = np.cumsum(law, axis=0) / law.sum(axis=0)
         codes[:, step.site] = (uniforms[:, step.site] >= below[:-1]).sum(axis=0)

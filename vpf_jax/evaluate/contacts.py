@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Real
 from vpf_jax import checks, couplings
 from vpf_jax.checks import AnyArray
 from vpf_jax.gauges import to_zero_sum
-from vpf_jax.machine import BoltzmannMachine, check_machine
+from vpf_jax.machine import BoltzmannMachine, check_machine, check_symmetric
 from vpf_jax.units import Categorical
 
 
@@ -46,6 +46,7 @@ def contact_scores(
       ValueError: a machine of another form or a directed one, a gap that is no value, or a switch that is none.
     """
     check_machine(machine)
+    check_symmetric(machine, "a coupling")
     unit, inside = machine.layer_units[0], machine.intra[0]
     if not isinstance(unit, Categorical) or len(machine.sizes) > 1 or inside is None:
         kinds = ", ".join(kind.name for kind in machine.layer_units)
