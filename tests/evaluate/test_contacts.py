@@ -102,6 +102,16 @@ def test_of_pairs_with_one_score_the_first_is_taken():
     assert precision_at(np.zeros((3, 3)), touch, 1) == 1
 
 
+def test_neighbours_along_the_sequence_are_left_out():
+    """They score highest and touch; of the others one touches, and it scores lowest."""
+    near = np.abs(np.subtract.outer(range(4), range(4))) == 1
+    scores, touch = np.where(near, 9.0, 1.0), near.copy()
+    scores[0, 3] = scores[3, 0] = 0
+    touch[0, 3] = touch[3, 0] = True
+    assert [precision_at(scores, touch, number, 2) for number in (1, 2, 3)] == [0, 0, 1 / 3]
+    assert precision_at(scores, touch, 3) == 1
+
+
 def test_what_has_no_contacts_is_refused():
     machine, _ = potts()
     rbm = init_machine(jax.random.key(0), (SITES * Q, 3), intra=(0,), units=(UNIT, BINARY))
