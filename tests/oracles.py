@@ -653,7 +653,7 @@ def values_of_kind(kind: str, width: int, precision: float) -> tuple[np.ndarray,
     return values, np.zeros(len(values))
 
 
-def own_energy(kind: str, precision: float, value: np.ndarray) -> np.ndarray:
+def neighbour_energy(kind: str, precision: float, value: np.ndarray) -> np.ndarray:
     """Of values [..., entries] of one unit."""
     if kind in ("gaussian", "normal", "rectified"):
         return precision * value[..., 0] ** 2 / 2
@@ -672,7 +672,7 @@ def log_marginals(machine: SummedMachine, visible: np.ndarray) -> np.ndarray:
     """Log of sum_h exp(-E(v, h)) of rows v: a product over the hidden units of sums over the values of each."""
     total = visible @ machine.biases[0] + np.sum(visible @ np.triu(machine.intra, 1) * visible, axis=1)
     for (kind, _, precision), part in zip(machine.units[0], entries_of_units(machine.units[0]), strict=True):
-        total = total - own_energy(kind, precision, visible[:, part])
+        total = total - neighbour_energy(kind, precision, visible[:, part])
     fields = visible @ machine.weights + machine.biases[1]
     for unit, part in zip(machine.units[1], entries_of_units(machine.units[1]), strict=True):
         values, logs = values_of_kind(*unit)
@@ -721,7 +721,7 @@ def conditional_surprise(machine: SummedMachine, visible: np.ndarray, unit: int)
     part = entries_of_units(machine.units[0])[unit]
     values, logs = values_of_kind(*kind)
     # Of the values' own energies `logs` has the steps of a quadrature besides.
-    steps = logs + own_energy(kind[0], kind[2], values)
+    steps = logs + neighbour_energy(kind[0], kind[2], values)
     there = [log_marginals(machine, with_value(visible, part, v)) + step for v, step in zip(values, steps, strict=True)]
     largest = np.max(there, axis=0)
     return largest + np.log(np.sum(np.exp(there - largest), axis=0)) - log_marginals(machine, visible)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vpf_jax.checks import SettingError, checked
 from vpf_jax.energy import energy, free_energy, local_fields, log_partition_exact, marginal_energy
 from vpf_jax.evaluate.ais import LogPartition, ais_log_partition, ais_log_partition_reverse
+from vpf_jax.evaluate.contacts import contact_scores, precision_at
 from vpf_jax.evaluate.likelihood import rbm_log_likelihood, stack_bound, variational_bound
 from vpf_jax.evaluate.monitor import alignment, linear_probe, pseudo_log_likelihood, squared_weight, weight_sparsity
 from vpf_jax.evaluate.parzen import choose_sigma, parzen_log_likelihood
@@ -92,6 +93,7 @@ __all__ = [
     "choose_sigma",
     "complete",
     "confabulate",
+    "contact_scores",
     "contrastive_divergence",
     "corrupt",
     "directed_gradient",
@@ -117,6 +119,7 @@ __all__ = [
     "mean_activations",
     "parzen_log_likelihood",
     "persistent_contrastive_divergence",
+    "precision_at",
     "pseudo_log_likelihood",
     "random_mask",
     "rbm_log_likelihood",

@@ -17,6 +17,7 @@ from typed import unchecked
 
 import vpf_jax as V
 from vpf_jax import rules, train
+from vpf_jax.data import alignment
 from vpf_jax.evaluate import ais, comparison, likelihood, monitor
 from vpf_jax.related import binary_synapses, equilibrium_propagation, target_propagation
 from vpf_jax.sample import tempering
@@ -86,6 +87,8 @@ UNTIED = parameters_of(V.init_machine(next(_KEYS), (4, 3), intra=(1,)), intra=(N
 LOOPED = parameters_of(V.init_machine(next(_KEYS), (4, 3), intra=(1,)), intra=(None, jnp.ones((3, 3))))
 WHOLE_NUMBERS = jax.tree.map(lambda p: p.astype(int), RBM)
 DIRECTED = V.untie(None, RBM)
+POTTS = V.init_machine(next(_KEYS), (6,), intra=(0,), units=V.units.Categorical(3))
+REAL = V.init_machine(next(_KEYS), (4, 3), units=(V.units.GAUSSIAN, V.units.BINARY))
 
 
 def states_with(visible: Any) -> tuple:
@@ -354,6 +357,12 @@ CALLS: dict[str, Call] = {
     "untie": Call(V.untie, {"key": KEY, "machine": RBM}, {"machine": "machine"}),
     "untie_stack": Call(V.untie_stack, {"key": KEY, "stack": STACK}, {"stack": "stack"}),
     "with_units": Call(V.with_units, {"machine": RBM, "unit": V.units.SPIN}, {"machine": "machine"}),
+    "to_zero_sum": Call(V.to_zero_sum, {"machine": POTTS}, {"machine": "machine"}),
+    "standardise": Call(
+        V.standardise,
+        {"machine": REAL, "means": np.ones(4), "deviations": np.full(4, 2.0)},
+        {"machine": "machine", "means": "of the visible", "deviations": "of the visible"},
+    ),
     "energy": Call(V.energy, MACHINE_STATE, OF_STATE),
     "local_fields": Call(V.local_fields, MACHINE_STATE, OF_STATE),
     "flip_rates": Call(V.flip_rates, MACHINE_STATE, OF_STATE),
@@ -472,6 +481,19 @@ CALLS: dict[str, Call] = {
         comparison.effective_couplings,
         {"machine": RBM, "background": VISIBLE},
         {"machine": "machine"},
+    ),
+    "contact_scores": Call(
+        V.contact_scores,
+        {"machine": POTTS, "gap": 0, "corrected": False},
+        {"machine": "machine", "gap": "steps", "corrected": "switch"},
+    ),
+    "precision_at": Call(
+        V.precision_at,
+        {"scores": np.ones((4, 4)), "contacts": np.eye(4) > 0, "number": 2, "separation": 2},
+        {"scores": "scores", "contacts": "contacts", "number": "count", "separation": "count"},
+    ),
+    "sequence_weights": Call(
+        alignment.sequence_weights, {"codes": VISIBLE, "identity": 0.5}, {"codes": "codes", "identity": "rate"}
     ),
     "nearest_examples": Call(
         comparison.nearest_examples,
@@ -648,6 +670,36 @@ WRONG["held"] = {
     "a list": MASK.tolist(),
     "indices": np.array([0]),
 }
+WRONG["of the visible"] = {
+    "nothing": None,
+    "a list": [1.0] * 4,
+    "one too many": np.ones(5),
+    "nan": np.full(4, np.nan),
+    "infinite": np.full(4, np.inf),
+    "words": np.full(4, "one"),
+}
+WRONG["scores"] = {
+    "nothing": None,
+    "a list": np.ones((4, 4)).tolist(),
+    "nan": np.full((4, 4), np.nan),
+    "one side alone": np.triu(np.ones((4, 4))),
+    "another shape": np.ones((4, 3)),
+}
+WRONG["contacts"] = {
+    "nothing": None,
+    "numbers": np.eye(4),
+    "one side alone": np.triu(np.ones((4, 4))) > 0,
+    "of fewer sites": np.eye(3) > 0,
+}
+WRONG["codes"] = {
+    "nothing": None,
+    "a list": [[0, 1], [1, 1]],
+    "letters": np.full((2, 3), "A"),
+    "one sequence without its axis": VISIBLE[0],
+    "no sequences": VISIBLE[:0],
+    "real numbers": GREY,
+    "booleans": np.asarray(VISIBLE, bool),
+}
 WRONG["foreign settings"] = {"nothing": None, "a dictionary": {"epochs": 3}, "other settings": TARGETS}
 
 # Functions that refuse a directed machine.
@@ -664,6 +716,9 @@ SYMMETRIC = (
     "rbm_log_likelihood",
     "free_energies",
     "effective_couplings",
+    "to_zero_sum",
+    "standardise",
+    "contact_scores",
     "variational_bound",
     "mean_field",
     "run_tempered",

@@ -181,7 +181,8 @@ def expected_gradient_is_zero(rule, machine):
     ]
     rows = np.array([np.concatenate(pair) for pair in itertools.product(*(values for values, _ in found))])
     steps = [
-        logs + oracles.own_energy(unit[0], unit[2], v) for (v, logs), unit in zip(found, oracle.units[0], strict=True)
+        logs + oracles.neighbour_energy(unit[0], unit[2], v)
+        for (v, logs), unit in zip(found, oracle.units[0], strict=True)
     ]
     logs = oracles.log_marginals(oracle, rows) + np.array([sum(pair) for pair in itertools.product(*steps)])
     p = np.exp(logs - oracles.log_sum_exp(logs))

@@ -1,12 +1,13 @@
 """Where examples come from: data sets as NumPy arrays, by name, or from a user's file.
 
 `base` holds the data set, the table of sources and binarisation; `images` the three sets of images that the experiments
-use; `digits`, `patches`, `planted` and `planted_pairs` smaller ones, on which no rule has been chosen. `loading` is the
-door to all of them and to files, which `arrays`, `tables`, `fasta` and `tensorflow` read; `values` says what the values
-are, `parts` makes a data set. Not here: batching, shuffling, augmentation, stochastic binarisation, and anything that
-touches an accelerator.
+use; `digits`, `patches`, `planted`, `planted_pairs` and `planted_potts` smaller ones, on which no rule has been chosen.
+`loading` is the door to all of them and to files, which `arrays`, `tables`, `fasta` and `tensorflow` read; `values`
+says what the values are, `parts` makes a data set, `alignment` weighs sequences. Not here: batching, shuffling,
+augmentation, stochastic binarisation, and anything that touches an accelerator.
 """
 
+from vpf_jax.data.alignment import sequence_weights
 from vpf_jax.data.base import SOURCES, Dataset, DatasetError, Part, binarise, register_source
 from vpf_jax.data.digits import load_digits_8x8
 from vpf_jax.data.images import load_tfds, read_idx
@@ -14,6 +15,7 @@ from vpf_jax.data.loading import load_dataset, read_examples
 from vpf_jax.data.patches import load_patches
 from vpf_jax.data.planted import load_planted_spikes
 from vpf_jax.data.planted_pairs import load_planted_pairs
+from vpf_jax.data.planted_potts import load_planted_proteins
 
 __all__ = [
     "SOURCES",
@@ -25,9 +27,11 @@ __all__ = [
     "load_digits_8x8",
     "load_patches",
     "load_planted_pairs",
+    "load_planted_proteins",
     "load_planted_spikes",
     "load_tfds",
     "read_examples",
     "read_idx",
     "register_source",
+    "sequence_weights",
 ]

@@ -23,7 +23,8 @@ MOST = 2**24
 # From here on a draw is a normal one with the terms of skewness and kurtosis (Cornish and Fisher 1938), which is a
 # hundredth of a count from the quantile.
 _LARGE = 100.0
-# Standard deviations below the mean from which quantiles are searched upwards: less than a uniform number's step is left.
+# Standard deviations below the mean from which quantiles are searched upwards: what lies further is less than a step of
+# the uniform numbers.
 _TAIL = 6.0
 # Of a value, below which no uniform number is its own.
 _LEAST = 2.0**-26
