@@ -46,24 +46,30 @@ class Hidden(NamedTuple):
 CHUNK = 1000
 
 
-def init_stack(key: PRNGKeyArray, sizes: Sequence[int], intra: bool = False, units: Unit = BINARY) -> Stack:
+def init_stack(
+    key: PRNGKeyArray, sizes: Sequence[int], intra: bool = False, units: Unit | Sequence[Unit] = BINARY
+) -> Stack:
     """Draws a pairwise stack: one two-layer machine per pair of consecutive layers.
 
     Args:
       key: a random key.
       sizes: units per layer, visible first; at least two layers.
       intra: whether every hidden layer has intra-layer weights.
-      units: what all neurons are.
+      units: what all neurons are, or those of each layer.
 
     Raises:
-      ValueError: fewer than two layers, or sizes that are no positive integers.
+      ValueError: fewer than two layers, sizes that are no positive integers or do not suit the units, or units that are
+        not one for all layers or one per layer.
     """
     layers = "a visible and at least one hidden layer, each with a positive integer number of units"
     sizes = checks.positive_integers("sizes", sizes, layers, least=2)
     checks.boolean("intra", intra)
     checks.random_key(key)
     keys = jax.random.split(key, len(sizes) - 1)
-    return tuple(init_machine(keys[i], sizes[i : i + 2], (1,) if intra else (), units) for i in range(len(sizes) - 1))
+    kinds = (units,) * len(sizes) if isinstance(units, Unit) else tuple(units)
+    checks.require(len(kinds) == len(sizes), "units", units, "a kind of unit, or one per layer")
+    inside = (1,) if intra else ()
+    return tuple(init_machine(keys[i], sizes[i : i + 2], inside, kinds[i : i + 2]) for i in range(len(sizes) - 1))
 
 
 def untie_stack(key: PRNGKeyArray | None, stack: Stack) -> Stack:

@@ -22,7 +22,7 @@ from vpf_jax.energy import upward_field
 from vpf_jax.machine import BoltzmannMachine, check_machine, check_symmetric
 from vpf_jax.sample.streams import Stream, stream_of, uniform
 from vpf_jax.stack import Stack, check_visible, in_chunks, mean_activations
-from vpf_jax.units import two_valued
+from vpf_jax.units import TwoValued, two_valued
 
 
 class ProbeResult(NamedTuple):
@@ -154,6 +154,12 @@ def pseudo_log_likelihood(
     return checks.spoilt(in_chunks(stream_of(key), of_rows, jnp.asarray(visible)), machine, visible)
 
 
+def has_pseudo_log_likelihood(machine: BoltzmannMachine) -> bool:
+    """Whether `pseudo_log_likelihood` takes the machine."""
+    plain = machine.backward is None and machine.has_independent_hidden
+    return plain and isinstance(machine.layer_units[0], TwoValued)
+
+
 def watch(key: PRNGKeyArray, stack: Stack, visible: Shaped[AnyArray, "batch n_0"]) -> dict[str, Float[Array, ""]]:
     """What is worth a look after every epoch: scalars of the stack's bottom machine, at the cost of a few steps.
 
@@ -165,7 +171,8 @@ def watch(key: PRNGKeyArray, stack: Stack, visible: Shaped[AnyArray, "batch n_0"
     Returns:
       weight_sparsity and squared_weight of the weights between the visible and the first hidden layer, mean_activation
       of the first hidden layer, and the mean of `pseudo_log_likelihood`. A fully visible machine has the last alone; a
-      machine with several hidden layers, or weights inside them, has all but the last. A directed machine has, instead
+      machine with several hidden layers or weights inside them, or whose visible units are of other than two values,
+      has all but the last. A directed machine has, instead
       of the last, alignment: of its weights between the visible and the first hidden layer.
 
     Raises:
@@ -182,7 +189,7 @@ def watch(key: PRNGKeyArray, stack: Stack, visible: Shaped[AnyArray, "batch n_0"
         found["mean_activation"] = jnp.mean(mean_activations(activity_key, stack, visible)[0])
     if bottom.backward is not None:
         found["alignment"] = alignment(bottom)[0]
-    elif bottom.has_independent_hidden:
+    elif has_pseudo_log_likelihood(bottom):
         found["pseudo_log_likelihood"] = jnp.mean(pseudo_log_likelihood(key, bottom, visible))
     return found
 
