@@ -327,10 +327,26 @@ def test_states_of_a_model_are_read_whatever_they_look_like():
     found = read_examples("some.npy", unit=units.Categorical(4)).examples
     np.testing.assert_array_equal(found.reshape(60, 7, 4).argmax(-1), BITS)
     for array, unit, told in (
-        (changed(9, 4, 3), units.Categorical(3), "holds 3 in row 9, variable 4; it takes codes, whole numbers from 0 to 2"),
-        (changed(9, 4, -1), units.COUNT, "holds -1 in row 9, variable 4; it takes whole numbers of at least 0, .*count"),
-        (changed(9, 4, 0.5), units.COUNT, "holds 0.5 in row 9, variable 4; it takes whole numbers of at least 0, .*count"),
-        (changed(9, 4, np.inf), units.GAUSSIAN, "holds inf in row 9, variable 4; it takes finite numbers where units are"),
+        (
+            changed(9, 4, 3),
+            units.Categorical(3),
+            "holds 3 in row 9, variable 4; it takes codes, whole numbers from 0 to 2",
+        ),
+        (
+            changed(9, 4, -1),
+            units.COUNT,
+            "holds -1 in row 9, variable 4; it takes whole numbers of at least 0, .*count",
+        ),
+        (
+            changed(9, 4, 0.5),
+            units.COUNT,
+            "holds 0.5 in row 9, variable 4; it takes whole numbers of at least 0, .*count",
+        ),
+        (
+            changed(9, 4, np.inf),
+            units.GAUSSIAN,
+            "holds inf in row 9, variable 4; it takes finite numbers where units are",
+        ),
         (changed(9, 4, 3), units.BINARY, "holds counts .* such as 3 in row 9, variable 4; it takes bits"),
     ):
         np.save("wrong.npy", array)
@@ -533,10 +549,30 @@ WRONG = {
     "npy dates": ("some.npy", array(np.zeros((2, 2), "M8[s]")), {}, "whose array holds values of type datetime64"),
     "npy no counts": ("some.npy", array(changed(9, 4, -1)), {"values": "counts"}, "holds -1 in row 9, variable 4; .*0"),
     "npy half a count": ("some.npy", array(changed(9, 4, 0.5)), {"values": "counts"}, "holds 0.5 in row 9, variable 4"),
-    "npy no codes": ("some.npy", array(changed(9, 4, 2.5)), {"values": "categories"}, "holds 2.5 in row 9, .*codes, wh"),
-    "npy code 255": ("some.npy", array(changed(9, 4, 255)), {"values": "categories"}, "holds 255 in row 9, .* 0 to 254"),
-    "npy no reals": ("some.npy", array(changed(9, 4, 1e39)), {"values": "reals"}, r"holds 1e\+39 in row 9, .*finite num"),
-    "npy too large": ("some.npy", array(changed(9, 4, -1e39)), {}, r"such as -1e\+39 in row 9, variable 4; it takes bits"),
+    "npy no codes": (
+        "some.npy",
+        array(changed(9, 4, 2.5)),
+        {"values": "categories"},
+        "holds 2.5 in row 9, .*codes, wh",
+    ),
+    "npy code 255": (
+        "some.npy",
+        array(changed(9, 4, 255)),
+        {"values": "categories"},
+        "holds 255 in row 9, .* 0 to 254",
+    ),
+    "npy no reals": (
+        "some.npy",
+        array(changed(9, 4, 1e39)),
+        {"values": "reals"},
+        r"holds 1e\+39 in row 9, .*finite num",
+    ),
+    "npy too large": (
+        "some.npy",
+        array(changed(9, 4, -1e39)),
+        {},
+        r"such as -1e\+39 in row 9, variable 4; it takes bits",
+    ),
     "npy infinite": ("some.npy", array(changed(2, 0, np.inf)), {}, "real numbers from 0 to inf, such as inf in row 2"),
     "npy nothing known": ("some.npy", array(np.full((4, 2), np.nan)), {}, "holds missing entries alone"),
     "npy no bits": ("some.npy", array(BITS / 2), {"values": "bits"}, r"holds 0\.5 in row .*; it takes 0 and 1 where"),
@@ -593,7 +629,12 @@ WRONG = {
     "csv names alone": ("some.csv", text("a,b\n"), {}, "a line of names and no examples"),
     "csv ragged": ("some.csv", text("a,b\n1,0\n\n1\n"), {}, "whose line 4 has 1 column and line 1 has 2"),
     "csv word": ("some.csv", text("a,b\n1,0\n0,one\n"), {}, "line 3 holds 'one' in column 2; it takes numbers"),
-    "csv counts": ("some.csv", text("a,b\n1,0\n0,7\n"), {"values": "bits"}, "table holds 7 in line 3, variable 1; .*1 w"),
+    "csv counts": (
+        "some.csv",
+        text("a,b\n1,0\n0,7\n"),
+        {"values": "bits"},
+        "table holds 7 in line 3, variable 1; .*1 w",
+    ),
     "csv bytes": ("some.csv", raw(b"a,b\n\xff\xfe,1\n"), {}, "no text in UTF-8"),
     "csv quote": ("some.csv", text('a,b\n"1,0\n'), {}, "no table: unexpected end of data"),
     "csv labels twice": ("some.csv", text("a,label,class\n1,0,1\n"), {}, "has 2 columns called label or class"),

@@ -54,7 +54,7 @@ def read_fasta(path: Path, array: str | None) -> Iterator[Contents]:
 
 
 def codes(alphabet: str) -> UInt8[np.ndarray, " 256"]:
-    """The code of each ASCII letter: its place in the alphabet, of letters that count as gaps 0, of others `NO_CODE`."""
+    """The code of each ASCII letter: its place in the alphabet, of what counts as a gap 0, of others `NO_CODE`."""
     found = np.full(256, NO_CODE, np.uint8)
     gaps = "".join(gaps for order, gaps in ALPHABETS.values() if order == alphabet)
     found[np.frombuffer(gaps.encode(), np.uint8)] = 0

@@ -139,7 +139,9 @@ def _advice(train: Part) -> str:
     least, most = np.nanmin(scales), np.nanmax(scales)
     if least >= _SCALES[0] and most <= _SCALES[1]:
         return ""
-    return f"; deviations of variables from {least:.2g} to {most:.2g}: standardise them first, learning takes some near 1"
+    return (
+        f"; deviations of variables from {least:.2g} to {most:.2g}: standardise them first, learning takes some near 1"
+    )
 
 
 def _uses(held: str, contents: Contents) -> list[str]:

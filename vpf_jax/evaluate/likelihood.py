@@ -7,10 +7,9 @@
     stack           log p(v) >= E_q[log (1/S) sum_s p(v, h_s) / q(h_s | v)], the stack read as a deep belief network:
                     its top machine undirected, the lower ones directed downwards (Hinton, Osindero and Teh 2006)
 
-Visible units are of any kind; of hidden ones mean field takes those of a finite number of values for its bound, as the
-entropy of others does not go with their means, and entries may be missing of layers whose kinds are all such that a
-unit's value has a probability or a density of its own. All take log Z as given: `log_partition_exact`, `ais_log_partition`. An estimate of log Z that is too low raises all of
-them, bounds too. Not here: Parzen windows (`parzen`).
+Visible units are of any kind; hidden ones of the variational bound have a finite number of values, as the entropy of
+others does not go with their means. All take log Z as given: `log_partition_exact`, `ais_log_partition`. An estimate of
+log Z that is too low raises all of them, bounds too. Not here: Parzen windows (`parzen`).
 """
 
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 from vpf_jax import checks, couplings
 from vpf_jax.checks import AnyArray
 from vpf_jax.energy import downward_field, energy, free_energy, layer_field, upward_field
-from vpf_jax.evaluate.reconstruction import inpaint
+from vpf_jax.evaluate.reconstruction import by_entry, inpaint
 from vpf_jax.machine import BoltzmannMachine, State, check_machine, check_symmetric
 from vpf_jax.sample.streams import Stream, stream_of, substream, substreams, uniform
 from vpf_jax.stack import CHUNK, Stack, check_visible, in_chunks
@@ -150,6 +149,7 @@ def missing_bound(
     check_visible((machine,), visible)
     _check_log_z("log_z", log_z)
     unit = machine.layer_units[0]
+    missing = by_entry(missing, machine)
     means_key, key = jax.random.split(key)
 
     def chain(key: PRNGKeyArray) -> Float[Array, "batch n_0"]:
@@ -170,7 +170,9 @@ def missing_bound(
 
 
 # From uniform numbers and where entries are missing: values of all, and log q of the missing ones.
-_Draw = Callable[[Float[Array, "batch n"], Bool[Array, "batch n"]], tuple[Shaped[Array, "batch n"], Float[Array, " batch"]]]
+_Draw = Callable[
+    [Float[Array, "batch n"], Bool[Array, "batch n"]], tuple[Shaped[Array, "batch n"], Float[Array, " batch"]]
+]
 
 
 def _shares(unit: TwoValued, chains: Float[Array, "chains batch n"]) -> _Draw:
@@ -305,7 +307,9 @@ def _update_layer(
 
 def _with_entropy(unit: Unit) -> TwoValued | Categorical:
     if not isinstance(unit, TwoValued | Categorical):
-        raise ValueError(f"got hidden units of kind {unit.name!r}; the variational bound takes two-valued or categorical ones")
+        raise ValueError(
+            f"got hidden units of kind {unit.name!r}; the variational bound takes two-valued or categorical ones"
+        )
     return unit
 
 

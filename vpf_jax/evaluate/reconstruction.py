@@ -11,8 +11,9 @@ two-layer machine the first pass up is the E-step of VPF, a hidden sample given 
                   pixels inside given those outside
 
 A mask is an array of booleans, True for a corrupted pixel: [n_0] for all images alike or [batch, n_0]. Of units with
-several entries, categorical ones, it may have one entry for each unit. A machine of any depth is taken; a pairwise stack is not: its machines share no distribution that one chain could follow, so that a
-"Gibbs step" of it could mean several things. Not here: training, figures.
+several entries, categorical ones, it may have one entry for each unit. A machine of any depth is taken; a pairwise
+stack is not: its machines share no distribution that one chain could follow, so that a "Gibbs step" of it could mean
+several things. Not here: training, figures.
 """
 
 import jax
@@ -131,7 +132,7 @@ def reconstruct(
     Raises:
       ValueError: states or a mask that do not fit, or a number of steps out of range.
     """
-    return _repair(key, machine, corrupted, mask, num_steps, clamp=False)
+    return _repair(key, machine, corrupted, mask, num_steps, clamp=False)[1]
 
 
 def inpaint(
@@ -143,9 +144,20 @@ def inpaint(
 ) -> Float[Array, "batch n_0"]:
     """Repair with the pixels outside the mask held at their given values in every step; otherwise as `reconstruct`.
 
-    What `visible` holds inside the mask, values of the units, is where the chain starts; a long chain forgets it, and its
-    samples follow p(masked pixels, hidden | the other pixels).
+    What `visible` holds inside the mask, values of the units, is where the chain starts; a long chain forgets it, and
+    its samples follow p(masked pixels, hidden | the other pixels).
     """
+    return filled(key, machine, visible, mask, num_steps)[1]
+
+
+def filled(
+    key: PRNGKeyArray,
+    machine: BoltzmannMachine,
+    visible: Shaped[AnyArray, "batch n_0"],
+    mask: Bool[AnyArray, "*batch n_0"],
+    num_steps: int | Array = 10,
+) -> tuple[Shaped[Array, "batch n_0"], Float[Array, "batch n_0"]]:
+    """The values at the end of the chains of `inpaint`, and the means that it gives."""
     return _repair(key, machine, visible, mask, num_steps, clamp=True)
 
 
@@ -242,7 +254,7 @@ def _repair(
     num_steps: int | Array,
     *,
     clamp: bool,
-) -> Float[Array, "batch n_0"]:
+) -> tuple[Shaped[Array, "batch n_0"], Float[Array, "batch n_0"]]:
     check_machine(machine)
     check_visible((machine,), visible)
     num_steps = checks.traced_integer("num_steps", num_steps, 1)
@@ -251,7 +263,7 @@ def _repair(
     mask = _fit_mask(by_entry(mask, machine), visible)
     check_whole_units("a mask", mask, machine)
 
-    def of_rows(stream: Stream, rows: Array) -> Float[Array, "rows n_0"]:
+    def of_rows(stream: Stream, rows: Array) -> tuple[Array, Array]:
         given, inside = visible[rows], mask[rows]
 
         def step(i: Array, state: State) -> State:
@@ -263,9 +275,10 @@ def _repair(
         (hidden,) = climb(substream(stream, 0), (machine,), given)
         state = jax.lax.fori_loop(1, num_steps + 1, step, (given, *hidden.forward))
         means = unit.mean(jax.vmap(lambda s: layer_field(machine, s, 0))(state))
-        return jnp.where(inside, means, given.astype(means.dtype))
+        return jnp.where(inside, state[0], given), jnp.where(inside, means, given.astype(means.dtype))
 
-    return checks.spoilt(in_chunks(stream_of(key), of_rows, jnp.arange(len(visible))), machine, visible)
+    values, found = in_chunks(stream_of(key), of_rows, jnp.arange(len(visible)))
+    return values, checks.spoilt(found, machine, visible)
 
 
 def by_entry(mask: Bool[AnyArray, "*batch units"], machine: BoltzmannMachine) -> Bool[AnyArray, "*batch n_0"]:

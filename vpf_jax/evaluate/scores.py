@@ -87,9 +87,9 @@ def log_partition(
         return LogZ(float(_log_partition_exact(top)), 0.0)
     means_key, key = jax.random.split(key)
     given = jnp.asarray(visible, jnp.float32)
-    below, spread = jnp.mean(given, axis=0), jnp.var(given, axis=0)
+    below, spread = jnp.mean(given, axis=0), jnp.var(given, axis=0) if len(stack) == 1 else None
     if len(stack) > 1:
-        below, spread = mean_activations(means_key, stack[:-1], visible)[-1], None
+        below = mean_activations(means_key, stack[:-1], visible)[-1]
     means = _possible(top.layer_units[0], below)
     with warnings.catch_warnings():
         # It is part of what is given.
