@@ -480,6 +480,9 @@ def run(config: Config) -> dict[str, Any]:
     """
     recipe, images = config.recipe(), config.images()
     images.require("batch_size", config.batch_size)
+    joined = recipe.visible_intra and isinstance(images.unit, units.Count)
+    allowed = "one without weights between counts, which have no distribution where these are above 0"
+    checks.require(not joined, "model", config.model, allowed)
     runs.check_memory("num_samples", config.num_samples, 8 * config.num_samples * images.num_visible)
     try:
         recipes.check_recipe(recipe, images.num_visible, unit=images.unit)
