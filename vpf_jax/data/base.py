@@ -68,6 +68,9 @@ class Part:
     missing: Bool[np.ndarray, "n num_visible"] | None = None
     """Which entries are not known; `examples` holds 0 there, of categories the first. All of a unit or none."""
 
+    units: str = "binary"
+    """The kind of the units that the examples are for, by its name."""
+
     def __len__(self) -> int:
         return len(self.examples)
 

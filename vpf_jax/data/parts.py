@@ -4,6 +4,7 @@ A source without parts of its own is cut at random by fractions and a seed; a pa
 training part in the same way. Inside a part the examples keep their order. Not here: values (`values`), files.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -76,6 +77,7 @@ def data_set(
                 None if labels is None else labels[held][indices],
                 None if weights is None else weights[indices],
                 made[part].missing,
+                made[part].units,
             )
     first = next(iter(contents.parts.values()))
     sizes = ", ".join(f"{len(parts[part])} for {use}" for part, use in zip(PARTS, _USES, strict=True))
@@ -106,10 +108,8 @@ def whole(contents: Contents, given: str = "auto", unit: Unit | None = None) -> 
     recognised = values.recognise(contents, given, unit)
     stored = contents.parts[WHOLE]
     made = values.convert(contents.source, stored, recognised, {WHOLE: np.arange(len(stored))})[WHOLE]
-    labels = _labels(contents)[1]
-    return Part(
-        made.examples, None if labels is None else labels[WHOLE], _weights(contents.source, stored), made.missing
-    )
+    labels, weights = _labels(contents)[1], _weights(contents.source, stored)
+    return dataclasses.replace(made, labels=None if labels is None else labels[WHOLE], weights=weights)
 
 
 def found(contents: Contents, stored: Stored, recognised: Recognised, classes: int) -> str:

@@ -176,7 +176,10 @@ def convert(
             values[part][first:last] = made[inside]
             if blank is not None:
                 masks[part][first:last] = np.repeat(blank[inside], found.unit.width, axis=1)
-    return {part: Part(values[part], missing=masks[part] if masks and masks[part].any() else None) for part in rows}
+    return {
+        part: Part(values[part], missing=masks[part] if masks and masks[part].any() else None, units=found.unit.name)
+        for part in rows
+    }
 
 
 def _pieces(source: str, stored: Stored) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:

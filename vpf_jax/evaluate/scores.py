@@ -24,7 +24,7 @@ from vpf_jax.energy import log_partition_exact, marginal_energy, num_left, summa
 from vpf_jax.evaluate.ais import LowEffectiveSampleSizeWarning, ais_log_partition, least_effective
 from vpf_jax.evaluate.likelihood import missing_bound, stack_bound, variational_bound
 from vpf_jax.evaluate.monitor import has_pseudo_log_likelihood, pseudo_log_likelihood
-from vpf_jax.machine import BoltzmannMachine, check_symmetric
+from vpf_jax.machine import BoltzmannMachine, check_symmetric, check_whole_units
 from vpf_jax.sample.tempering import independent_machine
 from vpf_jax.stack import Stack, check_visible, mean_activations
 from vpf_jax.units import Unit
@@ -132,6 +132,7 @@ def scores(
                 f"got examples with missing entries for machines of layer sizes {[m.sizes for m in stack]}; their "
                 "score takes a single machine whose hidden units are independent"
             )
+        check_whole_units("missing", missing, stack[0])
         return {"log_likelihood_bound": _missing_bound(key, stack[0], visible, missing, log_z)}
     found = _scores(key, stack, jnp.asarray(visible), jnp.float32(log_z))
     return {name: found[name] for name in NAMES if name in found}
