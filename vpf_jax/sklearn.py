@@ -415,8 +415,8 @@ class BoltzmannTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             yield (given, ~absent), count
 
     def _values(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        """(values, missing): float32, of binary units in [0, 1], or of 0 and 1, of categories one-hot; and where an entry
-        is missing, which holds 0.
+        """(values, missing): float32, of binary units in [0, 1], or of 0 and 1, of categories one-hot; and where they
+        are missing, and 0.
         """
         X = _dense(X)
         missing = np.isnan(X)

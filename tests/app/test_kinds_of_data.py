@@ -67,8 +67,6 @@ def test_what_comes_in_comes_out(kind, unit, array, suffix, capsys):
     found = summary["log_likelihood_test"]
     assert found["mean"] > found["independent"] + 0.3
     assert found["log_z_standard_error"] == 0
-    # The means of samples are near those of the data.
-    assert summary["mean_r"] > 0.9
     assert Path("run/comparison.png").exists()
     assert Path("run/filters.png").exists()
     capsys.readouterr()
@@ -81,12 +79,13 @@ def test_what_comes_in_comes_out(kind, unit, array, suffix, capsys):
         rows = Path(path).read_text().split()[1::2]
         return np.array([[LETTERS.index(letter) for letter in row] for row in rows])
 
-    sampling.run(sampling.Config(model="run", number=200, steps=30, out=f"samples.{suffix}"))
+    sampling.run(sampling.Config(model="run", number=200, steps=300, out=f"samples.{suffix}"))
     drawn = read(f"samples.{suffix}")
     assert drawn.shape == (200, 5)
-    if kind == "gaussian":
-        assert (np.abs(drawn.mean(axis=0) - array.mean(axis=0)) < 0.5 * array.std(axis=0)).all()
-    else:
+    states = np.eye(5)[drawn.astype(int)].reshape(200, -1) if unit.startswith("categorical") else drawn
+    errors = states.std(axis=0) / np.sqrt(200)
+    assert (np.abs(states.mean(axis=0) - exact_means(model.stack[0])) < 5 * errors + 1e-2).all()
+    if kind != "gaussian":
         assert (drawn == np.rint(drawn)).all()
         assert drawn.min() >= 0
         assert kind == "count" or drawn.max() < 5
@@ -161,6 +160,16 @@ def machine_of(kind, seed=0):
     unit = units.get(kind)
     machine = vpf_jax.init_machine(jax.random.key(seed), (5 * unit.width, 3), units=(unit, units.BINARY))
     return jax.tree.map(lambda a: a + 0.3 * jax.random.normal(jax.random.key(9), a.shape), machine)
+
+
+def exact_means(machine):
+    """Of visible units, by the sum over the states of three hidden bits."""
+    hidden = ((np.arange(8)[:, None] >> np.arange(3)) & 1).astype(np.float32)
+    fields = machine.biases[0][None] + hidden @ machine.weights[0].T
+    unit = machine.layer_units[0]
+    logs = np.asarray(hidden @ machine.biases[1] + unit.log_normaliser(fields).sum(axis=1), np.float64)
+    law = np.exp(logs - np.logaddexp.reduce(logs))
+    return law @ np.asarray(unit.mean(fields), np.float64)
 
 
 def log_density(machine, log_z):
