@@ -24,7 +24,7 @@ TINY = {"epochs": 8, "batch_size": 20, "learning_rate": 0.02, "num_samples": 100
 RNG = np.random.default_rng(0)
 KIND = RNG.random((500, 1)) < 0.5
 COUNTS = RNG.poisson(np.where(KIND, [6, 1, 4, 0.5, 2], [1, 6, 0.2, 5, 2]))
-REALS = RNG.normal(np.where(KIND, [1, -1, 12, 0, 300], [-1, 1, -12, 1, -300]), [0.5, 0.5, 6, 0.5, 150])
+REALS = RNG.normal(np.where(KIND, [1, -1, 2, 0, 1], [-1, 1, -2, 1, -1]), 1)
 CODES = np.where(RNG.random((500, 5)) < 0.7, np.where(KIND, 1, 2), RNG.integers(0, 5, (500, 5)))
 LETTERS = "-ACGT"
 
