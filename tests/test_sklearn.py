@@ -298,7 +298,9 @@ OTHER = {
     "gaussian": np.random.default_rng(6).normal(np.where(KIND, [1, -1, 2, 0, 1], [-1, 1, -2, 1, 0]), 0.5),
     "count": np.random.default_rng(6).poisson(np.where(KIND, [6, 1, 9, 1, 2], [1, 6, 1, 2, 1])),
     "categorical": np.where(
-        np.random.default_rng(6).random((300, 5)) < 0.8, np.where(KIND, 1, 2), np.random.default_rng(7).integers(0, 4)
+        np.random.default_rng(6).random((300, 5)) < 0.8,
+        np.where(KIND, 1, 2),
+        np.random.default_rng(7).integers(0, 4, (300, 5)),
     ),
 }
 FEW = {"n_iter": 20, "n_components": 3, "random_state": 0}
