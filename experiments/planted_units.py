@@ -24,6 +24,7 @@ Not here: sparse couplings and tempered samples of large glasses (`ising_recover
 """
 
 import dataclasses
+import functools
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +41,7 @@ from vpf_jax.app.keys import key_for
 from vpf_jax.app.tables import cell, markdown_table, mean_and_error
 from vpf_jax.data.loading import Names
 from vpf_jax.settings import like, refuse_given, setting
-from vpf_jax.units import BINARY, COUNT, GAUSSIAN, SPIN, Categorical, Groups, Unit
+from vpf_jax.units import BINARY, COUNT, GAUSSIAN, SPIN, Categorical, Gaussian, Groups, Unit
 
 PLANTED = "planted"
 TITLES = {"mpf": "MPF", "pl": "pseudo-likelihood", "pcd": "PCD-1"}
@@ -124,8 +125,10 @@ class Law(NamedTuple):
 
     def sample(self, rng: np.random.Generator, count: int) -> Float[np.ndarray, "count n"]:
         chosen = rng.choice(len(self.states), count, p=np.exp(self.log_weights - self.log_z))
-        noise = rng.multivariate_normal(np.zeros(len(self.covariance)), self.covariance, count) if self.real else []
-        real = self.means[chosen] + np.reshape(noise, (count, self.real))
+        noise = np.zeros((count, self.real))
+        if self.real:
+            noise = rng.multivariate_normal(np.zeros(self.real), self.covariance, count)
+        real = self.means[chosen] + noise
         return np.concatenate([self.states[chosen], real], axis=1)
 
     @property
@@ -143,7 +146,7 @@ def law(machine: BoltzmannMachine) -> Law:
     b, w = np.asarray(bias, np.float64), np.asarray(inside, np.float64)
     grids, precisions = [], np.zeros(0)
     for kind, part in unit.segments(len(b)):
-        if isinstance(kind, type(GAUSSIAN)):
+        if isinstance(kind, Gaussian):
             precisions = np.exp(np.asarray(kind.log_precision, np.float64))
             continue
         values = np.arange(_MOST_COUNT + 1)[:, None] if kind == COUNT else kind.all_values()
@@ -232,9 +235,8 @@ def run(config: Config) -> dict[str, Any]:
     def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
         rows = []
         for name in config.kinds:
-            found = runs.evaluate_seeds(
-                folder, name, config.seeds, stops, lambda _, seed, name=name: measure(name, seed, config)
-            )
+            of_seed = functools.partial(measure, name, config)
+            found = runs.evaluate_seeds(folder, name, config.seeds, stops, of_seed)
             for number, size in enumerate(config.sample_sizes):
                 rows += [
                     {"kind": name, "num_samples": size, "rule": rule}

@@ -112,12 +112,12 @@ def form(name: str, images: runs.Images, noise: float) -> Form:
         return Form(unit, unit.encode(codes[0]), unit.encode(codes[1]), shade, shade)
     if name == "counts":
         counts = [jnp.asarray(np.rint(part * SIXTEENTHS), jnp.int32) for part in grey]
-        return Form(COUNT, *counts, lambda entries: plain(entries / SIXTEENTHS), lambda weights: weights)
+        return Form(COUNT, counts[0], counts[1], lambda entries: plain(entries / SIXTEENTHS), lambda weights: weights)
     bits = [jnp.asarray(part.bits) for part in (images.train, images.test)]
     if name == "bits":
-        return Form(BINARY, *bits, plain, lambda weights: weights)
+        return Form(BINARY, bits[0], bits[1], plain, lambda weights: weights)
     spins = [2 * part.astype(jnp.int8) - 1 for part in bits]
-    return Form(SPIN, *spins, lambda entries: (entries + 1) / 2, lambda weights: weights)
+    return Form(SPIN, spins[0], spins[1], lambda entries: (entries + 1) / 2, lambda weights: weights)
 
 
 def _real(name: str, grey: list[Float[np.ndarray, "n pixels"]], noise: float) -> Form:
@@ -129,8 +129,12 @@ def _real(name: str, grey: list[Float[np.ndarray, "n pixels"]], noise: float) ->
     if name == "whitened":
         values, axes = np.linalg.eigh(np.cov(noisy[0].T))
         forward, back = (axes * values**power @ axes.T for power in (-0.5, 0.5))
-    made = [jnp.asarray((part - mean) @ forward, jnp.float32) for part in noisy]
-    return Form(GAUSSIAN, *made, lambda entries: np.clip(entries @ back + mean, 0, 1), lambda weights: weights @ back)
+    train, test = (jnp.asarray((part - mean) @ forward, jnp.float32) for part in noisy)
+
+    def grey_of(entries: Float[np.ndarray, "k entries"]) -> Float[np.ndarray, "k pixels"]:
+        return np.clip(entries @ back + mean, 0, 1)
+
+    return Form(GAUSSIAN, train, test, grey_of, lambda weights: weights @ back)
 
 
 def start(key: Array, data: Form, hidden: int) -> vpf_jax.BoltzmannMachine:

@@ -291,3 +291,95 @@ def test_without_scikit_learn():
     )
     last = told.stderr.splitlines()[-1]
     assert last.startswith("ModuleNotFoundError: vpf_jax.sklearn needs scikit-learn, not installed here")
+
+
+KIND = np.random.default_rng(5).random((300, 1)) < 0.5
+OTHER = {
+    "gaussian": np.random.default_rng(6).normal(np.where(KIND, [1, -1, 2, 0, 1], [-1, 1, -2, 1, 0]), 0.5),
+    "count": np.random.default_rng(6).poisson(np.where(KIND, [6, 1, 9, 1, 2], [1, 6, 1, 2, 1])),
+    "categorical": np.where(
+        np.random.default_rng(6).random((300, 5)) < 0.8,
+        np.where(KIND, 1, 2),
+        np.random.default_rng(7).integers(0, 4, (300, 5)),
+    ),
+}
+FEW = {"n_iter": 20, "n_components": 3, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def fitted_to():
+    return {units: BoltzmannTransformer(units=units, **FEW).fit(X) for units, X in OTHER.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("units", OTHER)
+def test_values_that_are_no_bits(fitted_to, units):
+    model, X = fitted_to[units], OTHER[units]
+    width = model.n_values_ if units == "categorical" else 1
+    assert model.components_.shape == (3, 5 * width)
+    features = model.transform(X)
+    assert ((features >= 0) & (features <= 1)).all()
+    # The two kinds of examples lie apart in the features, many standard errors.
+    split = [features[KIND[:, 0] == side] for side in (True, False)]
+    assert np.abs(split[0].mean(axis=0) - split[1].mean(axis=0)).max() > 0.3
+    drawn = model.sample(400, n_sweeps=50, random_state=1)
+    assert drawn.shape == (400, 5)
+    if units == "categorical":
+        assert set(np.unique(drawn)) <= set(range(model.n_values_))
+    else:
+        errors = np.sqrt(X.var(axis=0) * (1 / 300 + 1 / 400))
+        assert (np.abs(drawn.mean(axis=0) - X.mean(axis=0)) < 8 * errors).all()
+        assert units == "gaussian" or (drawn == np.rint(drawn)).all()
+    # What is missing is filled in from the kind of the example.
+    holes = X.astype(float)
+    holes[:, 0] = np.nan
+    repaired = model.inpaint(holes, random_state=0)
+    np.testing.assert_array_equal(repaired[:, 1:], X[:, 1:])
+    nearer = np.abs(repaired[:, 0] - X[:, 0]) < np.abs(np.roll(repaired[:, 0], 1) - X[:, 0])
+    assert np.mean(np.abs(repaired[:, 0] - X[:, 0])) < np.mean(np.abs(X[:, 0].mean() - X[:, 0])), nearer.mean()
+    assert np.isfinite(model.transform(holes)).all()
+    assert model.gibbs(X[:7]).shape == (7, 5)
+    with pytest.raises(ValueError, match=f"got units='{units}'; score_samples and score take binary units"):
+        model.score_samples(X)
+    assert model.partial_fit(X[:100]) is model
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.transform(X), model.transform(X))
+
+
+@pytest.mark.slow
+def test_real_values_have_any_scale(fitted_to):
+    """The machine is of the values as given: what it finds does not depend on their units of measurement."""
+    X, scale, origin = OTHER["gaussian"], np.array([1e3, 1, 1e-3, 50, 2]), np.array([5e3, 0, 0, -100, 1])
+    one, other = fitted_to["gaussian"], BoltzmannTransformer(units="gaussian", **FEW).fit(scale * X + origin)
+    np.testing.assert_allclose(
+        other.transform(scale * X + origin),
+        BoltzmannTransformer(units="gaussian", **FEW).fit(X).transform(X),
+        atol=0.02,
+    )
+    drawn = other.sample(400, n_sweeps=50, random_state=1)
+    errors = np.sqrt(X.var(axis=0) * (1 / 300 + 1 / 400))
+    assert (np.abs((drawn.mean(axis=0) - origin) / scale - X.mean(axis=0)) < 8 * errors).all()
+    assert one.n_features_in_ == other.n_features_in_
+
+
+@pytest.mark.parametrize(
+    ("units", "X", "told"),
+    [
+        ("count", [[0.5, 1]], "got X=.*; it takes counts, whole numbers from 0 to"),
+        ("count", [[-1, 1]], "got X=.*; it takes counts"),
+        ("categorical", [[0.5, 1]], "got X=.*; it takes codes, whole numbers from 0 to 254"),
+        ("categorical", [[255, 1]], "it takes codes, whole numbers from 0 to 254"),
+        ("gaussian", [[np.inf, 1]], "infinity"),
+        ("potts", [[0, 1]], "got units=potts; it takes one of binary, gaussian, count, categorical"),
+    ],
+)
+def test_values_of_other_units_are_refused(units, X, told):
+    with pytest.raises(ValueError, match=told):
+        BoltzmannTransformer(3, units=units, n_iter=1).fit(np.array(X))
+    with pytest.raises(ValueError, match="got binarise=threshold; it takes sample, as units are count"):
+        BoltzmannTransformer(3, units="count", binarise="threshold").fit(np.array([[1, 2]]))
+
+
+def test_a_code_that_fit_has_not_seen_is_refused(fitted_to):
+    with pytest.raises(ValueError, match="it takes codes, whole numbers from 0 to 3"):
+        fitted_to["categorical"].transform(np.full((2, 5), 4))

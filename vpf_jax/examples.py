@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from vpf_jax import checks
 from vpf_jax.checks import AnyArray
 from vpf_jax.exporting import exported
-from vpf_jax.machine import BoltzmannMachine, State
+from vpf_jax.machine import BoltzmannMachine, State, check_whole_units
 from vpf_jax.sample.gibbs import draw_uniforms, sweep_around
 from vpf_jax.sample.streams import Stream, permutation, substream, substreams, uniform
 from vpf_jax.stack import Stack, check_stack, check_visible_shape, climb, in_chunks
@@ -36,11 +36,13 @@ class Examples:
     """Training examples; a pytree."""
 
     values: Shaped[AnyArray, "n n_0"]
-    """Of the visible units, such as zeros and ones; of drawn ones probabilities of the upper value, in [0, 1]."""
+    """Of the visible units, of any kind, such as zeros and ones; of drawn ones probabilities of the upper value, in
+    [0, 1]."""
     weights: Float[AnyArray, " n"] | None = None
     """Not negative, some above 0; their scale does not matter. None: all alike, and every example once an epoch."""
     missing: Bool[AnyArray, "n n_0"] | None = None
-    """Where an entry has not been seen; what `values` holds there plays no role, but is a value."""
+    """Where an entry has not been seen; what `values` holds there plays no role, but is a value. Of a unit of several
+    entries all are missing or none."""
     drawn: bool = struct.field(pytree_node=False, default=False)
     """Whether values are probabilities."""
 
@@ -52,13 +54,24 @@ def as_examples(visible: Shaped[AnyArray, "n n_0"] | Examples) -> Examples:
 
 @jax.jit
 def known_means(examples: Examples) -> Float[Array, " n_0"]:
-    """Of each visible unit over the entries that are there, by weight; 1/2 where there is none."""
+    """Of each visible entry over the examples where it is known, by weight; 1/2 where there is none."""
+    return _over_known(examples, jnp.asarray(examples.values).astype(jnp.float32), 0.5)
+
+
+@jax.jit
+def known_variances(examples: Examples) -> Float[Array, " n_0"]:
+    """As `known_means`, of the squared differences from them; 1 where there is none."""
     values = jnp.asarray(examples.values).astype(jnp.float32)
+    return _over_known(examples, (values - known_means(examples)[None]) ** 2, 1)
+
+
+def _over_known(examples: Examples, values: Float[Array, "n n_0"], otherwise: float) -> Float[Array, " n_0"]:
+    """Means of these values, one for each of the examples' own."""
     counts = jnp.ones_like(values) if examples.missing is None else (~examples.missing).astype(values.dtype)
     if examples.weights is not None:
         counts = counts * examples.weights[:, None]
     total = jnp.sum(counts, axis=0)
-    return jnp.where(total > 0, jnp.sum(counts * values, axis=0) / jnp.where(total > 0, total, 1), 0.5)
+    return jnp.where(total > 0, jnp.sum(counts * values, axis=0) / jnp.where(total > 0, total, 1), otherwise)
 
 
 def check_values(examples: Examples, stack: Stack) -> None:
@@ -69,6 +82,8 @@ def check_values(examples: Examples, stack: Stack) -> None:
         checks.probabilities("visible probabilities", examples.values)
     else:
         unit.check("visible states", examples.values)
+    if examples.missing is not None:
+        check_whole_units("missing", examples.missing, stack[0])
     if examples.weights is not None:
         checks.finite("weights", examples.weights)
 
@@ -115,7 +130,9 @@ def completed(
 ) -> Shaped[Array, "rows n_0"]:
     """Values of the examples in this order, drawn where they are probabilities or missing."""
     values = jnp.asarray(examples.values)[order]
-    if examples.drawn:
+    if not examples.drawn:
+        values = stack[0].layer_units[0].widened(values)
+    else:
         unit = two_valued(stack[0].layer_units[0], "drawing values from probabilities")
         values = unit.at(uniform(substream(stream, 0), values.shape) < values).astype(unit.dtype)
     if examples.missing is None:

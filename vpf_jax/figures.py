@@ -280,10 +280,13 @@ def raster(
 
 
 def histograms(values: Sequence[Numbers], *, names: Sequence[str], xlabel: str, title: str) -> Figure:
-    """A histogram over [0, 1] of each set of values, one panel under the other."""
+    """A histogram of each set of values, over [0, 1] where all are inside, one panel under the other."""
     figure, panels = _panels(len(values), title, width=7, height=1.9)
+    low, high = (
+        limit([limit(np.asarray(some), initial=end) for some in values]) for limit, end in ((np.min, 0), (np.max, 1))
+    )
     for axes, some, name in zip(panels, values, names, strict=True):
-        axes.hist(np.asarray(some), bins=np.linspace(0, 1, 41))
+        axes.hist(np.asarray(some), bins=np.linspace(low, high, 41))
         axes.set_ylabel(f"units, {name}")
     panels[-1].set_xlabel(xlabel)
     return figure
@@ -389,19 +392,27 @@ def comparison(
 
     Args:
       scatter: as `scatters`, data along x.
-      counts: name of a set, and the probability of each number of units on, from 0 on.
+      counts: name of a set, and the probability of each number of units on, from 0 on; none: no such panel.
       distributions: label of an x axis, such as "free energy, nats", and sets of numbers as `densities` takes them.
       title: above the panels.
 
     Raises:
       SettingError: as `scatters` and `densities`.
     """
-    number, columns = len(scatter) + 1 + len(distributions), 3
+    number, columns = len(scatter) + bool(counts) + len(distributions), 3
     figure = _figure(3.5 * columns, 3.4 * -(-number // columns) + 0.4, title)
     axes = [figure.add_subplot(-(-number // columns), columns, place + 1) for place in range(number)]
     for panel, (name, (x, y)) in zip(axes, scatter.items(), strict=False):
         _scatter(panel, name, x, y, "data", "samples")
-    panel = axes[len(scatter)]
+    if counts:
+        _counts(axes[len(scatter)], counts)
+    for panel, (xlabel, values) in zip(axes[len(scatter) + bool(counts) :], distributions.items(), strict=True):
+        panel.set_prop_cycle(_CYCLE)
+        _densities(panel, values, xlabel)
+    return figure
+
+
+def _counts(panel: Axes, counts: Mapping[str, Numbers]) -> None:
     panel.set_prop_cycle(_CYCLE)
     for name, probabilities in counts.items():
         found = np.asarray(probabilities)
@@ -410,10 +421,6 @@ def comparison(
     panel.set(xlabel="units on", ylabel="probability", yscale="log")
     panel.grid(alpha=0.3)
     panel.legend()
-    for panel, (xlabel, values) in zip(axes[len(scatter) + 1 :], distributions.items(), strict=True):
-        panel.set_prop_cycle(_CYCLE)
-        _densities(panel, values, xlabel)
-    return figure
 
 
 class _Shown(Figure):

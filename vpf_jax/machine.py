@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from vpf_jax import checks, couplings
 from vpf_jax.checks import AnyArray
@@ -343,6 +343,20 @@ def check_layers(name: str, layers: Sequence[int], num_layers: int) -> tuple[int
     checks.require(fits, name, layers, f"distinct layer indices from 0 to {num_layers - 1}")
     assert indices is not None
     return indices
+
+
+def check_whole_units(name: str, entries: Bool[AnyArray, "*batch n_0"], machine: BoltzmannMachine) -> None:
+    """Raises ValueError unless the visible entries that are chosen are all of a unit or none, of each unit."""
+    owned = machine.owners(0)
+    if owned is None:
+        return
+    first = np.unique(owned, return_index=True)[1][owned]
+
+    def holds(chosen: Any, xp: Any) -> Any:
+        return xp.all(chosen == chosen[..., first])
+
+    told = f"all entries of a unit or none, as {machine.layer_units[0].name} units take"
+    checks.values(name, entries, told, holds, lambda _: f"with some entries of a unit; it takes {told}")
 
 
 def _check_type(machine: BoltzmannMachine, name: str) -> None:

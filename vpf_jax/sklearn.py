@@ -5,6 +5,9 @@
 and draws samples. A program is compiled for each shape of the data and of the machine, for each rule and size of a
 minibatch and for each weight decay, once in a process: learning rates, numbers of passes and seeds share it.
 
+Visible units are binary, or of another kind by `units`: real values, which are standardised for the training and
+nowhere else, so that weights and biases are of the values as they are given; counts; categories as codes.
+
 Needs scikit-learn, and is imported by name. Not here: the learning (`train`); likelihoods (`evaluate`), for which
 `stack_[0]` is the machine.
 """
@@ -25,10 +28,12 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from vpf_jax import checks, couplings, rules, stack, train
 from vpf_jax.energy import downward_field, upward_field
 from vpf_jax.evaluate import monitor, reconstruction
-from vpf_jax.examples import Examples, known_means
+from vpf_jax.examples import Examples, known_means, known_variances
+from vpf_jax.gauges import standardise
 from vpf_jax.machine import BoltzmannMachine, with_visible_means
 from vpf_jax.sample.gibbs import run_chain
-from vpf_jax.units import two_valued
+from vpf_jax.units import BINARY, COUNT, GAUSSIAN, Categorical, Unit, two_valued
+from vpf_jax.units.count import MOST
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -40,6 +45,9 @@ except ModuleNotFoundError as error:
     ) from error
 
 BINARISE = ("sample", "threshold")
+UNITS = ("binary", "gaussian", "count", "categorical")
+# Of codes, whose states have as many entries for each variable.
+MOST_VALUES = 255
 # Steps of training that n_iter="auto" comes to, within bounds of the passes: docs/guides/scikit_learn.md.
 AUTO_STEPS = 8000
 AUTO_PASSES = (10, 400)
@@ -57,8 +65,16 @@ _ADAM = optax.inject_hyperparams(optax.adam, static_args=("b1", "b2", "eps", "ep
 class BoltzmannTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """A restricted Boltzmann machine, or a stack of them, as a transformer.
 
-    Entries of X are bits, or probabilities in [0, 1] of which bits are made (`binarise`); others are moved to the
-    nearer end, in `fit` with a warning. NaN is a missing entry. Sparse matrices become dense, in `fit` all of them at
+    Entries of X are, by `units`,
+
+        "binary"        bits, or probabilities in [0, 1] of which bits are made (`binarise`); others are moved to the
+                        nearer end, in `fit` with a warning
+        "gaussian"      real values, on any scale: they are standardised inside, by the data of `fit` or of the first
+                        `partial_fit`, and the machine is put back into their own
+        "count"         whole numbers of at least 0
+        "categorical"   codes, whole numbers from 0; the largest in `fit` says how many values there are
+
+    NaN is a missing entry. Sparse matrices become dense, in `fit` all of them at
     one byte per entry where they hold bits and four where they do not.
 
     Weights act on differences from running means and are updated by Adam (`TrainConfig.centred`); visible biases start
@@ -74,15 +90,18 @@ class BoltzmannTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
       weight_decay: of weights, not of biases.
       binarise: "sample": bits are drawn from the probabilities, afresh in every pass, and `transform` and
         `score_samples` take the probabilities as they are; "threshold": 1 where the entry is above 1/2.
+      units: what the visible units are, one of `UNITS`.
       verbose: whether each pass prints a line.
       random_state: a seed, a numpy.random.RandomState, or None, as everywhere in scikit-learn.
 
     Attributes:
       stack_: the machines, a tuple with one for each entry of n_components.
-      components_: weights of the bottom machine, [n_components, n_features].
+      components_: weights of the bottom machine, [n_components, n_features]; of categories a column for each value of
+        each feature, [n_components, n_features * n_values_].
       intercept_hidden_: biases of its hidden units.
       intercept_visible_: biases of its visible units.
       n_iter_: passes over the data that `fit` has made.
+      n_values_: of categories, how many values there are.
       random_state_: the generator from which methods that sample draw.
       n_features_in_, feature_names_in_: as everywhere in scikit-learn.
     """
@@ -97,6 +116,7 @@ class BoltzmannTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         n_iter: Any = "auto",
         weight_decay: Any = 1e-3,
         binarise: Any = "sample",
+        units: Any = "binary",
         verbose: Any = 0,
         random_state: Any = None,
     ) -> None:
@@ -107,6 +127,7 @@ class BoltzmannTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         self.n_iter = n_iter
         self.weight_decay = weight_decay
         self.binarise = binarise
+        self.units = units
         self.verbose = verbose
         self.random_state = random_state
 
@@ -170,7 +191,12 @@ class BoltzmannTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         Over all visible units, so that it is no random number: what BernoulliRBM estimates by one unit drawn for each
         row. Of a probability v_i between 0 and 1, the mean of log p over its two values; a missing entry is completed
         as in `transform`, and has no term of its own.
+
+        Raises:
+          ValueError: other units than binary ones.
         """
+        if self.units != "binary":
+            raise ValueError(f"got units={self.units!r}; score_samples and score take binary units")
         return self._by_rows(
             lambda values, seen: _pseudo_log_likelihoods(self.stack_[0], values, seen), self._checked(X)
         )
@@ -180,7 +206,8 @@ class BoltzmannTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         return float(np.mean(self.score_samples(X)))
 
     def gibbs(self, v: Any, n_sweeps: int = 1) -> np.ndarray:
-        """Visible states after Gibbs sweeps of the bottom machine from these, booleans [n_samples, n_features].
+        """Visible states after Gibbs sweeps of the bottom machine from these, [n_samples, n_features], of binary units
+        booleans.
 
         Every call draws new numbers, from `random_state_`.
 
@@ -193,10 +220,10 @@ class BoltzmannTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             raise ValueError("got v with missing entries; gibbs takes whole rows, which inpaint makes")
         bits = self._bits(v, self.random_state_)
         keys = jax.random.split(_key_of(self.random_state_), len(bits))
-        return np.asarray(_chains(keys, self.stack_[0], bits, n_sweeps)).astype(bool)
+        return self._rows(np.asarray(_chains(keys, self.stack_[0], bits, n_sweeps)))
 
     def sample(self, n_samples: int = 1, *, n_sweeps: int = 1000, random_state: Any = None) -> np.ndarray:
-        """New examples, booleans [n_samples, n_features], from as many independent chains.
+        """New examples, [n_samples, n_features], of binary units booleans, from as many independent chains.
 
         Args:
           n_samples: how many, at least 1.
@@ -208,13 +235,17 @@ class BoltzmannTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         n_samples = checks.integer("n_samples", n_samples, 1)
         n_sweeps = checks.integer("n_sweeps", n_sweeps, 1)
         rng = self._generator(random_state)
-        means = _samples(_key_of(rng), self.stack_, n_sweeps, num_samples=n_samples)
-        return rng.random_sample(means.shape) < np.asarray(means)
+        values, means = _samples(_key_of(rng), self.stack_, n_sweeps, num_samples=n_samples)
+        if self.units == "binary":
+            return rng.random_sample(means.shape) < np.asarray(means)
+        return self._rows(np.asarray(values))
 
     def inpaint(
         self, X: Any, mask: Any = None, *, n_sweeps: int = 20, n_chains: int = 10, random_state: Any = None
     ) -> np.ndarray:
-        """X with probabilities of being 1, given the entries that are there, in the place of those that are not.
+        """X with means, given the entries that are there, in the place of those that are not.
+
+        Of bits they are probabilities of being 1; of categories the most probable code stands for them.
 
         Args:
           X: [n_samples, n_features]; NaN is missing.
@@ -228,16 +259,20 @@ class BoltzmannTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         """
         n_sweeps, n_chains = checks.integer("n_sweeps", n_sweeps, 1), checks.integer("n_chains", n_chains, 1)
         X = self._checked(X)
-        _, missing = self._values(X)
+        missing = np.isnan(_dense(X))
         if mask is not None:
             mask = np.asarray(mask)
             fits = mask.dtype == bool and mask.shape in (X.shape, X.shape[1:])
             checks.require(fits, "mask", mask, f"booleans of shape {X.shape} or {X.shape[1:]}")
             missing = missing | mask
-        rng, total = self._generator(random_state), np.zeros(X.shape)
+        rng, machine = self._generator(random_state), self.stack_[0]
+        absent, total = missing.repeat(self._unit.width, axis=1), np.zeros((len(missing), machine.sizes[0]))
         for _ in range(n_chains):
-            total += _inpainted(_key_of(rng), self.stack_[0], self._bits(X, rng), missing, n_sweeps)
-        return np.where(missing, total / n_chains, _dense(X)).astype(_float_of(X), copy=False)
+            total += _inpainted(_key_of(rng), machine, self._bits(X, rng), absent, n_sweeps)
+        means = total / n_chains
+        if isinstance(self._unit, Categorical):
+            means = np.asarray(self._unit.decode(means))
+        return np.where(missing, means, _dense(X)).astype(_float_of(X), copy=False)
 
     @property
     def components_(self) -> np.ndarray:
@@ -258,6 +293,9 @@ class BoltzmannTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
 
     def _config(self) -> train.TrainConfig:
         checks.one_of("binarise", self.binarise, BINARISE)
+        checks.one_of("units", self.units, UNITS)
+        fits = self.units == "binary" or self.binarise == BINARISE[0]
+        checks.require(fits, "binarise", self.binarise, f"{BINARISE[0]}, as units are {self.units}")
         checks.positive("learning_rate", self.learning_rate)
         rule = rules.make(self.rule) if isinstance(self.rule, str) else self.rule
         return train.TrainConfig(
@@ -290,17 +328,22 @@ class BoltzmannTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         """What is trained on, at least one minibatch of it."""
         X = self._checked(X, reset)
         found = X.data if hasattr(X, "toarray") else X
-        if (found < 0).any() or (found > 1).any():
+        if reset:
+            self._survey(X)
+        if self.units == "binary" and ((found < 0).any() or (found > 1).any()):
             warnings.warn(
                 f"got X with values from {np.nanmin(found):g} to {np.nanmax(found):g}, which are taken for the nearer "
                 "of 0 and 1; BoltzmannTransformer takes probabilities in [0, 1], as MinMaxScaler makes",
                 stacklevel=3,
             )
-        count, drawn = X.shape[0], self.binarise == "sample" and bool(((found > 0) & (found < 1)).any())
-        values, missing = np.empty(X.shape, np.float32 if drawn else np.uint8), np.zeros(X.shape, bool)
+        binary, count = self.units == "binary", X.shape[0]
+        drawn = binary and self.binarise == "sample" and bool(((found > 0) & (found < 1)).any())
+        shape = count, X.shape[1] * self._unit.width
+        values, missing = np.empty(shape, np.float32 if drawn else self._unit.dtype), np.zeros(shape, bool)
         for start in range(0, count, MAX_ROWS):
             rows = slice(start, start + MAX_ROWS)
-            values[rows], missing[rows] = self._values(X[rows])
+            some, missing[rows] = self._values(X[rows])
+            values[rows] = (some - self._means) / self._deviations if self.units == "gaussian" else some
         weights = _weights(sample_weight, count)
         if count < config.batch_size:
             again = np.arange(config.batch_size) % count
@@ -315,8 +358,9 @@ class BoltzmannTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     def _begin(self, examples: Examples, config: train.TrainConfig, hidden: tuple[int, ...]) -> None:
         self.random_state_ = check_random_state(self.random_state)
         sizes = (examples.values.shape[1], *hidden)
-        state = _first_state(_key_of(self.random_state_), known_means(examples), sizes=sizes, config=config)
-        self._keep(state)
+        means, variances = known_means(examples), known_variances(examples) if self.units == "gaussian" else None
+        key = _key_of(self.random_state_)
+        self._keep(_first_state(key, means, variances, sizes=sizes, config=config, unit=self._unit))
 
     def _train(self, examples: Examples, config: train.TrainConfig, rates: Any) -> None:
         # A copy: training donates its input, and a training that is interrupted leaves what was there.
@@ -335,15 +379,21 @@ class BoltzmannTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
 
     def _keep(self, state: train.TrainState) -> None:
         self._state, self.stack_ = state, train.learnt(state)
+        if self.units == "gaussian":
+            bottom = standardise(self.stack_[0], -self._means / self._deviations, 1 / self._deviations)
+            self.stack_ = (bottom, *self.stack_[1:])
 
     def _tell(self, state: train.TrainState, examples: Examples, number: int, begun: float) -> None:
+        name, seconds = type(self).__name__, time.perf_counter() - begun
+        if self.units != "binary":
+            print(f"[{name}] Iteration {number}, time = {seconds:.2f}s")
+            return
         values = jnp.asarray(examples.values[:WATCHED], jnp.float32)
         missing = jnp.zeros(values.shape, bool) if examples.missing is None else examples.missing[:WATCHED]
         machine = state.stack[0]
         score = _pseudo_log_likelihoods(
             machine, _completed(machine, _running_means(state), values, missing), ~missing
         ).mean()
-        name, seconds = type(self).__name__, time.perf_counter() - begun
         print(f"[{name}] Iteration {number}, pseudo-likelihood = {score:.2f}, time = {seconds:.2f}s")
 
     def _by_rows(self, function: Callable[[Array, Array], Array], X: Any) -> np.ndarray:
@@ -358,20 +408,69 @@ class BoltzmannTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             values, missing = (np.pad(a, ((0, size - count), (0, 0))) for a in (values, missing))
             given, absent = jnp.asarray(values), jnp.asarray(missing)
             if missing.any():
-                given = _completed(self.stack_[0], _running_means(self._state), given, absent)
+                beginning = _running_means(self._state)
+                if self.units == "gaussian":
+                    beginning = beginning * self._deviations + self._means
+                given = _completed(self.stack_[0], beginning, given, absent)
             yield (given, ~absent), count
 
     def _values(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        """(values, missing): float32 in [0, 1], or of 0 and 1, and 0 where an entry is missing; and where that is."""
+        """(values, missing): float32, of binary units in [0, 1], or of 0 and 1, of categories one-hot; and where they
+        are missing, and 0.
+        """
         X = _dense(X)
         missing = np.isnan(X)
+        if self.units != "binary":
+            return self._states(np.where(missing, 0, X)), missing.repeat(self._unit.width, axis=1)
         values = np.clip(np.where(missing, np.zeros((), X.dtype), X), 0, 1).astype(np.float32)
         return (values > 0.5).astype(np.float32) if self.binarise == "threshold" else values, missing
 
     def _bits(self, X: Any, rng: np.random.RandomState) -> np.ndarray:
-        """The rows as bits, drawn where they hold probabilities; 0 where an entry is missing."""
+        """The rows as bits, drawn where they hold probabilities, or states of other units; 0 where one is missing."""
         values, _ = self._values(X)
+        if self.units != "binary":
+            return values.astype(self._unit.dtype)
         return (rng.random_sample(values.shape) < values).astype(np.uint8)
+
+    @property
+    def _unit(self) -> Unit:
+        """What the visible units are."""
+        known: dict[str, Unit] = {"binary": BINARY, "gaussian": GAUSSIAN, "count": COUNT}
+        return Categorical(self.n_values_) if self.units == "categorical" else known[self.units]
+
+    def _survey(self, X: Any) -> None:
+        """What has to be known of the first data: the scales of real values, the number of categories."""
+        if self.units == "gaussian":
+            known = np.ma.masked_invalid(_dense(X).astype(np.float64))
+            self._means = known.mean(axis=0).filled(0).astype(np.float32)
+            variances = known.var(axis=0).filled(1)
+            # A feature that is constant stays on its scale.
+            self._deviations = np.sqrt(np.where(variances > 0, variances, 1)).astype(np.float32)
+        if self.units == "categorical":
+            found = _dense(X)
+            known = found[~np.isnan(found)]
+            least, most = (known.min(), known.max()) if known.size else (0, 0)
+            whole = bool((known == np.rint(known)).all()) and 0 <= least and most < MOST_VALUES
+            checks.require(whole, "X", found, f"codes, whole numbers from 0 to {MOST_VALUES - 1}")
+            self.n_values_ = max(2, int(most) + 1)
+
+    def _states(self, rows: np.ndarray) -> np.ndarray:
+        """Values of units that are not binary, float32."""
+        if self.units == "gaussian":
+            return rows.astype(np.float32)
+        most = MOST if self.units == "count" else self.n_values_ - 1
+        fits = ((rows >= 0) & (rows <= most) & (rows == np.rint(rows))).all()
+        told = "codes" if self.units == "categorical" else "counts"
+        checks.require(fits, "X", rows, f"{told}, whole numbers from 0 to {most}")
+        if self.units == "count":
+            return rows.astype(np.float32)
+        return np.eye(self.n_values_, dtype=np.float32)[rows.astype(np.intp)].reshape(len(rows), -1)
+
+    def _rows(self, states: np.ndarray) -> np.ndarray:
+        """Examples in the form of X: of bits booleans, of categories codes."""
+        if isinstance(self._unit, Categorical):
+            return np.asarray(self._unit.decode(states))
+        return states.astype(bool) if self.units == "binary" else states
 
     def _generator(self, random_state: Any) -> np.random.RandomState:
         return self.random_state_ if random_state is None else check_random_state(random_state)
@@ -403,13 +502,19 @@ def _key_of(rng: np.random.RandomState) -> PRNGKeyArray:
     return jax.random.PRNGKey(rng.randint(np.iinfo(np.int32).max))
 
 
-@functools.partial(jax.jit, static_argnames=("sizes", "config"))
+@functools.partial(jax.jit, static_argnames=("sizes", "config", "unit"))
 def _first_state(
-    key: PRNGKeyArray, means: Float[Array, " n_0"], *, sizes: tuple[int, ...], config: train.TrainConfig
+    key: PRNGKeyArray,
+    means: Float[Array, " n_0"],
+    variances: Float[Array, " n_0"] | None,
+    *,
+    sizes: tuple[int, ...],
+    config: train.TrainConfig,
+    unit: Unit,
 ) -> train.TrainState:
     machines_key, key = jax.random.split(key)
-    bottom, *others = stack.init_stack(machines_key, sizes)
-    return train.init_state(key, (with_visible_means(bottom, means), *others), config)
+    bottom, *others = stack.init_stack(machines_key, sizes, units=(unit, *(BINARY for _ in sizes[1:])))
+    return train.init_state(key, (with_visible_means(bottom, means, variances), *others), config)
 
 
 def _running_means(state: train.TrainState) -> Float[Array, " n_0"]:
@@ -464,8 +569,8 @@ def _chains(keys: Any, machine: BoltzmannMachine, visible: Any, n_sweeps: int) -
 
 
 @functools.partial(jax.jit, static_argnames="num_samples")
-def _samples(key: PRNGKeyArray, machines: stack.Stack, n_sweeps: Any, num_samples: int) -> Array:
-    return stack.confabulate(key, machines, num_samples, steps=1, top_steps=n_sweeps)
+def _samples(key: PRNGKeyArray, machines: stack.Stack, n_sweeps: Any, num_samples: int) -> tuple[Array, Array]:
+    return stack.generated(key, machines, num_samples, steps=1, top_steps=n_sweeps)
 
 
 @jax.jit

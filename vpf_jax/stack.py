@@ -46,24 +46,30 @@ class Hidden(NamedTuple):
 CHUNK = 1000
 
 
-def init_stack(key: PRNGKeyArray, sizes: Sequence[int], intra: bool = False, units: Unit = BINARY) -> Stack:
+def init_stack(
+    key: PRNGKeyArray, sizes: Sequence[int], intra: bool = False, units: Unit | Sequence[Unit] = BINARY
+) -> Stack:
     """Draws a pairwise stack: one two-layer machine per pair of consecutive layers.
 
     Args:
       key: a random key.
       sizes: units per layer, visible first; at least two layers.
       intra: whether every hidden layer has intra-layer weights.
-      units: what all neurons are.
+      units: what all neurons are, or those of each layer.
 
     Raises:
-      ValueError: fewer than two layers, or sizes that are no positive integers.
+      ValueError: fewer than two layers, sizes that are no positive integers or do not suit the units, or units that are
+        not one for all layers or one per layer.
     """
     layers = "a visible and at least one hidden layer, each with a positive integer number of units"
     sizes = checks.positive_integers("sizes", sizes, layers, least=2)
     checks.boolean("intra", intra)
     checks.random_key(key)
     keys = jax.random.split(key, len(sizes) - 1)
-    return tuple(init_machine(keys[i], sizes[i : i + 2], (1,) if intra else (), units) for i in range(len(sizes) - 1))
+    kinds = (units,) * len(sizes) if isinstance(units, Unit) else tuple(units)
+    checks.require(len(kinds) == len(sizes), "units", units, "a kind of unit, or one per layer")
+    inside = (1,) if intra else ()
+    return tuple(init_machine(keys[i], sizes[i : i + 2], inside, kinds[i : i + 2]) for i in range(len(sizes) - 1))
 
 
 def untie_stack(key: PRNGKeyArray | None, stack: Stack) -> Stack:
@@ -200,6 +206,18 @@ def confabulate(
     Raises:
       ValueError: numbers out of range, or a prior that does not fit the top layer.
     """
+    return generated(key, stack, num_samples, steps, top_steps, prior)[1]
+
+
+def generated(
+    key: PRNGKeyArray,
+    stack: Stack,
+    num_samples: int,
+    steps: int | Array = 3,
+    top_steps: int | Array | None = None,
+    prior: Float[AnyArray, " n_top"] | None = None,
+) -> tuple[Shaped[Array, "num_samples n_0"], Float[Array, "num_samples n_0"]]:
+    """Visible values with the means that `confabulate` gives, from which they are drawn."""
     check_stack(stack)
     num_samples = checks.integer("num_samples", num_samples, 1)
     steps = checks.traced_integer("steps", steps, 0)
@@ -212,7 +230,7 @@ def confabulate(
     unit = stack[-1].layer_units[-1]
     probabilities = None if prior is None else jnp.asarray(prior)
 
-    def sample(stream: Stream, rows: Array) -> Float[Array, "rows n_0"]:
+    def sample(stream: Stream, rows: Array) -> tuple[Array, Array]:
         start = uniform(substream(stream, len(stack)), (rows.shape[0], num_top))
         if probabilities is None:
             x = unit.sample(jnp.zeros_like(start), start)
@@ -222,9 +240,10 @@ def confabulate(
         for i in reversed(range(len(stack))):
             num_steps = top_steps if i == len(stack) - 1 else steps
             x, means = _descend(substream(stream, i), stack[i], x, num_steps)
-        return means
+        return x, means
 
-    return checks.spoilt(in_chunks(stream_of(key), sample, jnp.arange(num_samples)), stack, prior)
+    values, means = in_chunks(stream_of(key), sample, jnp.arange(num_samples))
+    return values, checks.spoilt(means, stack, prior)
 
 
 def in_chunks(stream: Stream, function: Callable[[Stream, Array], Tree], rows: Array) -> Tree:

@@ -2,6 +2,7 @@
 
 import gzip
 import pickle
+import re
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vpf_jax import units
 from vpf_jax.data import DatasetError, load_dataset, read_examples
+from vpf_jax.data.fasta import as_fasta
 from vpf_jax.data.loading import Names, digest_of, is_found, short_name
 
 RNG = np.random.default_rng(0)
@@ -113,8 +116,10 @@ def test_sequences_that_biopython_writes_are_recognised():
 
     assert Bio.__version__
     SeqIO.write([SeqRecord(Seq("MKV-L" * 20), id=f"s{i}") for i in range(3)], "family.fasta", "fasta")
-    with pytest.raises(DatasetError, match=r"family\.fasta, whose alignment holds letters of proteins, 21 w"):
-        load_dataset("family.fasta")
+    data = load_dataset("family.fasta")
+    assert (data.shape, data.units) == ((100, 21), "categorical(21)")
+    codes = [data.alphabet.index(letter) for letter in "MKV-L"]
+    np.testing.assert_array_equal(data.train.examples.reshape(-1, 100, 21).argmax(-1), [codes * 20])
 
 
 @pytest.mark.parametrize(
@@ -122,9 +127,34 @@ def test_sequences_that_biopython_writes_are_recognised():
     [("ACGT-N", "letters of DNA, 5 "), ("acgu.", "letters of RNA, 5 "), ("ACDEFX", "letters of proteins, 21 ")],
 )
 def test_alphabets_of_sequences(letters, told):
-    Path("a.fasta").write_text(f";a comment\n>one of them\n{letters}\n{letters}\n\n>two\n{letters * 2}\n")
-    with pytest.raises(DatasetError, match=rf"got a.fasta, whose alignment holds {told}with the gap: categories; it "):
-        read_examples("a.fasta")
+    given = f";a comment\n>one of them\n{letters}\n{letters}\n\n>two\n{letters * 2}\n>three\n{letters * 2}\n"
+    Path("a.fasta").write_text(given)
+    data = load_dataset("a.fasta")
+    q = len(data.alphabet)
+    assert data.told.startswith(f"a.fasta: 3 examples of shape [{2 * len(letters)}]; categories ({told}with the gap)")
+    assert f"for categorical({q}) units" in data.told
+    # The gap is the first letter; what stands for several is one.
+    wanted = [data.alphabet.index(letter) if letter in data.alphabet else 0 for letter in letters.upper()]
+    wanted = [0 if letter == "." else code for letter, code in zip(letters, wanted, strict=True)]
+    for part in (data.train, data.validation, data.test):
+        np.testing.assert_array_equal(part.examples.reshape(-1, q).argmax(-1), wanted * 2)
+        assert (part.examples.reshape(-1, q).sum(-1) == 1).all()
+    np.testing.assert_array_equal(read_examples("a.fasta").examples[0], data.train.examples[0])
+
+
+def test_letters_of_a_model_are_read_by_its_alphabet():
+    """Sequences of a protein may have letters of DNA alone."""
+    proteins = "-ACDEFGHIKLMNPQRSTVWY"
+    Path("a.fasta").write_text(">a\nACG\n>b\nTN-\n")
+    read = read_examples("a.fasta", unit=units.Categorical(21), alphabet=proteins).examples
+    found = read.reshape(2, 3, 21).argmax(-1)
+    np.testing.assert_array_equal(found, [[proteins.index(letter) for letter in row] for row in ("ACG", "TN-")])
+    assert as_fasta(found, proteins) == ">0\nACG\n>1\nTN-\n"
+    with pytest.raises(DatasetError, match=r"alignment holds 'N' in line 3; it takes letters of ACGT, 4 with the gap"):
+        read_examples("a.fasta", unit=units.Categorical(4), alphabet="ACGT")
+    for unit in (units.BINARY, units.Categorical(4)):
+        with pytest.raises(DatasetError, match=r"holds letters of DNA, .*; it takes values of .* units$"):
+            read_examples("a.fasta", unit=unit)
 
 
 def test_parts_of_a_file_are_kept_and_what_is_not_read_is_said():
@@ -218,6 +248,110 @@ def test_kinds_of_values(array, given, kind):
     data = load_dataset("some.npy", values=given)
     assert data.values == kind
     assert data.train.examples.dtype == (np.uint8 if kind in ("bits", "spins") else np.float32)
+
+
+COUNTS = RNG.poisson(3, (60, 7))
+REALS = RNG.normal(2, 3, (60, 7))
+
+
+@pytest.mark.parametrize(
+    ("array", "given", "kind", "unit", "dtype"),
+    [
+        (COUNTS, "auto", "counts", "count", np.uint8),
+        (COUNTS.astype(float), "auto", "counts", "count", np.uint8),
+        (BITS.astype(int), "counts", "counts", "count", np.uint8),
+        (100 * COUNTS, "auto", "counts", "count", np.uint16),
+        (10**5 * COUNTS, "auto", "counts", "count", np.int32),
+        (REALS, "auto", "reals", "gaussian", np.float32),
+        (COUNTS - 1, "auto", "reals", "gaussian", np.float32),
+        (BITS / 2, "reals", "reals", "gaussian", np.float32),
+        (COUNTS, "categories", "categories", f"categorical({COUNTS.max() + 1})", np.uint8),
+        (np.zeros((60, 7), int), "categories", "categories", "categorical(2)", np.uint8),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["npy", "csv", "h5"])
+def test_kinds_of_values_that_are_no_bits(array, given, kind, unit, dtype, suffix):
+    path = f"some.{suffix}"
+    if suffix == "npy":
+        np.save(path, array)
+    elif suffix == "csv":
+        pytest.importorskip("pandas").DataFrame(array).to_csv(path, index=False)
+    else:
+        with_h5py(samples=array)(path)
+    data = load_dataset(path, values=given)
+    assert (data.values, data.units, data.train.examples.dtype) == (kind, unit, dtype)
+    wanted = np.eye(data.shape[1], dtype=int)[array].reshape(60, -1) if kind == "categories" else array
+    assert data.shape == ((7, COUNTS.max() + 1) if array is COUNTS and kind == "categories" else data.shape)
+    assert data.num_variables == 7
+    assert together(data) == words(wanted.astype(np.float32).astype(dtype), dtype)
+    units.get(data.units).check("examples", data.train.examples)
+    assert f"; {kind} (" in data.told
+
+
+def test_of_real_numbers_scales_are_told():
+    np.save("some.npy", REALS)
+    assert "standardise" not in load_dataset("some.npy").told
+    np.save("some.npy", REALS * np.array([1, 1, 1, 1, 100, 1, 0.001]))
+    told = load_dataset("some.npy").told
+    assert re.search(r"; deviations of variables from 0\.00\d+ to [\d.]+e\+02: standardise them first", told)
+
+
+def test_missing_entries_of_every_kind():
+    mask = np.zeros((60, 7), bool)
+    mask[3, 2] = mask[5, 6] = True
+    for values, how in ((COUNTS, "counts"), (REALS, "reals"), (COUNTS, "categories")):
+        np.save("holes.npy", np.where(mask, np.nan, values))
+        part = read_examples("holes.npy", values=how)
+        width = part.examples.shape[1] // 7
+        np.testing.assert_array_equal(part.missing, np.repeat(mask, width, axis=1))
+        known = part.examples.reshape(60, 7, width)
+        if how == "categories":
+            # What stands at a missing entry is a value, too.
+            assert (known.sum(-1) == 1).all()
+            known = known.argmax(-1)[..., None]
+        np.testing.assert_array_equal(known[..., 0], np.where(mask, 0, values).astype(known.dtype))
+        load_dataset("holes.npy", values=how)
+
+
+def test_names_are_of_variables_not_of_values():
+    Path("some.csv").write_text("a,b\n0,2\n1,1\n2,0\n")
+    data = load_dataset("some.csv", values="categories")
+    assert (data.names, data.shape, data.num_visible) == (("a", "b"), (2, 3), 6)
+
+
+def test_states_of_a_model_are_read_whatever_they_look_like():
+    """Bits may be counts, codes or real numbers, where a model says so."""
+    np.save("some.npy", BITS.astype(int))
+    for unit in (units.COUNT, units.GAUSSIAN, units.RECTIFIED):
+        np.testing.assert_array_equal(read_examples("some.npy", unit=unit).examples, BITS)
+    found = read_examples("some.npy", unit=units.Categorical(4)).examples
+    np.testing.assert_array_equal(found.reshape(60, 7, 4).argmax(-1), BITS)
+    for array, unit, told in (
+        (
+            changed(9, 4, 3),
+            units.Categorical(3),
+            "holds 3 in row 9, variable 4; it takes codes, whole numbers from 0 to 2",
+        ),
+        (
+            changed(9, 4, -1),
+            units.COUNT,
+            "holds -1 in row 9, variable 4; it takes whole numbers of at least 0, .*count",
+        ),
+        (
+            changed(9, 4, 0.5),
+            units.COUNT,
+            "holds 0.5 in row 9, variable 4; it takes whole numbers of at least 0, .*count",
+        ),
+        (
+            changed(9, 4, np.inf),
+            units.GAUSSIAN,
+            "holds inf in row 9, variable 4; it takes finite numbers where units are",
+        ),
+        (changed(9, 4, 3), units.BINARY, "holds counts .* such as 3 in row 9, variable 4; it takes bits"),
+    ):
+        np.save("wrong.npy", array)
+        with pytest.raises(DatasetError, match=told):
+            read_examples("wrong.npy", unit=unit)
 
 
 def test_missing_entries_are_those_of_nan_and_of_a_mask():
@@ -413,10 +547,33 @@ WRONG = {
     "npy complex": ("some.npy", array(BITS * 1j), {}, "whose array holds complex numbers"),
     "npy records": ("some.npy", array(np.zeros((2, 2), "i4,f4")), {}, "whose array holds records"),
     "npy dates": ("some.npy", array(np.zeros((2, 2), "M8[s]")), {}, "whose array holds values of type datetime64"),
-    "npy counts": ("some.npy", array(changed(9, 4, 3)), {}, "counts .* from 0 to 3, such as 3 in row 9, variable 4;"),
-    "npy reals": ("some.npy", array(changed(9, 4, -0.5)), {}, "real numbers from -0.5 to 1, such as -0.5 in row 9"),
+    "npy no counts": ("some.npy", array(changed(9, 4, -1)), {"values": "counts"}, "holds -1 in row 9, variable 4; .*0"),
+    "npy half a count": ("some.npy", array(changed(9, 4, 0.5)), {"values": "counts"}, "holds 0.5 in row 9, variable 4"),
+    "npy no codes": (
+        "some.npy",
+        array(changed(9, 4, 2.5)),
+        {"values": "categories"},
+        "holds 2.5 in row 9, .*codes, wh",
+    ),
+    "npy code 255": (
+        "some.npy",
+        array(changed(9, 4, 255)),
+        {"values": "categories"},
+        "holds 255 in row 9, .* 0 to 254",
+    ),
+    "npy no reals": (
+        "some.npy",
+        array(changed(9, 4, 1e39)),
+        {"values": "reals"},
+        r"holds 1e\+39 in row 9, .*finite num",
+    ),
+    "npy too large": (
+        "some.npy",
+        array(changed(9, 4, -1e39)),
+        {},
+        r"such as -1e\+39 in row 9, variable 4; it takes bits",
+    ),
     "npy infinite": ("some.npy", array(changed(2, 0, np.inf)), {}, "real numbers from 0 to inf, such as inf in row 2"),
-    "npy three values": ("some.npy", array(changed(2, 0, -1)), {}, "whole numbers from -1 to 1, such as -1 in row 2"),
     "npy nothing known": ("some.npy", array(np.full((4, 2), np.nan)), {}, "holds missing entries alone"),
     "npy no bits": ("some.npy", array(BITS / 2), {"values": "bits"}, r"holds 0\.5 in row .*; it takes 0 and 1 where"),
     "npy no spins": ("some.npy", array(BITS), {"values": "spins"}, "holds 0 in row .*; it takes -1 and [+]1 where"),
@@ -472,7 +629,12 @@ WRONG = {
     "csv names alone": ("some.csv", text("a,b\n"), {}, "a line of names and no examples"),
     "csv ragged": ("some.csv", text("a,b\n1,0\n\n1\n"), {}, "whose line 4 has 1 column and line 1 has 2"),
     "csv word": ("some.csv", text("a,b\n1,0\n0,one\n"), {}, "line 3 holds 'one' in column 2; it takes numbers"),
-    "csv counts": ("some.csv", text("a,b\n1,0\n0,7\n"), {}, "table holds counts .*, such as 7 in line 3, variable 1"),
+    "csv counts": (
+        "some.csv",
+        text("a,b\n1,0\n0,7\n"),
+        {"values": "bits"},
+        "table holds 7 in line 3, variable 1; .*1 w",
+    ),
     "csv bytes": ("some.csv", raw(b"a,b\n\xff\xfe,1\n"), {}, "no text in UTF-8"),
     "csv quote": ("some.csv", text('a,b\n"1,0\n'), {}, "no table: unexpected end of data"),
     "csv labels twice": ("some.csv", text("a,label,class\n1,0,1\n"), {}, "has 2 columns called label or class"),
@@ -506,7 +668,7 @@ WRONG = {
     "fasta letter": ("some.fa", text(">a\nACGT\n>b\nAC1T\n"), {}, r"sequence b \(line 3\) holds '1'"),
     "fasta T and U": ("some.fasta", text(">a\nACGTU1\n>b\nACGTU1\n"), {}, "holds '1'"),
     "fasta bytes": ("some.fasta", raw(b">a\nAC\xe9\n"), {}, "which is no text"),
-    "fasta proteins": ("some.fasta", text(">a\nMKVL\n"), {}, "alignment holds letters of proteins.*: categories"),
+    "fasta counts": ("some.fasta", text(">a\nMKVL\n"), {"values": "counts"}, "holds letters of proteins.*: categories"),
     "suffix": (
         "some.mat",
         raw(b""),

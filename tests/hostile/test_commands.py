@@ -607,7 +607,12 @@ FOLDERS = (
         ("--workdir=old holds a run with --epochs=9", "--epochs=7 was given"),
         {"old/config.json": json.dumps(RBM | {"epochs": 9}).encode()},
     ),
-    Command("mnist_dbm", "--dataset=counts.csv", ("got counts.csv,", "such as 7 in line 2", "--values"), COUNTS),
+    Command(
+        "mnist_dbm", "--dataset=counts.csv --values=bits", ("got counts.csv,", "holds 7 in line 2", "--val"), COUNTS
+    ),
+    Command(
+        "features", "--dataset=counts.csv", ("got --dataset=counts.csv;", "binary units here, not of count"), COUNTS
+    ),
     Command("mnist_dbm", "--dataset=counts.csv --split=0.5,0.5", ("got --split=0.5,0.5;", "3 "), COUNTS),
     Command("mnist_dbm", "--dataset=mnist_5k --values=bits", ("got --values=bits;", "mnist_5k is no file")),
     Command("repair_table", "--dataset=bits.csv", ("got --dataset=bits.csv;", "grey images"), BITS),

@@ -11,11 +11,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray, UInt8
+from jaxtyping import Float, PRNGKeyArray, Real
 
 from vpf_jax import figures
 from vpf_jax.evaluate import comparison
 from vpf_jax.stack import Stack
+from vpf_jax.units import BINARY
 
 NAME = "comparison.png"
 # Examples of each set that are looked at, and those whose nearest training example is looked for.
@@ -27,7 +28,10 @@ class _Measured(NamedTuple):
     """Of one set of examples."""
 
     moments: comparison.Moments
-    counts: Float[np.ndarray, " n_plus_1"]
+    counts: Float[np.ndarray, " n_plus_1"] | None
+    """Of zeros and ones alone."""
+    sums: Float[np.ndarray, " batch"] | None
+    """Over the variables of each example, of counts and real numbers."""
     energies: Float[np.ndarray, " batch"] | None
     """None where they have no closed form."""
 
@@ -38,10 +42,13 @@ def compare_with_data(
     key: PRNGKeyArray,
     stack: Stack,
     centres: Float[jax.Array, "num_samples n_0"],
-    train: UInt8[jax.Array, "num_train n_0"],
-    held_out: UInt8[jax.Array, "num_held_out n_0"],
+    train: Real[jax.Array, "num_train n_0"],
+    held_out: Real[jax.Array, "num_held_out n_0"],
 ) -> dict[str, float | None]:
     """Draws comparison.png; returns r of means, pairs and triples, and distances of counts, energies and examples.
+
+    Of counts and real numbers the sum over the variables stands for the number of units on, and no nearest example is
+    looked for, as they have no Hamming distance.
 
     Args:
       folder: of the run.
@@ -49,40 +56,48 @@ def compare_with_data(
       key: a random key, consumed.
       stack: the trained machines; only a single one has free energies in closed form, if its hidden units are
         independent.
-      centres: visible means that it has generated; bits are drawn from them.
-      train: training examples, zeros and ones.
+      centres: visible means that it has generated, from which bits are drawn; of other units than binary ones values.
+      train: training examples, values of the units.
       held_out: examples that it has not seen.
 
     Returns:
       None for an r that does not exist, as where all units are the same.
     """
     bits_key, order_key = jax.random.split(key)
-    samples = jax.random.bernoulli(bits_key, centres[:MOST_EXAMPLES]).astype(jnp.uint8)
+    unit, samples = stack[0].layer_units[0], centres[:MOST_EXAMPLES]
+    if unit == BINARY:
+        samples = jax.random.bernoulli(bits_key, samples).astype(jnp.uint8)
     some = train[jnp.sort(jax.random.permutation(order_key, len(train))[: len(samples)])]
     data, drawn, seen = (_measure(stack, rows[:MOST_EXAMPLES]) for rows in (held_out, samples, some))
-    distances = {
-        name: comparison.nearest_examples(rows[:MOST_SOUGHT], train).distances
-        for name, rows in (("held-out data", held_out), ("samples", samples))
-    }
-    laws = {"differing units, nearest training example": distances}
-    if data.energies is not None and drawn.energies is not None:
-        laws["free energy, nats"] = {"held-out data": data.energies, "samples": drawn.energies}
-    counts = {"held-out data": data.counts, "samples": drawn.counts}
+    laws: dict[str, dict[str, np.ndarray]] = {}
+    if unit.all_values() is not None:
+        # A categorical unit of another value differs in two entries.
+        entries = 2 if unit.width > 1 else 1
+        laws["differing units, nearest training example"] = {
+            name: comparison.nearest_examples(rows[:MOST_SOUGHT].astype(jnp.uint8), train).distances / entries
+            for name, rows in (("held-out data", held_out), ("samples", samples))
+        }
+    nearest = {name: float(np.mean(some)) for law in laws.values() for name, some in law.items()}
+    for name, values in (("sum over the variables", "sums"), ("free energy, nats", "energies")):
+        if getattr(data, values) is not None:
+            laws[name] = {"held-out data": getattr(data, values), "samples": getattr(drawn, values)}
+    sets = {"held-out data": data.counts, "samples": drawn.counts}
+    counts = {name: some for name, some in sets.items() if some is not None}
     figures.save(folder / NAME, figures.comparison(_scatter(drawn, data), counts, laws, title=title))
-    return {
-        **_numbers(drawn, data, ""),
-        **_numbers(seen, data, "_data"),
-        "nearest_distance": float(np.mean(distances["samples"])),
-        "nearest_distance_data": float(np.mean(distances["held-out data"])),
-    }
+    found = {**_numbers(drawn, data, ""), **_numbers(seen, data, "_data")}
+    if nearest:
+        found |= {"nearest_distance": nearest["samples"], "nearest_distance_data": nearest["held-out data"]}
+    return found
 
 
-def _measure(stack: Stack, visible: UInt8[jax.Array, "batch n_0"]) -> _Measured:
+def _measure(stack: Stack, visible: Real[jax.Array, "batch n_0"]) -> _Measured:
     machine = stack[0]
+    unit = machine.layer_units[0]
     closed = len(stack) == 1 and machine.backward is None and machine.has_independent_hidden
     return _Measured(
-        comparison.moments(visible),
-        comparison.count_probabilities(visible),
+        comparison.moments(visible, unit=unit),
+        comparison.count_probabilities(visible) if unit == BINARY else None,
+        np.asarray(visible, np.float64).sum(axis=1) if unit.all_values() is None else None,
         comparison.free_energies(machine, visible) if closed else None,
     )
 
@@ -108,7 +123,10 @@ def _numbers(found: _Measured, wanted: _Measured, end: str) -> dict[str, float |
         f"{name.removesuffix('s')}_r{end}": None if math.isnan(agreed.r) else agreed.r
         for name, agreed in _agreements(found, wanted).items()
     }
-    numbers[f"count_distance{end}"] = comparison.count_distance(found.counts, wanted.counts).total_variation
+    if found.counts is not None and wanted.counts is not None:
+        numbers[f"count_distance{end}"] = comparison.count_distance(found.counts, wanted.counts).total_variation
+    if found.sums is not None and wanted.sums is not None:
+        numbers[f"sum_distance{end}"] = comparison.energy_distance(found.sums, wanted.sums)
     if found.energies is not None and wanted.energies is not None:
         numbers[f"energy_distance{end}"] = comparison.energy_distance(found.energies, wanted.energies)
     return numbers

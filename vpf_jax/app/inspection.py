@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from vpf_jax import units
 from vpf_jax.app import exchange
 from vpf_jax.app.folder import SUMMARY, UsageError, damage, read_object
 from vpf_jax.data import read_examples
@@ -102,12 +103,14 @@ def _data(path: Path) -> Iterator[str]:
     part = read_examples(str(path))
     values = np.asarray(part.examples)
     known = values if part.missing is None else values[~part.missing]
-    bits = bool(((known == 0) | (known == 1)).all())
-    yield f"{path}: {len(values)} examples of {values.shape[1]} variables"
+    unit = units.get(part.units)
+    bits = unit == units.BINARY and bool(((known == 0) | (known == 1)).all())
+    yield f"{path}: {len(values)} examples of {values.shape[1] // unit.width} variables"
     kind = "bits" if bits else f"numbers from {known.min():g} to {known.max():g}"
-    yield f"{kind}, mean {known.mean():.4f}" if known.size else "no values"
+    told = f"{kind}, mean {known.mean():.4f}" if unit.width == 1 else f"one of {unit.width} values each"
+    yield told if unit == units.BINARY else f"{told}, for {unit.name} units"
     if part.missing is not None:
-        yield f"missing: {part.missing.sum()} of {part.missing.size} entries"
+        yield f"missing: {part.missing.sum() // unit.width} of {part.missing.size // unit.width} entries"
     if part.labels is not None:
         yield f"labels: {len(np.unique(part.labels))} classes"
     if part.weights is not None:

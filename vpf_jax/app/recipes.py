@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 import vpf_jax
-from vpf_jax import checks, train
+from vpf_jax import checks, train, units
 from vpf_jax.app import loop
 from vpf_jax.app.folder import locked, write_json
 from vpf_jax.app.keys import as_array, key_for
@@ -27,6 +27,7 @@ from vpf_jax.app.runs import Images, SeedsConfig, TrainingConfig, check_memory, 
 from vpf_jax.evaluate import monitor
 from vpf_jax.models import NAME
 from vpf_jax.settings import Settings, described, setting
+from vpf_jax.units import BINARY, Unit
 
 # Of what settings train to: another number where the same settings train to other bits. Settings at their defaults do
 # not enter a folder's name, so that machines are found again by a version that knows more settings.
@@ -53,8 +54,12 @@ class Recipe(Settings):
     backward_start: str = setting("tied", "Of the backward weights", choices=BACKWARD_STARTS)
     visible_biases: str = setting(
         "zero",
-        "At the start: zero, or such that units without input have the means of the data",
+        "At the start: zero, or such that units without input have the means of the data. Real-valued units always "
+        "start from means and variances: far from the precision of the data the first steps are lost, or overflow",
         choices=VISIBLE_BIASES,
+    )
+    hidden_units: str = setting(
+        "binary", "What the units of the hidden layers are: binary, spin, normal, rectified, categorical(q) of q values"
     )
 
     def __post_init__(self) -> None:
@@ -64,6 +69,10 @@ class Recipe(Settings):
           SettingError: a value outside its range, or an optimizer that no file can describe.
         """
         super().__post_init__()
+        try:
+            units.get(self.hidden_units)
+        except checks.SettingError as error:
+            raise checks.SettingError("hidden_units", self.hidden_units, error.allowed) from None
         for phase in self.phases:
             fits = isinstance(phase.optimizer, Settings)
             checks.require(
@@ -75,35 +84,46 @@ class Recipe(Settings):
         """Of all phases."""
         return sum(phase.epochs for phase in self.phases)
 
-    def stack(self, key: PRNGKeyArray, num_visible: int) -> vpf_jax.Stack:
-        """The machines before training."""
+    def stack(self, key: PRNGKeyArray, num_visible: int, unit: Unit = BINARY) -> vpf_jax.Stack:
+        """The machines before training, of so many entries of visible units of a kind."""
         key, backward_key = jax.random.split(key)
-        sizes = (num_visible, *self.hidden)
+        hidden = units.get(self.hidden_units)
+        sizes = (num_visible, *(number * hidden.width for number in self.hidden))
+        kinds = (unit, *(hidden for _ in self.hidden))
         if self.joint or self.visible_intra or not self.hidden:
             intra = (*([0] if self.visible_intra else []), *(range(1, len(sizes)) if self.intra else ()))
-            stack: vpf_jax.Stack = (vpf_jax.init_machine(key, sizes, intra),)
+            stack: vpf_jax.Stack = (vpf_jax.init_machine(key, sizes, intra, kinds),)
         else:
-            stack = vpf_jax.init_stack(key, sizes, self.intra)
+            stack = vpf_jax.init_stack(key, sizes, self.intra, kinds)
         if self.backward_start == "tied":
             return stack
         return vpf_jax.untie_stack(backward_key if self.backward_start == "drawn" else None, stack)
 
-    def initial_state(self, seed: int | Array, num_visible: int, means: Array | None = None) -> train.TrainState:
+    def initial_state(
+        self,
+        seed: int | Array,
+        num_visible: int,
+        means: Array | None = None,
+        variances: Array | None = None,
+        unit: Unit = BINARY,
+    ) -> train.TrainState:
         """The state before the first epoch.
 
         Args:
           seed: of the run.
-          num_visible: visible units.
+          num_visible: entries of the visible units.
           means: of the training images; needed where visible biases start from them.
+          variances: likewise, of real-valued units.
+          unit: what the visible units are.
 
         Raises:
           ValueError: a rule that does not take the model, or no means where they are needed.
         """
-        stack = self.stack(key_for(seed, "machines at the start"), num_visible)
-        if self.visible_biases == "data":
+        stack = self.stack(key_for(seed, "machines at the start"), num_visible, unit)
+        if self.visible_biases == "data" or unit.own(num_visible) is not None:
             if means is None:
                 raise checks.SettingError("means", means, "those of the data, from which visible biases start")
-            stack = (vpf_jax.with_visible_means(stack[0], means), *stack[1:])
+            stack = (vpf_jax.with_visible_means(stack[0], means, variances), *stack[1:])
         return train.init_state(key_for(seed, "training"), stack, self.phases[0])
 
     def initial_states(self, seeds: Sequence[int], num_visible: int, means: Array | None = None) -> train.TrainState:
@@ -254,11 +274,13 @@ class RecipesConfig(SeedsConfig, TrainingConfig):
         return Workshop(folder, self.images(), self.seeds, at_once, self.checkpoint_every)
 
 
-def check_recipe(recipe: Recipe, num_visible: int, num_seeds: int = 1, name: str = "hidden") -> None:
+def check_recipe(
+    recipe: Recipe, num_visible: int, num_seeds: int = 1, name: str = "hidden", unit: Unit = BINARY
+) -> None:
     """Refuses machines that their rule does not take (ValueError), or that do not fit into memory (SettingError)."""
 
     def needed() -> Any:
-        state = recipe.initial_state(0, num_visible, jnp.full(num_visible, 0.5))
+        state = recipe.initial_state(0, num_visible, jnp.full(num_visible, 0.5), unit=unit)
         # An epoch holds a gradient and an update, too.
         return [state.stack, state.optimizer, state.stack, state.stack]
 

@@ -5,8 +5,9 @@
 MODEL is a model.safetensors, or the folder of a run. Filled in are the entries that the file leaves open (NaN), and
 those of --mask: an .npy file of booleans, one for each variable or for each entry of DATA, or, of images, a band at the
 top, bottom, left or right. The other entries are held in every one of the Gibbs steps. Of a stack the bottom machine
-repairs, as its machines share no distribution. --out may end in .npy or in .csv. Not here: corruption of whole images,
-and how well repair works (`experiments.repair_table`).
+repairs, as its machines share no distribution. Filled in are means, of categories the most probable value, and with
+--means=off values. --out may end in .npy or in .csv, of a model of letters in .fasta. Not here: corruption of whole
+images, and how well repair works (`experiments.repair_table`).
 """
 
 import dataclasses
@@ -14,16 +15,18 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Array, Bool, PRNGKeyArray, Shaped
 
 from vpf_jax.app import exchange
 from vpf_jax.app.folder import UsageError
 from vpf_jax.app.keys import key_for
 from vpf_jax.app.runs import END_OF_SEEDS
 from vpf_jax.checks import SettingError
-from vpf_jax.evaluate.reconstruction import SIDES, band_mask, inpaint
+from vpf_jax.evaluate.reconstruction import SIDES, band_mask, filled
+from vpf_jax.machine import BoltzmannMachine
 from vpf_jax.models import Model
 from vpf_jax.settings import setting
+from vpf_jax.units import TwoValued
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +48,9 @@ def run(config: Config) -> None:
     Raises:
       SettingError, UsageError, ModelError, CheckpointError, DatasetError: what is given is not allowed.
     """
-    path = exchange.check_out(config.out, config.overwrite)
+    path = exchange.check_out(config.out, config.overwrite, (*exchange.ROWS, exchange.FASTA))
     model = exchange.read_model(config.model)
+    exchange.check_letters(config.out, model)
     examples = exchange.read_data(config, model)
     visible, mask = examples.visible, _mask(config, model, len(examples.visible))
     if examples.missing is not None:
@@ -56,22 +60,29 @@ def run(config: Config) -> None:
     machine, unit = model.stack[0], exchange.visible_unit(model)
     start_key, chain_key, draw_key = jax.random.split(key_for(config.seed, "repaired examples"), 3)
     # What the file holds there is forgotten.
-    start = unit.at(jax.random.bernoulli(start_key, shape=visible.shape)).astype(unit.dtype)
-    given = jnp.where(mask, start, visible)
-    filled = jax.jit(inpaint)(chain_key, machine, given, jnp.asarray(mask), jnp.int32(config.steps))
-    if not config.means:
-        drawn = unit.at(jax.random.uniform(draw_key, filled.shape) < unit.share(filled))
-        filled = jnp.where(mask, drawn, visible).astype(unit.dtype)
+    given = jnp.where(mask, _start(start_key, machine, len(visible)), visible)
+    values, means = jax.jit(filled)(chain_key, machine, given, jnp.asarray(mask), jnp.int32(config.steps))
+    if isinstance(unit, TwoValued):
+        drawn = unit.at(jax.random.uniform(draw_key, means.shape) < unit.share(means))
+        values = jnp.where(mask, drawn, visible).astype(unit.dtype)
     told = f", by the bottom machine of {len(model.stack)}" if len(model.stack) > 1 else ""
-    print(f"{mask.sum()} of {mask.size} entries filled in{told}")
-    exchange.write_rows(path, np.asarray(filled), exchange.variable_names(model))
+    print(f"{mask.sum() // unit.width} of {mask.size // unit.width} entries filled in{told}")
+    exchange.write_values(path, model, means if config.means else values)
+
+
+def _start(key: PRNGKeyArray, machine: BoltzmannMachine, count: int) -> Shaped[Array, "count n_0"]:
+    """Random visible values, all alike where they can be counted, and else those of units without input."""
+    unit, bias = machine.layer_units[0], machine.biases[0]
+    fields = jnp.broadcast_to(bias if unit.all_values() is None else jnp.zeros_like(bias), (count, len(bias)))
+    return unit.sample(fields, jax.random.uniform(key, fields.shape)).astype(unit.dtype)
 
 
 def _mask(config: Config, model: Model, count: int) -> Bool[np.ndarray, "n n_0"]:
-    """What the setting covers, for each example."""
-    shape = (count, model.stack[0].sizes[0])
+    """What the setting covers, for each example: one entry of the file for each variable."""
+    machine = model.stack[0]
+    shape = (count, machine.sizes[0] // machine.layer_units[0].width)
     if config.mask is None:
-        return np.zeros(shape, bool)
+        return np.zeros((count, machine.sizes[0]), bool)
     if config.mask in SIDES:
         image = exchange.image_shape(model)
         if image is None or len(image) != 2:
@@ -86,4 +97,4 @@ def _mask(config: Config, model: Model, count: int) -> Bool[np.ndarray, "n n_0"]
     if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape not in (shape, shape[1:]):
         told = f"of shape {mask.shape} and dtype {mask.dtype}" if isinstance(mask, np.ndarray) else "an archive"
         raise SettingError("mask", config.mask, f"{allowed}; this is one {told}")
-    return np.broadcast_to(mask, shape)
+    return np.broadcast_to(mask, shape).repeat(machine.layer_units[0].width, axis=1)

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 import vpf_jax
-from vpf_jax import checks, models
+from vpf_jax import checks, models, units
 from vpf_jax.app import follow
 from vpf_jax.app.folder import (
     Growth,
@@ -40,10 +40,11 @@ from vpf_jax.data.parts import SPLIT, check_split
 from vpf_jax.data.tensorflow import SCHEME
 from vpf_jax.data.values import VALUES
 from vpf_jax.evaluate import generation
-from vpf_jax.examples import Examples, as_examples, completed, known_means
+from vpf_jax.examples import Examples, as_examples, completed, known_means, known_variances
 from vpf_jax.sample.streams import stream_of
 from vpf_jax.settings import Settings, described, like, options, refuse_given, setting, typed
 from vpf_jax.stack import Stack
+from vpf_jax.units import Unit
 
 # Settings that may change between starts of one run: they do not change what is computed.
 FREE = ("data_dir", "workdir", "models", "checkpoint_every", "tensorboard", "gif")
@@ -92,7 +93,8 @@ class Config(Settings):
     experiment: ClassVar[str]
     """Name of the script."""
     takes: ClassVar[Collection[str]] = ()
-    """Which of "weights", "missing" and "drawn" its training takes (`Placed.visible`)."""
+    """Which of "weights", "missing", "drawn" and "units" its training takes (`Placed.visible`): examples of weight,
+    missing entries, bits drawn in each epoch, other units than binary ones."""
 
     def __post_init__(self) -> None:
         """Checks the settings.
@@ -220,10 +222,11 @@ class Placed:
     Args:
       part: the arrays.
       drawn: whether training draws bits afresh in each epoch.
+      unit: what the examples are states of, or of binary ones probabilities.
     """
 
-    def __init__(self, part: Part, drawn: bool = False) -> None:
-        self._part, self._drawn = part, drawn
+    def __init__(self, part: Part, drawn: bool = False, unit: Unit = units.BINARY) -> None:
+        self._part, self._drawn, self._unit = part, drawn, unit
 
     def __len__(self) -> int:
         return len(self._part)
@@ -245,6 +248,15 @@ class Placed:
         return jnp.asarray(binarise(self._part.examples))
 
     @property
+    def states(self) -> jax.Array:
+        """[n, entries], of the visible units: `bits` of binary ones, others as they are."""
+        return self.bits if self._unit == units.BINARY else self._others
+
+    @functools.cached_property
+    def _others(self) -> jax.Array:
+        return jnp.asarray(self._part.examples)
+
+    @property
     def complete(self) -> bool:
         """Whether no entry is missing."""
         return self._part.missing is None
@@ -255,10 +267,10 @@ class Placed:
         return None if self._part.missing is None else jnp.asarray(self._part.missing)
 
     def completed(self, key: PRNGKeyArray, stack: vpf_jax.Stack, count: int | None = None) -> jax.Array:
-        """`bits` of the first examples, missing ones drawn by the bottom machine given the others."""
+        """`states` of the first examples, missing ones drawn by the bottom machine given the others."""
         if self.missing is None:
-            return self.bits[:count]
-        return _completed(key, stack, Examples(self.bits[:count], missing=self.missing[:count]))
+            return self.states[:count]
+        return _completed(key, stack, Examples(self.states[:count], missing=self.missing[:count]))
 
     @property
     def weights(self) -> np.ndarray | None:
@@ -272,8 +284,8 @@ class Placed:
 
     @functools.cached_property
     def visible(self) -> jax.Array | Examples:
-        """What training takes: bits, or of weights, missing entries and drawn bits all that an epoch has to know."""
-        values = self.grey if self._drawn else self.bits
+        """What training takes: states, or of weights, missing entries and drawn bits all that an epoch has to know."""
+        values = self.grey if self._drawn else self.states
         if self.complete and not self.weighted and not self._drawn:
             return values
         given = self._part.weights, self._part.missing
@@ -283,10 +295,15 @@ class Placed:
     @functools.cached_property
     def means(self) -> jax.Array:
         """[variables], of what training takes over the examples; of known entries alone, 1/2 where there are none."""
-        values = self.grey if self._drawn else self.bits
+        values = self.grey if self._drawn else self.states
         if self.complete and not self.weighted:
             return jnp.mean(values, axis=0, dtype=jnp.float32)
         return known_means(as_examples(self.visible))
+
+    @functools.cached_property
+    def variances(self) -> jax.Array:
+        """[variables], likewise; 1 where there are no known entries."""
+        return known_variances(as_examples(self.visible))
 
 
 @jax.jit
@@ -311,11 +328,13 @@ class Images:
         self.described = {"dataset": data.name} if described is None else described
         drawn = binarise == "sample"
         told = f"threshold, as the values are {data.values}"
-        checks.require(not drawn or data.values not in ("bits", "spins"), "binarise", binarise, told)
+        self.unit = units.get(data.units)
+        fits = self.unit == units.BINARY and data.values not in ("bits", "spins")
+        checks.require(not drawn or fits, "binarise", binarise, told)
         self.name, self.shape, self.classes, self.num_visible = data.name, data.shape, data.classes, data.num_visible
-        self.values, self.names = data.values, data.names
+        self.values, self.names, self.alphabet = data.values, data.names, data.alphabet
         parts = data.train, data.validation, data.test
-        self.train, self.validation, self.test = (Placed(part, drawn) for part in parts)
+        self.train, self.validation, self.test = (Placed(part, drawn, self.unit) for part in parts)
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -325,8 +344,16 @@ class Images:
         return rows, columns
 
     def pictures(self, values: Numbers, signed: bool = False) -> np.ndarray:
-        """`as_pictures` of rows of visible values."""
-        return as_pictures(values, self.shape, signed)
+        """`as_pictures` of rows of visible values; counts and real numbers as shades between those of training."""
+        if signed or self.unit.all_values() is not None:
+            return as_pictures(values, self.shape, signed)
+        low, high = self._range
+        return as_pictures(np.clip((np.asarray(values, np.float64) - low) / (high - low or 1), 0, 1), self.shape)
+
+    @functools.cached_property
+    def _range(self) -> tuple[float, float]:
+        """The least and the largest value in training."""
+        return float(jnp.min(self.train.states)), float(jnp.max(self.train.states))
 
     @property
     def told_of_colours(self) -> str:
@@ -344,18 +371,22 @@ class Images:
         checks.require(plain, "dataset", given, "examples without weights here")
         plain = "missing" in takes or all(part.complete for part in parts)
         checks.require(plain, "dataset", given, "examples without missing entries here")
+        told = f"examples of binary units here, not of {self.unit.name} ones (--values={self.values})"
+        checks.require("units" in takes or self.unit == units.BINARY, "dataset", given, told)
 
     @property
     def are_pictures(self) -> bool:
         """Whether examples are images, grey or with three colours."""
-        return len(self.shape) == 2 or (len(self.shape) == 3 and self.shape[2] == 3)
+        plain = self.unit.width == 1
+        return plain and (len(self.shape) == 2 or (len(self.shape) == 3 and self.shape[2] == 3))
 
     @property
     def about(self) -> dict[str, Any]:
         """What a model says of the data that it was trained on."""
         names = None if self.names is None else list(self.names)
         told = {"name": self.name, "shape": list(self.shape), "names": names, "num_examples": len(self.train)}
-        return self.described | told
+        letters = {"alphabet": self.alphabet} if self.alphabet else {}
+        return self.described | told | letters
 
     def require_classes(self) -> None:
         """Raises SettingError for a data set of no or a single class, which nothing can tell apart."""
@@ -367,7 +398,7 @@ class Images:
         """Raises SettingError for examples that are no grey images, in which a band has no place."""
         told = "grey images, [rows, columns], of which bands are covered or which are made smaller"
         allowed = f"{told}; its examples are {list(self.shape)}"
-        checks.require(len(self.shape) == 2, "dataset", self.described["dataset"], allowed)
+        checks.require(len(self.shape) == 2 and self.unit.width == 1, "dataset", self.described["dataset"], allowed)
 
     def require(self, name: str, number: int) -> None:
         """Raises SettingError where a setting asks for more training images than there are."""

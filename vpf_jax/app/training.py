@@ -9,6 +9,8 @@ goes on, and files.sha256, by which `sha256sum -c` checks them; with --gif sampl
 evaluation after the other, from what frames/ keeps of each. A second start with the same folder resumes; a finished run
 says so, and goes on where --epochs is larger than before.
 
+The units of the visible layer are those that the data are for: bits, categories, counts or real numbers.
+
 Not here: many runs side by side (`recipes`), what is done with a trained model (the other commands).
 """
 
@@ -19,18 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 import vpf_jax
-from vpf_jax import checks, figures, rules
+from vpf_jax import checks, figures, rules, units
 from vpf_jax.app import compare, loop, recipes, runs, sampling
 from vpf_jax.app.folder import Growth, UsageError, write_arrays
 from vpf_jax.app.keys import key_for
 from vpf_jax.evaluate import generation, scores
 from vpf_jax.settings import like, options, refuse_given, setting
 from vpf_jax.train import Adam, TrainConfig, learnt
-from vpf_jax.units.two_valued import LEAST_MEAN
+from vpf_jax.units import TwoValued
+from vpf_jax.units.base import owners
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +85,9 @@ class Parzen:
         self._images, self._sampler, self._num_samples, self._seed = images, sampler, num_samples, seed
         self._scores: dict[str, float] = {}
 
+    def check(self, recipe: recipes.Recipe) -> None:
+        """All machines generate."""
+
     def look(self, judge: "Judge") -> None:
         """Scores the samples of an epoch."""
         self._scores = self._images.score(judge.centres)
@@ -120,6 +127,16 @@ class Likelihood:
 
     columns = ("log_likelihood_validation",)
 
+    def check(self, recipe: recipes.Recipe) -> None:
+        """Raises ValueError, before anything is trained, where the machines have no such score."""
+        images = self._images
+        stack = recipe.stack(jax.random.key(0), images.num_visible, images.unit)
+        if all(isinstance(unit, TwoValued) for machine in stack for unit in machine.layer_units):
+            return
+        some = images.test.states[:1]
+        missing = None if images.test.missing is None else images.test.missing[:1]
+        jax.eval_shape(lambda key: scores.scores(key, stack, some, 0.0, missing), jax.random.key(0))
+
     def __init__(self, images: runs.Images, seed: int) -> None:
         self._images, self._seed = images, seed
         self._found: dict[str, Any] = {}
@@ -138,7 +155,7 @@ class Likelihood:
         runs.stop_if_asked(stops, "training is saved, start again for the evaluation")
         found = self._of(judge, self._images.test, FINAL)
         test = self._images.test
-        independent = independent_log_likelihood(self._images.train.means, test)
+        independent = independent_log_likelihood(self._images.unit, self._images.train, test)
         print(
             f"{found['score']} of test examples {found['mean']:.3f} +- {found['sem']:.3f} nats, of independent units "
             f"{independent:.3f}; {found.pop('told')}",
@@ -179,6 +196,13 @@ class Config(runs.TrainingConfig):
         "for dbm and intra_dbm (left out: 196,196,64)",
         least=1,
         distinct=False,
+    )
+    hidden_units: str | None = like(
+        recipes.Recipe,
+        "hidden_units",
+        default=None,
+        help="What the units of the hidden layers are: binary (left out), spin, normal, rectified or categorical(q) of "
+        "q values",
     )
     epochs: int = like(TrainConfig, "epochs")
     batch_size: int = like(TrainConfig, "batch_size")
@@ -250,7 +274,7 @@ class Config(runs.TrainingConfig):
     gif: bool = setting(False, "Whether the samples of all evaluations become an animation, samples.gif")
 
     experiment = "train"
-    takes = ("weights", "missing", "drawn")
+    takes = ("weights", "missing", "drawn", "units")
 
     def __post_init__(self) -> None:
         """Checks the settings one against the other.
@@ -264,6 +288,7 @@ class Config(runs.TrainingConfig):
         checks.require(fits, "hidden", self.hidden, told)
         if self.model == "visible":
             refuse_given(self, ["weights"], "a machine of one layer has no weights between layers")
+            refuse_given(self, ["hidden_units"], "a machine of one layer has no hidden units")
         if self.weights == "symmetric":
             refuse_given(self, ["backward_start"], "symmetric weights have one matrix")
         else:
@@ -324,6 +349,7 @@ class Config(runs.TrainingConfig):
             joint=self.coupling == "joint",
             backward_start="tied" if self.weights == "symmetric" else self.backward_start or "equal",
             visible_biases=self.visible_biases,
+            hidden_units=self.hidden_units or "binary",
         )
 
     def sampler(self) -> generation.Sampler:
@@ -332,11 +358,14 @@ class Config(runs.TrainingConfig):
 
     def evaluated_by(self, images: runs.Images) -> Parzen | Likelihood:
         """What the flag asks for, or what suits the data and the machine."""
+        binary = images.unit == units.BINARY
         whole = images.validation.complete and images.test.complete
-        suits = whole and (images.are_pictures or self.weights == "directed")
+        suits = binary and whole and (images.are_pictures or self.weights == "directed")
         kind = self.evaluation or ("parzen" if suits else "likelihood")
         told = "likelihood, as validation or test examples have missing entries"
         checks.require(kind == "likelihood" or whole, "evaluation", kind, told)
+        told = f"likelihood, as the values are {images.values}"
+        checks.require(kind == "likelihood" or binary, "evaluation", kind, told)
         if kind == "likelihood":
             checks.require(self.weights == "symmetric", "evaluation", kind, "parzen for directed weights")
             return Likelihood(images, self.seed)
@@ -380,7 +409,7 @@ class Judge:
         self.draw()
 
     def completed(self, part: runs.Placed) -> Array:
-        """Bits of a part, missing ones drawn by the newest stack."""
+        """States of a part, missing ones drawn by the newest stack."""
         return part.completed(key_for(self.seed, "missing entries", self.epoch), self.stack)
 
     def draw(self) -> None:
@@ -407,29 +436,36 @@ class Judge:
     def sample(self, number: int, sampler: generation.Sampler) -> jax.Array:
         """Generated means of one sampler."""
         key = key_for(self.seed, "generated images", number)
-        prior = self.activations[-1] if self.activations else self.images.train.means
+        top = self.stack[-1].layer_units[-1]
+        if not isinstance(top, TwoValued):
+            return self.chains()[1]
+        prior = top.share(self.activations[-1] if self.activations else self.images.train.means)
         return generation.generate(key, self.stack, prior, sampler, self.num_samples)
+
+    def chains(self) -> tuple[Array, Array]:
+        """Values and means at the ends of long chains: of a stack in its top machine, from which it passes down."""
+        key, count = key_for(self.seed, "compared chains"), min(COMPARED, self.num_samples)
+        return sampling.drawn(key, self.stack, count, COMPARED_SWEEPS, lower_steps=1)
 
     def compare(self) -> dict[str, float | None]:
         """What `app.compare` measures of the newest samples, and its picture; nothing where entries are missing."""
         if not (self.images.train.complete and self.images.test.complete):
             print("no comparison.png: samples are compared with whole examples, and entries are missing")
             return {}
-        key, train, test = key_for(self.seed, "compared samples"), self.images.train.bits, self.images.test.bits
+        key, train, test = key_for(self.seed, "compared samples"), self.images.train.states, self.images.test.states
         samples, told = self.compared()
         title = f"{self.title}, epoch {self.epoch}: samples ({told}) against test examples"
         return compare.compare_with_data(self.folder, title, key, self.stack, samples, train, test)
 
     def compared(self) -> tuple[Array, str]:
         """Samples, and how they were drawn: of pictures those that are scored, else what the machine itself samples."""
-        if isinstance(self.evaluation, Parzen):
+        binary = self.images.unit == units.BINARY
+        if binary and isinstance(self.evaluation, Parzen):
             return self.centres, f"{self.sampler.gibbs_steps} Gibbs steps"
-        if len(self.stack) > 1:
+        if binary and len(self.stack) > 1:
             sampler = generation.Sampler("prior", *generation.TOP_CHAIN)
             return self.sample(1, sampler), f"{sampler.top_gibbs_steps} Gibbs steps in the top machine"
-        keys = jax.random.split(key_for(self.seed, "compared chains"), min(COMPARED, self.num_samples))
-        values, _ = sampling.chains(keys, self.stack[0], steps=COMPARED_SWEEPS)
-        return values.astype(np.float32), f"{COMPARED_SWEEPS} Gibbs sweeps"
+        return self.chains()[0].astype(np.float32), f"{COMPARED_SWEEPS} Gibbs sweeps"
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -444,9 +480,14 @@ def run(config: Config) -> dict[str, Any]:
     """
     recipe, images = config.recipe(), config.images()
     images.require("batch_size", config.batch_size)
+    joined = recipe.visible_intra and isinstance(images.unit, units.Count)
+    allowed = "one without weights between counts, which have no distribution where these are above 0"
+    checks.require(not joined, "model", config.model, allowed)
     runs.check_memory("num_samples", config.num_samples, 8 * config.num_samples * images.num_visible)
     try:
-        recipes.check_recipe(recipe, images.num_visible)
+        recipes.check_recipe(recipe, images.num_visible, unit=images.unit)
+        evaluation = config.evaluated_by(images)
+        evaluation.check(recipe)
     except checks.SettingError:
         raise
     except ValueError as error:
@@ -454,7 +495,6 @@ def run(config: Config) -> dict[str, Any]:
     details = {"model": config.model, "seed": config.seed, "epochs": recipe.epochs}
     due, pace, films = config.evaluate_every, config.checkpoint_every, config.gif
     sampler, num_samples, seed = config.sampler(), config.num_samples, config.seed
-    evaluation = config.evaluated_by(images)
     settings = {name: value for name, value in config.described().items() if name not in runs.FREE}
     about = {"rule": config.rule, "settings": settings, "data": images.about}
 
@@ -495,7 +535,13 @@ def train(recipe: recipes.Recipe, judge: Judge, evaluate_every: int, **options: 
 
     return recipe.run(
         judge.folder,
-        recipe.initial_state(judge.seed, images.num_visible, images.train.means),
+        recipe.initial_state(
+            judge.seed,
+            images.num_visible,
+            images.train.means,
+            images.train.variances if images.unit.own(1) is not None else None,
+            images.unit,
+        ),
         images.train.visible,
         columns=columns,
         measure=measure,
@@ -526,13 +572,21 @@ def weighted_mean(values: np.ndarray, weights: np.ndarray | None) -> tuple[float
     return mean, float(np.sqrt(np.sum((shares * (values - mean)) ** 2)))
 
 
-def independent_log_likelihood(means: Array, part: runs.Placed) -> float:
-    """Mean log-likelihood of examples under independent units with the means of others, held away from 0 and 1.
+def independent_log_likelihood(unit: units.Unit, seen: runs.Placed, part: runs.Placed) -> float:
+    """Mean log-likelihood of examples under independent units fitted to the means and variances of others.
 
     Entries that are missing do not count.
     """
-    p = np.clip(np.asarray(means, np.float64), LEAST_MEAN, 1 - LEAST_MEAN)
-    terms = np.where(np.asarray(part.bits) == 1, np.log(p), np.log1p(-p))
+    with jax.enable_x64(True):
+        means, variances, x = (jnp.asarray(a, jnp.float64) for a in (seen.means, seen.variances, part.states))
+        fields, own = unit.fitted(means, variances)
+        bound = unit.bound(own)
+        terms = np.array(x * fields[None] - bound.own_energy(x))
+        normalisers = np.asarray(bound.log_normaliser(fields))
+    # Of each unit at its first entry.
+    owned = owners(unit, len(fields))
+    firsts = np.arange(len(fields)) if owned is None else np.unique(owned, return_index=True)[1]
+    terms[:, firsts] -= normalisers
     known = terms if part.missing is None else np.where(part.missing, 0, terms)
     return weighted_mean(known.sum(axis=1), part.weights)[0]
 

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Real, UInt8
 from numpy.typing import ArrayLike
 
-from vpf_jax import checks
+from vpf_jax import checks, units
 
 # Numbers that are made to bits at a time.
 _PIECE = 2**20
@@ -58,14 +58,18 @@ def needs(package: str, source: str | os.PathLike[str], extra: str = "files") ->
 class Part:
     """One part of a data set."""
 
-    examples: Float[np.ndarray, "n num_visible"] | UInt8[np.ndarray, "n num_visible"]
-    """In [0, 1]: bits, probabilities, or of images the grey values, pixels row by row; bits may be bytes."""
+    examples: Real[np.ndarray, "n num_visible"]
+    """In [0, 1]: bits, probabilities, or of images the grey values, pixels row by row; bits may be bytes. Of other
+    units than binary ones their states: one-hot vectors, counts, real numbers."""
     labels: Int[np.ndarray, " n"] | None = None
     """Classes, from 0."""
     weights: Float[np.ndarray, " n"] | None = None
     """How much each example counts, at least 0; None: all alike."""
     missing: Bool[np.ndarray, "n num_visible"] | None = None
-    """Which entries are not known; `examples` holds 0 there."""
+    """Which entries are not known; `examples` holds 0 there, of categories the first. All of a unit or none."""
+
+    units: str = "binary"
+    """The kind of the units that the examples are for, by its name."""
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -84,30 +88,38 @@ class Dataset:
     validation: Part
     test: Part
     shape: tuple[int, ...]
-    """Of one example: of images [rows, columns] or [rows, columns, 3], of other data any number of axes."""
+    """Of one example: of images [rows, columns] or [rows, columns, 3], of categories [variables, values], of other data
+    any number of axes."""
     classes: int = 0
     """Number of classes; 0: without labels."""
     units: str = "binary"
-    """The type of the visible units that the examples are for."""
+    """The kind of the visible units that the examples are for, by its name (`vpf_jax.units.get`)."""
     names: tuple[str, ...] | None = None
     """Of the variables, where they have some."""
     values: str = "probabilities"
-    """What the source holds, before it is made to numbers in [0, 1] (`vpf_jax.data.values`)."""
+    """What the source holds, before it is made to states of units (`vpf_jax.data.values`)."""
     told: str = ""
     """What was found in a source that is no registered one, in a sentence."""
+    alphabet: str = ""
+    """Of letters, those that the categories stand for, in their order."""
 
     def __post_init__(self) -> None:
         for name in PARTS:
             _check_part(name, getattr(self, name), self.num_visible, self.classes)
-        if self.names is not None and len(self.names) != self.num_visible:
+        if self.names is not None and len(self.names) != self.num_variables:
             raise DatasetError(
-                f"got {len(self.names)} names for examples of shape {self.shape}; it takes {self.num_visible}"
+                f"got {len(self.names)} names for examples of shape {self.shape}; it takes {self.num_variables}"
             )
 
     @property
     def num_visible(self) -> int:
-        """Variables of an example."""
+        """Entries of an example: of categories as many for each variable as there are values."""
         return math.prod(self.shape)
+
+    @property
+    def num_variables(self) -> int:
+        """Variables of an example."""
+        return self.num_visible // units.get(self.units).width
 
 
 def _check_part(name: str, part: Part, num_visible: int, classes: int) -> None:

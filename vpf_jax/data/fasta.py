@@ -1,8 +1,8 @@
 """Aligned sequences in FASTA: proteins, DNA or RNA, with gaps, as categories from 0.
 
 The alphabet is the first of DNA, RNA and proteins that has all letters; small letters count as large ones, `.` as the
-gap `-`. Letters that stand for several (N of DNA, B, J, O, U, X and Z of proteins) count as gaps, too. Not here: units
-of categories, without which such data are recognised and refused (`values`).
+gap `-`, which is a value of its own. Letters that stand for several (N of DNA, B, J, O, U, X and Z of proteins) count
+as gaps, too. Not here: states of units (`values`).
 """
 
 import contextlib
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Integer, UInt8
 
 from vpf_jax.data.base import fault
 from vpf_jax.data.stored import WHOLE, Contents, Stored, refuse
@@ -22,6 +23,8 @@ ALPHABETS = {
     "RNA": ("-ACGU", "NRYSWKMBDHV"),
     "proteins": ("-ACDEFGHIKLMNPQRSTVWY", "BJOUXZ*"),
 }
+# In a table of codes, of letters that have none.
+NO_CODE = 255
 _TAKES = "aligned sequences of proteins, DNA or RNA, each after a line that starts with >"
 
 
@@ -44,14 +47,31 @@ def read_fasta(path: Path, array: str | None) -> Iterator[Contents]:
         if len(letters) != length or not letters:
             told = f"whose sequence {name} (line {line}) has {len(letters)} letters and the first {length}"
             refuse(path, told, _TAKES)
-    alphabet = _alphabet(path, sequences)
-    order, _ = ALPHABETS[alphabet]
-    code = np.zeros(256, np.uint8)
-    code[np.frombuffer(order.encode(), np.uint8)] = np.arange(len(order))
+    order, _ = ALPHABETS[_alphabet(path, sequences)]
     joined = np.frombuffer("".join(letters for _, _, letters in sequences).encode(), np.uint8)
-    states = code[joined].reshape(len(sequences), length)
-    told = f"letters of {alphabet}, {len(order)} with the gap"
-    yield Contents(str(path), {WHOLE: Stored(states, "alignment", lines=lines, categories=told)})
+    states = joined.reshape(len(sequences), length)
+    yield Contents(str(path), {WHOLE: Stored(states, "alignment", lines=lines, alphabet=order)})
+
+
+def codes(alphabet: str) -> UInt8[np.ndarray, " 256"]:
+    """The code of each ASCII letter: its place in the alphabet, of what counts as a gap 0, of others `NO_CODE`."""
+    found = np.full(256, NO_CODE, np.uint8)
+    gaps = "".join(gaps for order, gaps in ALPHABETS.values() if order == alphabet)
+    found[np.frombuffer(gaps.encode(), np.uint8)] = 0
+    found[np.frombuffer(alphabet.encode(), np.uint8)] = np.arange(len(alphabet))
+    return found
+
+
+def told_of(alphabet: str) -> str:
+    """The alphabet in words."""
+    known = (name for name, (order, _) in ALPHABETS.items() if order == alphabet)
+    return f"letters of {next(known, alphabet)}, {len(alphabet)} with the gap"
+
+
+def as_fasta(states: Integer[np.ndarray, "n length"], alphabet: str) -> str:
+    """Sequences of codes as the text of a FASTA file, named by their numbers from 0."""
+    letters = np.frombuffer(alphabet.encode(), np.uint8)[states]
+    return "".join(f">{number}\n{row.tobytes().decode()}\n" for number, row in enumerate(letters))
 
 
 def _open(path: Path) -> io.TextIOWrapper:

@@ -5,6 +5,7 @@ are parted (`parts`).
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import re
@@ -20,6 +21,7 @@ from vpf_jax.data.stored import Contents, refuse
 from vpf_jax.data.tables import read_csv
 from vpf_jax.data.tensorflow import SCHEME, read_tfds
 from vpf_jax.data.values import VALUES
+from vpf_jax.units import Unit
 
 Reader = Callable[[Path, str | None], contextlib.AbstractContextManager[Contents]]
 READERS: dict[str, Reader] = {
@@ -115,8 +117,8 @@ def load_dataset(
         of `tfds:NAME`, where tensorflow-datasets keeps its data.
       split: fractions of the training, validation and test part, where a file or a data set has none.
       split_seed: of the random choice of their examples.
-      values: what the values are, one of "bits", "spins", "probabilities" and "bytes" (`vpf_jax.data.values`); "auto":
-        as they are recognised.
+      values: what the values are, one of "bits", "spins", "probabilities", "bytes", "categories", "counts" and "reals"
+        (`vpf_jax.data.values`), from which the units follow; "auto": as they are recognised.
       array: name of the array that holds the examples, in a file of several.
 
     Raises:
@@ -140,13 +142,21 @@ def load_dataset(
         return parts.data_set(short_name(name), contents, split, split_seed, values)
 
 
-def read_examples(path: str | os.PathLike[str], values: str = "auto", array: str | None = None) -> Part:
+def read_examples(
+    path: str | os.PathLike[str],
+    values: str = "auto",
+    array: str | None = None,
+    unit: Unit | None = None,
+    alphabet: str = "",
+) -> Part:
     """All examples of a file, in their order.
 
     Args:
       path: of the file (`READERS`).
       values: as of `load_dataset`.
       array: as of `load_dataset`; of a file that has parts, one of them.
+      unit: of which they are to be states, such as that of a model; None: what suits them.
+      alphabet: of a file of letters, those that have a code, in its order; left out: as recognised.
 
     Raises:
       ValueError: values of no such name.
@@ -154,7 +164,13 @@ def read_examples(path: str | os.PathLike[str], values: str = "auto", array: str
     """
     checks.one_of("values", values, VALUES)
     with _read(path, array) as contents:
-        return parts.whole(contents, values)
+        if alphabet:
+            given = {
+                name: dataclasses.replace(part, alphabet=alphabet) if part.alphabet else part
+                for name, part in contents.parts.items()
+            }
+            contents = dataclasses.replace(contents, parts=given)
+        return parts.whole(contents, values, unit)
 
 
 def _opened(

@@ -4,6 +4,7 @@ A source without parts of its own is cut at random by fractions and a seed; a pa
 training part in the same way. Inside a part the examples keep their order. Not here: values (`values`), files.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,13 +15,18 @@ from jaxtyping import Float, Int
 from vpf_jax import checks
 from vpf_jax.data import values
 from vpf_jax.data.base import PARTS, Dataset, Part
+from vpf_jax.data.fasta import told_of
 from vpf_jax.data.stored import WHOLE, Contents, Stored, refuse
+from vpf_jax.data.values import Recognised
+from vpf_jax.units import Unit
 
 SPLIT = (0.8, 0.1, 0.1)
 # What the parts are for.
 _USES = ("training", "validation", "test")
 # More classes are taken for numbers that are no classes.
 _MOST_CLASSES = 100_000
+# Deviations of real variables between which a machine learns as it is meant to; its weights start with such in mind.
+_SCALES = 0.1, 10.0
 
 
 def check_split(split: Sequence[float], split_seed: int) -> None:
@@ -52,7 +58,7 @@ def data_set(
         told = f"nothing, as {contents.source} has parts of its own"
         checks.require(tuple(split) == SPLIT, "split", tuple(split), told)
         checks.require(split_seed == 0, "split_seed", split_seed, told)
-    kind, missing = values.recognise(contents, given)
+    recognised = values.recognise(contents, given)
     classes, labels = _labels(contents)
     parts: dict[str, Part] = {}
     cut = ""
@@ -63,7 +69,7 @@ def data_set(
             rows = _cut(contents.source, stored, own, split, split_seed)
             told = "" if held == WHOLE else f"{' and '.join(own)} "
             cut = f" ({told}at random, {', '.join(f'{one:g}' for one in split)}, seed {split_seed})"
-        made = values.convert(contents.source, stored, kind, missing, rows)
+        made = values.convert(contents.source, stored, recognised, rows)
         weights = _weights(contents.source, stored)
         for part, indices in rows.items():
             parts[part] = Part(
@@ -71,39 +77,71 @@ def data_set(
                 None if labels is None else labels[held][indices],
                 None if weights is None else weights[indices],
                 made[part].missing,
+                made[part].units,
             )
     first = next(iter(contents.parts.values()))
     sizes = ", ".join(f"{len(parts[part])} for {use}" for part, use in zip(PARTS, _USES, strict=True))
-    told = f"{found(contents, first, kind, classes, missing)}; {sizes}{cut}"
+    told = f"{found(contents, first, recognised, classes)}; {sizes}{cut}"
     train, validation, test = (parts[part] for part in PARTS)
-    return Dataset(name, train, validation, test, first.shape, classes, names=first.names, values=kind, told=told)
-
-
-def whole(contents: Contents, given: str = "auto") -> Part:
-    """All examples of a source that has no parts; errors as `data_set`."""
-    if WHOLE not in contents.parts:
-        told = f"which has the parts {', '.join(contents.parts)}"
-        refuse(contents.source, told, "one of them, by --array=NAME")
-    kind, missing = values.recognise(contents, given)
-    stored = contents.parts[WHOLE]
-    made = values.convert(contents.source, stored, kind, missing, {WHOLE: np.arange(len(stored))})[WHOLE]
-    labels = _labels(contents)[1]
-    return Part(
-        made.examples, None if labels is None else labels[WHOLE], _weights(contents.source, stored), made.missing
+    if recognised.kind == "reals":
+        told += _advice(train)
+    return Dataset(
+        name,
+        train,
+        validation,
+        test,
+        tuple(values.shape_of(first, recognised.unit)),
+        classes,
+        recognised.unit.name,
+        first.names,
+        recognised.kind,
+        told,
+        first.alphabet,
     )
 
 
-def found(contents: Contents, stored: Stored, kind: str, classes: int, missing: bool) -> str:
+def whole(contents: Contents, given: str = "auto", unit: Unit | None = None) -> Part:
+    """All examples of a source that has no parts, as states of a unit where one is given; errors as `data_set`."""
+    if WHOLE not in contents.parts:
+        told = f"which has the parts {', '.join(contents.parts)}"
+        refuse(contents.source, told, "one of them, by --array=NAME")
+    recognised = values.recognise(contents, given, unit)
+    stored = contents.parts[WHOLE]
+    made = values.convert(contents.source, stored, recognised, {WHOLE: np.arange(len(stored))})[WHOLE]
+    labels, weights = _labels(contents)[1], _weights(contents.source, stored)
+    return dataclasses.replace(made, labels=None if labels is None else labels[WHOLE], weights=weights)
+
+
+def found(contents: Contents, stored: Stored, recognised: Recognised, classes: int) -> str:
     """One sentence about what a source holds."""
     number = sum(len(one) for one in contents.parts.values())
-    made = {"spins": ", taken as 0 and 1", "bytes": ", taken as grey values" if len(stored.shape) < 3 else ""}
-    words = [f"{number} examples of shape {list(stored.shape)}", f"{kind} ({values.KINDS[kind]}){made.get(kind, '')}"]
+    kind, missing = recognised.kind, recognised.missing
+    held = told_of(stored.alphabet) if stored.alphabet else values.KINDS[kind]
+    made = {
+        "spins": ", taken as 0 and 1",
+        "bytes": ", taken as grey values" if len(stored.shape) < 3 else "",
+        "categories": f", for {recognised.unit.name} units",
+        "counts": f", for count units (--values=categories if they are codes), the largest {recognised.highest:g}",
+        "reals": ", for gaussian units",
+    }
+    words = [f"{number} examples of shape {list(stored.shape)}", f"{kind} ({held}){made.get(kind, '')}"]
     words += [f"{classes} classes"] if classes else []
     words += ["weights"] if stored.weights is not None else []
     words += ["missing entries"] if missing else []
     words += ["names of the variables"] if stored.names else []
     words += [f"not read: {', '.join(contents.aside)}"] if contents.aside else []
     return f"{contents.source}: {'; '.join(words)}"
+
+
+def _advice(train: Part) -> str:
+    """What is said of variables on other scales than a machine is meant for."""
+    scales = values.deviations(train)
+    least, most = np.nanmin(scales), np.nanmax(scales)
+    if least >= _SCALES[0] and most <= _SCALES[1]:
+        return ""
+    return (
+        f"; deviations of variables from {least:.2g} to {most:.2g}: standardise them first, learning takes some near 1"
+    )
 
 
 def _uses(held: str, contents: Contents) -> list[str]:

@@ -38,8 +38,8 @@ class Stored:
     """Of the variables."""
     lines: np.ndarray | None = None
     """Of a text, the line of each row."""
-    categories: str = ""
-    """What the values are letters of, where they are known to be some."""
+    alphabet: str = ""
+    """Where the values are letters, as ASCII: those that have a code, in the order of the codes."""
 
     def __len__(self) -> int:
         return int(self.values.shape[0])

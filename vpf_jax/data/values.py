@@ -1,36 +1,52 @@
-"""What the values of examples are: recognised, or said by the user, and made to numbers in [0, 1] in pieces.
+"""What the values of examples are: recognised, or said by the user, and made to states of units in pieces.
 
     bits            0 and 1; they become bytes, so that nothing larger than the result is ever in memory
     spins           -1 and +1, which become 0 and 1
     probabilities   numbers in [0, 1]
     bytes           grey values or colours of images, whole numbers from 0 to 255, which are divided by 255
+    categories      letters, or codes from 0 that the user says are such, which become one-hot vectors
+    counts          whole numbers of at least 0, some above 1
+    reals           any other finite numbers, as they are: whoever wants them standardised does it before
 
-NaN, or a mask, says which entries are missing. Categories, counts and real numbers are recognised and refused: there
-are no units for them yet. Not here: files (`arrays`, `tables`, `fasta`), which examples go to which part (`parts`).
+The first four are for binary units. NaN, or a mask, says which entries are missing. Not here: files (`arrays`,
+`tables`, `fasta`), which examples go to which part (`parts`).
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Real
 
 from vpf_jax.data.base import Part
+from vpf_jax.data.fasta import NO_CODE, codes, told_of
 from vpf_jax.data.stored import Contents, Stored, refuse
+from vpf_jax.units import BINARY, COUNT, GAUSSIAN, Categorical, Count, TwoValued, Unit
+from vpf_jax.units.count import MOST
 
+# Of categories that are no letters.
+MOST_CATEGORIES = 255
 # What each is made of, in words.
 KINDS = {
     "bits": "0 and 1",
     "spins": "-1 and +1",
     "probabilities": "numbers in [0, 1]",
     "bytes": "whole numbers from 0 to 255",
+    "categories": f"codes, whole numbers from 0 to {MOST_CATEGORIES - 1}",
+    "counts": f"whole numbers of at least 0, up to {MOST}",
+    "reals": "finite numbers",
 }
+# Those that are for units of two values.
+BINARY_KINDS = ("bits", "spins", "probabilities", "bytes")
 VALUES = ("auto", *KINDS)
-_TAKES = "bits (0, 1), spins (-1, +1), probabilities in [0, 1] or bytes of images (0 to 255)"
+_TAKES_BITS = "bits (0, 1), spins (-1, +1), probabilities in [0, 1] or bytes of images (0 to 255)"
+_TAKES = f"{_TAKES_BITS.replace(' or', ',')}, counts, letters or finite real numbers"
 # Images whose lightest pixel is below this are not recognised: such numbers may be counts.
 _LIGHT = 128
+# Of the single precision in which real numbers are kept.
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass
@@ -58,10 +74,35 @@ class Survey:
 
     def fits(self, kind: str) -> bool:
         """Whether the values are of this kind."""
+        if kind == "reals":
+            return bool(max(-self.lowest, self.highest) <= _LARGEST)
         if kind == "spins":
             return self.whole and self.lowest >= -1 and self.highest <= 1 and not self.zeros
-        inside = 0 <= self.lowest <= self.highest <= (255 if kind == "bytes" else 1)
+        ends = {"bytes": 255, "categories": MOST_CATEGORIES - 1, "counts": MOST}
+        inside = 0 <= self.lowest <= self.highest <= ends.get(kind, 1)
         return inside and (self.whole or kind == "probabilities")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recognised:
+    """What the values of a source are."""
+
+    kind: str
+    """One of `KINDS`."""
+    missing: bool
+    """Whether any entry is."""
+    unit: Unit
+    """What they are states of."""
+    highest: float
+    """Of the values that are there."""
+
+    @property
+    def dtype(self) -> Any:
+        """Of the examples: the smallest in which they fit; of large counts that of their units."""
+        if self.kind == "counts":
+            small = (one for one in (np.uint8, np.uint16) if self.highest <= np.iinfo(one).max)
+            return next(small, np.int32)
+        return np.uint8 if self.kind in ("bits", "spins", "categories") else np.float32
 
 
 def unknown(rows: np.ndarray, mask: np.ndarray | None) -> np.ndarray | None:
@@ -73,29 +114,30 @@ def unknown(rows: np.ndarray, mask: np.ndarray | None) -> np.ndarray | None:
     return mask | blank
 
 
-def recognise(contents: Contents, given: str = "auto") -> tuple[str, bool]:
-    """The kind of the values, and whether any entry is missing.
+def recognise(contents: Contents, given: str = "auto", unit: Unit | None = None) -> Recognised:
+    """What the values are.
 
     Args:
       contents: of a source.
       given: "auto", or the kind as the user says it.
+      unit: that they are to be states of; None: of that which suits them.
 
     Raises:
-      DatasetError: values of no kind that units are for, or of another kind than was said; a row where they are.
+      DatasetError: values that are no states, or of another kind than was said; a row where they are.
     """
+    _check_letters(contents, given, unit)
     survey = Survey()
     for stored in contents.parts.values():
-        if stored.categories:
-            refuse(contents.source, f"whose {stored.name} holds {stored.categories}: categories", _TAKES)
-        for start, rows in stored.pieces():
-            survey.see(rows, unknown(rows, mask_rows(contents.source, stored, start, len(rows))))
+        for _, rows, blank in _pieces(contents.source, stored):
+            survey.see(rows, blank)
     if survey.lowest > survey.highest:
         names = " and ".join(stored.name for stored in contents.parts.values())
         refuse(contents.source, f"whose {names} holds missing entries alone", _TAKES)
-    kind = _guess(survey, _is_image(next(iter(contents.parts.values())).shape)) if given == "auto" else given
-    if kind is None or not survey.fits(kind):
-        _refuse_values(contents, survey, kind)
-    return kind, bool(survey.missing)
+    first = next(iter(contents.parts.values()))
+    kind = given if given != "auto" else "categories" if first.alphabet else _guess(survey, _is_image(first), unit)
+    if kind is None or not survey.fits(kind) or (isinstance(unit, Categorical) and survey.highest >= unit.q):
+        _refuse_values(contents, survey, kind, unit)
+    return Recognised(kind, bool(survey.missing), unit or _unit(kind, survey, first.alphabet), survey.highest)
 
 
 def mask_rows(source: str, stored: Stored, start: int, count: int) -> Bool[np.ndarray, "count num_visible"] | None:
@@ -113,72 +155,120 @@ def mask_rows(source: str, stored: Stored, start: int, count: int) -> Bool[np.nd
 
 
 def convert(
-    source: str, stored: Stored, kind: str, missing: bool, rows: Mapping[str, Int[np.ndarray, " some"]]
+    source: str, stored: Stored, found: Recognised, rows: Mapping[str, Int[np.ndarray, " some"]]
 ) -> dict[str, Part]:
     """Parts made of some of the rows each, in pieces; without labels and weights.
 
     Args:
       source: as sentences call it.
       stored: the examples.
-      kind: of their values.
-      missing: whether any entry is.
+      found: what their values are.
       rows: numbers of the rows of each part, increasing.
     """
-    width = int(np.prod(stored.values.shape[1:], dtype=np.int64))
-    dtype = np.uint8 if kind in ("bits", "spins") else np.float32
-    values = {part: np.empty((len(own), width), dtype) for part, own in rows.items()}
-    masks = {part: np.zeros((len(own), width), bool) for part, own in rows.items()} if missing else {}
-    for start, some in stored.pieces():
-        blank = unknown(some, mask_rows(source, stored, start, len(some)))
-        made = _MADE[kind](some if blank is None else np.where(blank, np.zeros((), some.dtype), some))
-        if blank is not None:
-            made[blank] = 0
+    width = int(np.prod(stored.values.shape[1:], dtype=np.int64)) * found.unit.width
+    values = {part: np.empty((len(own), width), found.dtype) for part, own in rows.items()}
+    masks = {part: np.zeros((len(own), width), bool) for part, own in rows.items()} if found.missing else {}
+    for start, some, blank in _pieces(source, stored):
+        made = _made(found, some if blank is None else np.where(blank, np.zeros((), some.dtype), some))
         for part, own in rows.items():
             first, last = np.searchsorted(own, (start, start + len(some)))
             inside = own[first:last] - start
             values[part][first:last] = made[inside]
             if blank is not None:
-                masks[part][first:last] = blank[inside]
-    return {part: Part(values[part], missing=masks[part] if masks and masks[part].any() else None) for part in rows}
+                masks[part][first:last] = np.repeat(blank[inside], found.unit.width, axis=1)
+    return {
+        part: Part(values[part], missing=masks[part] if masks and masks[part].any() else None, units=found.unit.name)
+        for part in rows
+    }
 
 
-_MADE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "bits": lambda rows: rows.astype(np.uint8),
-    "spins": lambda rows: (rows > 0).astype(np.uint8),
-    "probabilities": lambda rows: rows.astype(np.float32),
-    "bytes": lambda rows: np.divide(rows, 255, dtype=np.float32, casting="unsafe"),
-}
+def _pieces(source: str, stored: Stored) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+    """First row, rows and which of their entries are missing, of one piece after the other; of letters the codes."""
+    table = codes(stored.alphabet) if stored.alphabet else None
+    for start, rows in stored.pieces():
+        yield start, rows if table is None else table[rows], unknown(rows, mask_rows(source, stored, start, len(rows)))
 
 
-def _is_image(shape: Sequence[int]) -> bool:
-    return len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
+def _made(found: Recognised, rows: np.ndarray) -> np.ndarray:
+    if isinstance(found.unit, Categorical):
+        return np.eye(found.unit.q, dtype=np.uint8)[rows.astype(np.intp)].reshape(len(rows), -1)
+    if found.kind == "spins":
+        rows = rows > 0
+    if found.kind == "bytes":
+        return np.divide(rows, 255, dtype=np.float32, casting="unsafe")
+    return rows.astype(found.dtype)
 
 
-def _guess(survey: Survey, images: bool) -> str | None:
+def _is_image(stored: Stored) -> bool:
+    return len(stored.shape) == 2 or (len(stored.shape) == 3 and stored.shape[2] == 3)
+
+
+def _guess(survey: Survey, images: bool, unit: Unit | None) -> str | None:
+    """The first kind that fits; None: no kind of the unit does."""
+    if unit is not None and not isinstance(unit, TwoValued):
+        return {Categorical: "categories", Count: "counts"}.get(type(unit), "reals")
     for kind in ("bits", "spins", "probabilities"):
         if survey.fits(kind):
             return kind
     light = survey.highest == 255 or (images and survey.highest >= _LIGHT)
-    return "bytes" if light and survey.fits("bytes") else None
+    if light and survey.fits("bytes"):
+        return "bytes"
+    return next((kind for kind in ("counts", "reals") if unit is None and survey.fits(kind)), None)
 
 
-def _refuse_values(contents: Contents, survey: Survey, kind: str | None) -> NoReturn:
-    """Says where the first value is that does not fit."""
+def _unit(kind: str, survey: Survey, alphabet: str) -> Unit:
+    """What values of a kind are states of; of codes the largest says how many there are."""
+    if kind == "categories":
+        return Categorical(len(alphabet) or max(2, int(survey.highest) + 1))
+    return {"counts": COUNT, "reals": GAUSSIAN}.get(kind, BINARY)
+
+
+def _check_letters(contents: Contents, given: str, unit: Unit | None) -> None:
+    """Refuses letters where no categories are asked for, or other ones."""
     for stored in contents.parts.values():
+        if not stored.alphabet:
+            continue
+        told = f"whose {stored.name} holds {told_of(stored.alphabet)}: categories"
+        if given not in ("auto", "categories"):
+            refuse(contents.source, told, f"{KINDS[given]} where the values are {given} (--values)")
+        if unit is not None and unit != Categorical(len(stored.alphabet)):
+            refuse(contents.source, told, f"values of {unit.name} units")
+        table = codes(stored.alphabet)
         for start, rows in stored.pieces():
-            blank = unknown(rows, mask_rows(contents.source, stored, start, len(rows)))
-            wrong = ~_FITTING[kind or "probabilities"](rows)
+            strange = np.argwhere(table[rows] == NO_CODE)
+            if len(strange):
+                row, column = (int(index) for index in strange[0])
+                place = f"{chr(rows[row, column])!r} in {stored.row(start + row)}"
+                refuse(contents.source, f"whose {stored.name} holds {place}", told_of(stored.alphabet))
+
+
+def _refuse_values(contents: Contents, survey: Survey, kind: str | None, unit: Unit | None) -> NoReturn:
+    """Says where the first value is that does not fit."""
+    # Of all that may be recognised, whatever is finite fits; of bits and what becomes bits, probabilities fit last.
+    last = "reals" if unit is None else "probabilities"
+    for stored in contents.parts.values():
+        for start, rows, blank in _pieces(contents.source, stored):
+            wrong = ~_FITTING[kind or last](rows)
+            if isinstance(unit, Categorical):
+                wrong |= rows >= unit.q
             if blank is not None:
                 wrong &= ~blank
             if wrong.any():
                 row, column = (int(index) for index in np.argwhere(wrong)[0])
                 place = f"{rows[row, column]:g} in {stored.row(start + row)}, variable {column}"
                 if kind is not None:
-                    told = f"whose {stored.name} holds {place}"
-                    refuse(contents.source, told, f"{KINDS[kind]} where the values are {kind} (--values)")
+                    _refuse_of_kind(contents.source, f"whose {stored.name} holds {place}", kind, unit)
                 told = f"whose {stored.name} holds {_named(survey)}, such as {place}"
-                refuse(contents.source, told, f"{_TAKES}; --values says which, where it is not recognised")
+                takes = _TAKES if unit is None else _TAKES_BITS
+                refuse(contents.source, told, f"{takes}; --values says which, where it is not recognised")
     raise AssertionError("values that do not fit are somewhere")
+
+
+def _refuse_of_kind(source: str, told: str, kind: str, unit: Unit | None) -> NoReturn:
+    if isinstance(unit, Categorical):
+        refuse(source, told, f"codes, whole numbers from 0 to {unit.q - 1}, where units are {unit.name}")
+    asked = f"units are {unit.name}" if unit is not None else f"the values are {kind} (--values)"
+    refuse(source, told, f"{KINDS[kind]} where {asked}")
 
 
 def _named(survey: Survey) -> str:
@@ -189,9 +279,28 @@ def _named(survey: Survey) -> str:
     return f"{'whole' if survey.whole else 'real'} numbers from {low:g} to {high:g}"
 
 
+def _whole(rows: np.ndarray, most: float) -> Any:
+    return (rows >= 0) & (rows <= most) & (rows == np.rint(rows))
+
+
 _FITTING: dict[str, Callable[[np.ndarray], Any]] = {
     "bits": lambda rows: (rows == 0) | (rows == 1),
     "spins": lambda rows: (rows == -1) | (rows == 1),
     "probabilities": lambda rows: (rows >= 0) & (rows <= 1),
-    "bytes": lambda rows: (rows >= 0) & (rows <= 255) & (rows == np.rint(rows)),
+    "bytes": lambda rows: _whole(rows, 255),
+    "categories": lambda rows: _whole(rows, MOST_CATEGORIES - 1),
+    "counts": lambda rows: _whole(rows, MOST),
+    "reals": lambda rows: np.abs(rows.astype(np.float64)) <= _LARGEST,
 }
+
+
+def deviations(part: Part) -> Real[np.ndarray, " num_visible"]:
+    """Of each variable over the entries that are known, in double precision; nan where none is."""
+    columns = range(part.examples.shape[1])
+    known = (part.examples[:, i] if part.missing is None else part.examples[~part.missing[:, i], i] for i in columns)
+    return np.array([column.std(dtype=np.float64) if len(column) else np.nan for column in known])
+
+
+def shape_of(stored: Stored, unit: Unit) -> Sequence[int]:
+    """Of one example: of units of several entries [units, entries]."""
+    return stored.shape if unit.width == 1 else (math.prod(stored.shape), unit.width)

@@ -1,17 +1,19 @@
 """Samples of a model against data: moments, numbers of units on, free energies, couplings, nearest training examples.
 
-What one looks at where a likelihood is out of reach, and beside it. Of zeros and ones x,
+What one looks at where a likelihood is out of reach, and beside it. Of zeros and ones x, or other numbers,
 
     means       m_i = <x_i>
     pairs       <(x_i - m_i) (x_j - m_j)>                    covariances, not divided by standard deviations
     triples     <(x_i - m_i) (x_j - m_j) (x_k - m_k)>        connected: 0 unless all three depend on one another
     counts      P(K) of K = sum_i x_i                        in how many examples K units are on
 
-(Schneidman, Berry, Segev and Bialek 2006; Tkacik et al., "Searching for collective behavior in a large network of
-sensory neurons", 2014, for spike words; Tubiana, Cocco and Monasson, "Learning protein constitutive motifs from
-sequence data", 2019, for RBMs.) A fully visible machine that maximises the likelihood has the means and pairs of its
-data; triples and counts it can only predict. Samples as near to training examples as held-out data, not nearer, are not
-learnt by heart. Put beside each number what two sets of data read: a finite number of examples has moments of its own.
+Of categories these are frequencies of values, and what those of pairs and triples of values of different units are
+beside them; numbers of units on are of zeros and ones alone. (Schneidman, Berry, Segev and Bialek 2006; Tkacik et al.,
+"Searching for collective behavior in a large network of sensory neurons", 2014, for spike words; Tubiana, Cocco and
+Monasson, "Learning protein constitutive motifs from sequence data", 2019, for RBMs.) A fully visible machine that
+maximises the likelihood has the means and pairs of its data; triples and counts it can only predict. Samples as near to
+training examples as held-out data, not nearer, are not learnt by heart. Put beside each number what two sets of data
+read: a finite number of examples has moments of its own.
 
 Of an RBM the hidden units are summed out, and what couples two visible units depends on the others,
 
@@ -37,7 +39,8 @@ from vpf_jax.checks import AnyArray
 from vpf_jax.energy import free_energy, upward_field
 from vpf_jax.machine import BoltzmannMachine, check_machine, check_symmetric
 from vpf_jax.stack import CHUNK, check_visible
-from vpf_jax.units import two_valued
+from vpf_jax.units import BINARY, Unit, two_valued
+from vpf_jax.units.base import owners
 
 # Triples that are looked at, where there are more: a fixed choice, the same for all sets of as many units.
 NUM_TRIPLES = 10_000
@@ -49,9 +52,9 @@ class Moments(NamedTuple):
 
     means: Float[np.ndarray, " n"]
     pairs: Float[np.ndarray, " n_pairs"]
-    """Covariances of units i < j, in the order of `np.triu_indices(n, 1)`."""
+    """Covariances of entries i < j, in the order of `np.triu_indices(n, 1)`, without those of one categorical unit."""
     triples: Float[np.ndarray, " n_triples"]
-    """Connected, of the units of `chosen_triples`."""
+    """Connected, of the entries of `chosen_triples`, without those of which two are of one categorical unit."""
 
 
 class Agreement(NamedTuple):
@@ -114,6 +117,7 @@ def chosen_triples(num_units: int, num_triples: int = NUM_TRIPLES) -> Int[np.nda
 def moments(
     visible: Shaped[AnyArray, "batch n"],
     *,
+    unit: Unit = BINARY,
     weights: Real[AnyArray, " batch"] | None = None,
     missing: Bool[AnyArray, "batch n"] | None = None,
     num_triples: int = NUM_TRIPLES,
@@ -121,7 +125,8 @@ def moments(
     """Means, covariances and connected triples of examples.
 
     Args:
-      visible: zeros and ones.
+      visible: values of the units.
+      unit: what the units are.
       weights: of the examples, at least 0 and not all 0; None: all count the same.
       missing: True where an entry, 0 in `visible`, is not known. A mean is over the examples in which the unit is
         known, a covariance over those in which both are, and is nan where there are none.
@@ -130,9 +135,14 @@ def moments(
     Raises:
       ValueError: other entries or shapes, or examples without weight.
     """
-    rows = _rows("visible", visible)
+    rows = _rows("visible", visible, unit)
     count, num_units = rows.shape
-    triples = chosen_triples(num_units, num_triples)
+    triples, apart = chosen_triples(num_units, num_triples), np.triu_indices(num_units, 1)
+    owned = owners(unit, num_units)
+    if owned is not None:
+        i, j, k = owned[triples.T]
+        triples = triples[(i != j) & (j != k) & (i != k)]
+        apart = tuple(entries[owned[apart[0]] != owned[apart[1]]] for entries in apart)
     parts = [rows, _weights(weights, count)]
     if missing is not None:
         fits = isinstance(missing, np.ndarray | jax.Array) and (missing.dtype, missing.shape) == (bool, rows.shape)
@@ -141,7 +151,7 @@ def moments(
         parts = [np.where(unknown, 0, rows), parts[1], ~unknown]
     summed = _sums(triples, *(_chunks(part) for part in parts))
     means, pairs, third = (np.asarray(part, np.float64) for part in summed)
-    return Moments(means, pairs[np.triu_indices(num_units, 1)], third)
+    return Moments(means, pairs[apart], third)
 
 
 def agreement(found: Real[AnyArray, " n"], wanted: Real[AnyArray, " n"]) -> Agreement:
@@ -324,12 +334,13 @@ def _told(given: object) -> str:
     return f"an array {list(np.shape(given))}" if hasattr(given, "shape") else f"a {type(given).__name__}"
 
 
-def _rows(name: str, given: Shaped[AnyArray, "batch n"]) -> Shaped[np.ndarray, "batch n"]:
-    """Zeros and ones as bytes, if they are a set of examples."""
-    checks.binary(name, given)
+def _rows(name: str, given: Shaped[AnyArray, "batch n"], unit: Unit = BINARY) -> Shaped[np.ndarray, "batch n"]:
+    """Values of the units, if they are a set of examples; zeros and ones as bytes, others in single precision."""
+    unit.check(name, given)
     fits = given.ndim == 2 and given.size
-    checks.require(fits, name, _told(given), "zeros and ones [examples, units], of each one or more")
-    return np.asarray(given).astype(np.uint8)
+    told = "zeros and ones" if unit == BINARY else "values"
+    checks.require(fits, name, _told(given), f"{told} [examples, units], of each one or more")
+    return np.asarray(given).astype(np.uint8 if unit == BINARY or unit.width > 1 else np.float32)
 
 
 def _weights(given: Real[AnyArray, " batch"] | None, count: int) -> Float[np.ndarray, " batch"]:
@@ -357,7 +368,7 @@ def _unit_columns(matrix: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n m"]:
 @jax.jit
 def _sums(
     triples: Int[AnyArray, "n_triples 3"],
-    rows: UInt8[Array, "chunks size n"],
+    rows: Real[Array, "chunks size n"],
     weights: Float[Array, "chunks size"],
     known: Bool[Array, "chunks size n"] | None = None,
 ) -> tuple[Float[Array, " n"], Float[Array, "n n"], Float[Array, " n_triples"]]:

@@ -7,22 +7,27 @@
     stack           log p(v) >= E_q[log (1/S) sum_s p(v, h_s) / q(h_s | v)], the stack read as a deep belief network:
                     its top machine undirected, the lower ones directed downwards (Hinton, Osindero and Teh 2006)
 
-All take log Z as given: `log_partition_exact`, `ais_log_partition`. An estimate of log Z that is too low raises all of
-them, bounds too. Not here: Parzen windows (`parzen`).
+Visible units are of any kind; hidden ones of the variational bound have a finite number of values, as the entropy of
+others does not go with their means. All take log Z as given: `log_partition_exact`, `ais_log_partition`. An estimate of
+log Z that is too low raises all of them, bounds too. Not here: Parzen windows (`parzen`).
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from vpf_jax import checks, couplings
 from vpf_jax.checks import AnyArray
 from vpf_jax.energy import downward_field, energy, free_energy, layer_field, upward_field
-from vpf_jax.evaluate.reconstruction import inpaint
+from vpf_jax.evaluate.reconstruction import by_entry, inpaint
 from vpf_jax.machine import BoltzmannMachine, State, check_machine, check_symmetric
 from vpf_jax.sample.streams import Stream, stream_of, substream, substreams, uniform
 from vpf_jax.stack import CHUNK, Stack, check_visible, in_chunks
-from vpf_jax.units import Unit, two_valued
+from vpf_jax.units import Categorical, TwoValued, Unit
+from vpf_jax.units.base import owners
 from vpf_jax.units.two_valued import LEAST_MEAN
 
 # Chains behind the means of missing entries, and their sweeps.
@@ -38,7 +43,7 @@ def rbm_log_likelihood(
 
     Args:
       machine: the machine.
-      visible: zeros and ones.
+      visible: values of its visible units.
       log_z: its log Z.
 
     Raises:
@@ -63,7 +68,7 @@ def mean_field(
 
     Args:
       machine: a machine of any family.
-      visible: zeros and ones.
+      visible: values of its visible units.
       num_updates: updates of every mean, at least 0; one is exact for an RBM.
 
     Raises:
@@ -88,25 +93,25 @@ def variational_bound(
     A bound for any number of updates, and equal to log p(v) where the hidden units are independent given v.
 
     Args:
-      machine: a machine of any family.
-      visible: zeros and ones.
+      machine: a machine of any family, its hidden units of a finite number of values.
+      visible: values of its visible units.
       log_z: its log Z.
       num_updates: of `mean_field`.
 
     Raises:
-      ValueError: as `mean_field`.
+      ValueError: as `mean_field`; hidden units of other kinds.
     """
     num_updates = checks.integer("num_updates", num_updates, 0)
     check_machine(machine)
     check_symmetric(machine, "the variational bound")
     check_visible((machine,), visible)
     _check_log_z("log_z", log_z)
-    kinds = [two_valued(unit, "the variational bound") for unit in machine.layer_units[1:]]
+    kinds = [_with_entropy(unit) for unit in machine.layer_units[1:]]
 
     def bound(v: Shaped[Array, " n_0"]) -> Float[Array, ""]:
         means = _mean_field(machine, v, num_updates)
         entropies = (jnp.sum(unit.entropy(m)) for unit, m in zip(kinds, means[1:], strict=True))
-        # No unit meets itself in the energy, so its mean under q is its value at the means.
+        # No hidden unit meets itself in the energy, so its mean under q is its value at the means.
         return sum(entropies, -energy(machine, means)) - log_z
 
     bounds = jax.lax.map(bound, jnp.asarray(visible), batch_size=CHUNK)
@@ -123,15 +128,16 @@ def missing_bound(
 ) -> Float[Array, " batch"]:
     """A lower bound, in the mean over `key`, on the log-likelihood of those entries that are not missing.
 
-    The missing ones are drawn from independent units, with the means of `inpaint` over some chains; the bound grows
+    The missing ones are drawn from independent units, with the means of `inpaint` over some chains, of real-valued ones
+    their variances, too; the bound grows
     with the number of samples towards log p of the entries seen (Burda, Grosse and Salakhutdinov 2016). Where nothing
     is missing it is log p(v).
 
     Args:
       key: a random key.
       machine: whose hidden units are independent given the visible ones.
-      visible: zeros and ones; what stands at missing entries plays no role.
-      missing: True where an entry is missing.
+      visible: values of its visible units; what stands at missing entries plays no role.
+      missing: True where an entry is missing; of a unit of several entries all are or none.
       log_z: log Z of the machine.
       num_samples: samples per visible vector, at least 1.
 
@@ -142,25 +148,65 @@ def missing_bound(
     check_machine(machine)
     check_visible((machine,), visible)
     _check_log_z("log_z", log_z)
-    unit = two_valued(machine.layer_units[0], "a bound where entries are missing")
+    unit = machine.layer_units[0]
+    missing = by_entry(missing, machine)
     means_key, key = jax.random.split(key)
 
     def chain(key: PRNGKeyArray) -> Float[Array, "batch n_0"]:
         return inpaint(key, machine, visible, missing, _MISSING_SWEEPS)
 
-    means = jnp.mean(jax.lax.map(chain, jax.random.split(means_key, _MISSING_CHAINS)), axis=0)
-    share = jnp.clip(unit.share(means), LEAST_MEAN, 1 - LEAST_MEAN)
-    given, unseen = jnp.asarray(visible), jnp.asarray(missing)
+    chains = jax.lax.map(chain, jax.random.split(means_key, _MISSING_CHAINS))
+    given, unseen = unit.widened(visible), jnp.asarray(missing)
+    draw = _shares(unit, chains) if isinstance(unit, TwoValued) else _proposals(unit, chains)
 
     def log_weights(stream: Stream) -> Float[Array, " batch"]:
-        up = uniform(stream, share.shape) < share
-        drawn = jnp.where(unseen, unit.at(up).astype(given.dtype), given)
-        log_q = jnp.sum(jnp.where(unseen, jnp.log(jnp.where(up, share, 1 - share)), 0), axis=1)
+        x, log_q = draw(uniform(stream, given.shape), unseen)
+        drawn = jnp.where(unseen, x.astype(given.dtype), given)
         return -jax.vmap(free_energy, in_axes=(None, 0))(machine, drawn) - log_q
 
     found = jax.lax.map(log_weights, substreams(stream_of(key), num_samples))
     bounds = jax.nn.logsumexp(found, axis=0) - jnp.log(num_samples) - log_z
     return checks.spoilt(bounds, machine, visible)
+
+
+# From uniform numbers and where entries are missing: values of all, and log q of the missing ones.
+_Draw = Callable[
+    [Float[Array, "batch n"], Bool[Array, "batch n"]], tuple[Shaped[Array, "batch n"], Float[Array, " batch"]]
+]
+
+
+def _shares(unit: TwoValued, chains: Float[Array, "chains batch n"]) -> _Draw:
+    """Independent units with the means of the chains, of two values each."""
+    share = jnp.clip(unit.share(jnp.mean(chains, axis=0)), LEAST_MEAN, 1 - LEAST_MEAN)
+
+    def draw(uniforms: Float[Array, "batch n"], missing: Bool[Array, "batch n"]) -> tuple[Array, Array]:
+        up = uniforms < share
+        return unit.at(up), jnp.sum(jnp.where(missing, jnp.log(jnp.where(up, share, 1 - share)), 0), axis=1)
+
+    return draw
+
+
+def _proposals(unit: Unit, chains: Float[Array, "chains batch n"]) -> _Draw:
+    """The same of units of any kind, fitted to means and variances."""
+    # The derivative of a mean by the field is the variance given the field, which of real values is the same at all.
+    zeros, ones = jnp.zeros(chains.shape[-1]), jnp.ones(chains.shape[-1])
+    given_field = jax.jvp(unit.mean, (zeros,), (ones,))[1]
+
+    def fitted(chains: Float[Array, "chains n"]) -> tuple[Array, Array | None]:
+        return unit.fitted(jnp.mean(chains, axis=0), given_field + jnp.var(chains, axis=0))
+
+    fields, own = jax.vmap(fitted, in_axes=1)(chains)
+    owned = owners(unit, chains.shape[-1])
+    firsts = np.arange(chains.shape[-1]) if owned is None else np.unique(owned, return_index=True)[1]
+
+    def of_one(z: Array, own: Array | None, uniforms: Array, missing: Array) -> tuple[Array, Array]:
+        bound = unit.bound(own)
+        x = bound.sample(z, uniforms).astype(z.dtype)
+        terms = x * z - bound.own_energy(x)
+        normalisers = jnp.where(missing[firsts], bound.log_normaliser(z), 0)
+        return x, jnp.sum(jnp.where(missing, terms, 0)) - jnp.sum(normalisers)
+
+    return lambda uniforms, missing: jax.vmap(of_one)(fields, own, uniforms, missing)
 
 
 def stack_bound(
@@ -181,7 +227,7 @@ def stack_bound(
     Args:
       key: a random key.
       stack: machines, bottom first; below the top one of two layers, without weights inside the lower one.
-      visible: zeros and ones.
+      visible: values of its visible units.
       log_z_top: log Z of the top machine.
       num_samples: samples per visible vector, at least 1.
 
@@ -246,10 +292,25 @@ def _update_layer(
     if intra is None:
         return unit.mean(fields)
 
-    def update(j: Array, means: Float[Array, " n"]) -> Float[Array, " n"]:
-        return means.at[j].set(unit.mean(fields[j] + jnp.vdot(couplings.rows(intra, j), means)))
+    for kind, part in unit.segments(len(means)):
 
-    return jax.lax.fori_loop(0, means.shape[0], update, means)
+        def update(j: Array, means: Array, kind: Unit = kind, first: int = part.start) -> Array:
+            start, width = first + j * kind.width, kind.width
+            z = jax.lax.dynamic_slice_in_dim(fields, start, width)
+            # Weights inside a layer are symmetric here.
+            z = z + jax.lax.dynamic_slice_in_dim(couplings.dense(intra), start, width) @ means
+            return jax.lax.dynamic_update_slice_in_dim(means, kind.entry(j).mean(z), start, axis=0)
+
+        means = jax.lax.fori_loop(0, (part.stop - part.start) // kind.width, update, means)
+    return means
+
+
+def _with_entropy(unit: Unit) -> TwoValued | Categorical:
+    if not isinstance(unit, TwoValued | Categorical):
+        raise ValueError(
+            f"got hidden units of kind {unit.name!r}; the variational bound takes two-valued or categorical ones"
+        )
+    return unit
 
 
 def _log_probability(

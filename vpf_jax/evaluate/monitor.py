@@ -161,6 +161,11 @@ def pseudo_log_likelihood(
     return checks.spoilt(in_chunks(stream_of(key), of_rows, jnp.asarray(visible)), machine, visible)
 
 
+def has_pseudo_log_likelihood(machine: BoltzmannMachine) -> bool:
+    """Whether `pseudo_log_likelihood` takes the machine."""
+    return machine.backward is None and machine.has_independent_hidden and PL.defined(machine)
+
+
 def watch(key: PRNGKeyArray, stack: Stack, visible: Shaped[AnyArray, "batch n_0"]) -> dict[str, Float[Array, ""]]:
     """What is worth a look after every epoch: scalars of the stack's bottom machine, at the cost of a few steps.
 
@@ -190,7 +195,7 @@ def watch(key: PRNGKeyArray, stack: Stack, visible: Shaped[AnyArray, "batch n_0"
         found["mean_activation"] = jnp.mean(mean_activations(activity_key, stack, visible)[0])
     if bottom.backward is not None:
         found["alignment"] = alignment(bottom)[0]
-    elif bottom.has_independent_hidden and PL.defined(bottom):
+    elif has_pseudo_log_likelihood(bottom):
         found["pseudo_log_likelihood"] = jnp.mean(pseudo_log_likelihood(key, bottom, visible))
     return found
 

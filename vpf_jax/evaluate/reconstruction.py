@@ -1,4 +1,4 @@
-"""Corruption of binary images and their repair by a machine.
+"""Corruption of binary images, and the repair of examples of any units by a machine.
 
 Two protocols for an image of which some pixels, the mask, are corrupted. In both the hidden layers start from a
 feed-forward sample, Gibbs steps follow (up: the layers of odd index; down: the even ones, among them the visible
@@ -10,9 +10,10 @@ two-layer machine the first pass up is the E-step of VPF, a hidden sample given 
     inpaint       the stricter one: pixels outside the mask are held in every step, so that the chain samples the
                   pixels inside given those outside
 
-A mask is an array of booleans, True for a corrupted pixel: [n_0] for all images alike or [batch, n_0]. A machine of
-any depth is taken; a pairwise stack is not: its machines share no distribution that one chain could follow, so that a
-"Gibbs step" of it could mean several things. Not here: training, figures.
+A mask is an array of booleans, True for a corrupted pixel: [n_0] for all images alike or [batch, n_0]. Of units with
+several entries, categorical ones, it may have one entry for each unit. A machine of any depth is taken; a pairwise
+stack is not: its machines share no distribution that one chain could follow, so that a "Gibbs step" of it could mean
+several things. Not here: training, figures.
 """
 
 import jax
@@ -23,11 +24,10 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 from vpf_jax import checks
 from vpf_jax.checks import AnyArray
 from vpf_jax.energy import layer_field
-from vpf_jax.machine import BoltzmannMachine, State, check_machine
+from vpf_jax.machine import BoltzmannMachine, State, check_machine, check_whole_units
 from vpf_jax.sample.gibbs import draw_uniforms, sweep_around, sweep_layers
 from vpf_jax.sample.streams import Stream, stream_of, substream, uniform
 from vpf_jax.stack import check_visible, climb, in_chunks
-from vpf_jax.units import two_valued
 
 SIDES = ("top", "bottom", "left", "right")
 PROTOCOLS = {
@@ -122,17 +122,17 @@ def reconstruct(
     Args:
       key: a random key.
       machine: a machine of any number of layers.
-      corrupted: zeros and ones.
-      mask: [n_0] or [batch, n_0].
+      corrupted: values of its visible units, such as zeros and ones.
+      mask: [n_0] or [batch, n_0], or of units of several entries [units] or [batch, units].
       num_steps: passes down, at least 1; may be traced.
 
     Returns:
-      Visible means in [0, 1] inside the mask, `corrupted` outside it.
+      Visible means inside the mask, of binary units in [0, 1], `corrupted` outside it.
 
     Raises:
       ValueError: states or a mask that do not fit, or a number of steps out of range.
     """
-    return _repair(key, machine, corrupted, mask, num_steps, clamp=False)
+    return _repair(key, machine, corrupted, mask, num_steps, clamp=False)[1]
 
 
 def inpaint(
@@ -144,9 +144,20 @@ def inpaint(
 ) -> Float[Array, "batch n_0"]:
     """Repair with the pixels outside the mask held at their given values in every step; otherwise as `reconstruct`.
 
-    What `visible` holds inside the mask, zeros and ones, is where the chain starts; a long chain forgets it, and its
-    samples follow p(masked pixels, hidden | the other pixels).
+    What `visible` holds inside the mask, values of the units, is where the chain starts; a long chain forgets it, and
+    its samples follow p(masked pixels, hidden | the other pixels).
     """
+    return filled(key, machine, visible, mask, num_steps)[1]
+
+
+def filled(
+    key: PRNGKeyArray,
+    machine: BoltzmannMachine,
+    visible: Shaped[AnyArray, "batch n_0"],
+    mask: Bool[AnyArray, "*batch n_0"],
+    num_steps: int | Array = 10,
+) -> tuple[Shaped[Array, "batch n_0"], Float[Array, "batch n_0"]]:
+    """The values at the end of the chains of `inpaint`, and the means that it gives."""
     return _repair(key, machine, visible, mask, num_steps, clamp=True)
 
 
@@ -243,15 +254,16 @@ def _repair(
     num_steps: int | Array,
     *,
     clamp: bool,
-) -> Float[Array, "batch n_0"]:
+) -> tuple[Shaped[Array, "batch n_0"], Float[Array, "batch n_0"]]:
     check_machine(machine)
     check_visible((machine,), visible)
     num_steps = checks.traced_integer("num_steps", num_steps, 1)
-    visible = jnp.asarray(visible)
-    mask = _fit_mask(mask, visible)
-    unit = two_valued(machine.layer_units[0], "repair")
+    unit = machine.layer_units[0]
+    visible = unit.widened(visible)
+    mask = _fit_mask(by_entry(mask, machine), visible)
+    check_whole_units("a mask", mask, machine)
 
-    def of_rows(stream: Stream, rows: Array) -> Float[Array, "rows n_0"]:
+    def of_rows(stream: Stream, rows: Array) -> tuple[Array, Array]:
         given, inside = visible[rows], mask[rows]
 
         def step(i: Array, state: State) -> State:
@@ -263,9 +275,18 @@ def _repair(
         (hidden,) = climb(substream(stream, 0), (machine,), given)
         state = jax.lax.fori_loop(1, num_steps + 1, step, (given, *hidden.forward))
         means = unit.mean(jax.vmap(lambda s: layer_field(machine, s, 0))(state))
-        return jnp.where(inside, means, given.astype(means.dtype))
+        return jnp.where(inside, state[0], given), jnp.where(inside, means, given.astype(means.dtype))
 
-    return checks.spoilt(in_chunks(stream_of(key), of_rows, jnp.arange(len(visible))), machine, visible)
+    values, found = in_chunks(stream_of(key), of_rows, jnp.arange(len(visible)))
+    return values, checks.spoilt(found, machine, visible)
+
+
+def by_entry(mask: Bool[AnyArray, "*batch units"], machine: BoltzmannMachine) -> Bool[AnyArray, "*batch n_0"]:
+    """The mask of visible entries that one of units stands for; one of entries as it is."""
+    owned = machine.owners(0)
+    if owned is None or jnp.ndim(mask) == 0 or jnp.shape(mask)[-1] != owned[-1] + 1:
+        return mask
+    return mask[..., owned]
 
 
 def _fit_mask(mask: Bool[AnyArray, "*batch n_0"], images: Shaped[AnyArray, "batch n_0"]) -> Bool[Array, "batch n_0"]:

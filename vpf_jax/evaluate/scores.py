@@ -6,7 +6,8 @@
 
 Where entries of examples are missing, it is the bound on log p of the others, of machines of the first line alone.
 
-Log Z is an exact sum where few units are left when a layer is summed out, and elsewhere annealed. Not here: the scores
+Units are of any kind that the scores take; pseudo-likelihoods are of two-valued ones. Log Z is an exact sum where few
+states are left when layers are summed out, and elsewhere annealed. Not here: the scores
 themselves (`likelihood`, `monitor`, `ais`), of which this chooses the one that fits.
 """
 
@@ -19,14 +20,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from vpf_jax.checks import AnyArray
-from vpf_jax.energy import log_partition_exact, marginal_energy, summable_layers
+from vpf_jax.energy import log_partition_exact, marginal_energy, num_left, summable_layers
 from vpf_jax.evaluate.ais import LowEffectiveSampleSizeWarning, ais_log_partition, least_effective
 from vpf_jax.evaluate.likelihood import missing_bound, stack_bound, variational_bound
-from vpf_jax.evaluate.monitor import pseudo_log_likelihood
-from vpf_jax.machine import BoltzmannMachine, check_symmetric
+from vpf_jax.evaluate.monitor import has_pseudo_log_likelihood, pseudo_log_likelihood
+from vpf_jax.machine import BoltzmannMachine, check_symmetric, check_whole_units
 from vpf_jax.sample.tempering import independent_machine
 from vpf_jax.stack import Stack, check_visible, mean_activations
-from vpf_jax.units import TwoValued, two_valued
+from vpf_jax.units import Unit
 
 # Units up to which the sum over all their states, which takes a second or two at that number, is done.
 MOST_SUMMED = 20
@@ -60,9 +61,7 @@ class LogZ(NamedTuple):
 
 def is_summable(machine: BoltzmannMachine) -> bool:
     """Whether log Z is an exact sum here."""
-    summed = summable_layers(machine)
-    left = sum(n for i, n in enumerate(machine.sizes) if i not in summed)
-    return left <= MOST_SUMMED and all(isinstance(unit, TwoValued) for unit in machine.layer_units)
+    return num_left(machine, summable_layers(machine)) <= MOST_SUMMED
 
 
 def log_partition(
@@ -73,7 +72,8 @@ def log_partition(
     Args:
       key: a random key.
       stack: of which the top machine has symmetric weights.
-      visible: examples; chains are annealed from independent units with the means that they give its lower layer.
+      visible: examples; chains are annealed from independent units with the means that they give its lower layer, and
+        of a single machine their variances.
       num_chains: of annealed importance sampling, where the sum is too long.
       num_temperatures: of the same.
 
@@ -86,14 +86,16 @@ def log_partition(
     if is_summable(top):
         return LogZ(float(_log_partition_exact(top)), 0.0)
     means_key, key = jax.random.split(key)
-    below = jnp.mean(jnp.asarray(visible, jnp.float32), axis=0)
+    given = jnp.asarray(visible, jnp.float32)
+    below, spread = jnp.mean(given, axis=0), jnp.var(given, axis=0) if len(stack) == 1 else None
     if len(stack) > 1:
         below = mean_activations(means_key, stack[:-1], visible)[-1]
-    means = jnp.clip(two_valued(top.layer_units[0], "annealing from means").share(below), 0, 1)
+    means = _possible(top.layer_units[0], below)
     with warnings.catch_warnings():
         # It is part of what is given.
         warnings.simplefilter("ignore", LowEffectiveSampleSizeWarning)
-        found = ais_log_partition(key, top, num_chains, num_temperatures, independent_machine(top, means))
+        base = independent_machine(top, means, spread)
+        found = ais_log_partition(key, top, num_chains, num_temperatures, base)
     log_z, error, effective = (float(number) for number in found)
     return LogZ(log_z, error, effective, effective >= least_effective(num_chains))
 
@@ -115,8 +117,8 @@ def scores(
       missing: True where an entry is missing; None: nowhere.
 
     Returns:
-      log_likelihood or log_likelihood_bound; of one machine with independent hidden units free_energy, and
-      pseudo_log_likelihood, an estimate from one unit per example.
+      log_likelihood or log_likelihood_bound; of one machine with independent hidden units free_energy, and, where its
+      visible units are of two values, pseudo_log_likelihood, an estimate from one unit per example.
 
     Raises:
       ValueError: a stack that has no such score, or examples that do not fit.
@@ -130,6 +132,7 @@ def scores(
                 f"got examples with missing entries for machines of layer sizes {[m.sizes for m in stack]}; their "
                 "score takes a single machine whose hidden units are independent"
             )
+        check_whole_units("missing", missing, stack[0])
         return {"log_likelihood_bound": _missing_bound(key, stack[0], visible, missing, log_z)}
     found = _scores(key, stack, jnp.asarray(visible), jnp.float32(log_z))
     return {name: found[name] for name in NAMES if name in found}
@@ -145,11 +148,19 @@ def _scores(
     if not machine.has_independent_hidden:
         return {"log_likelihood_bound": variational_bound(machine, visible, log_z)}
     free = jax.vmap(functools.partial(_free_energy, machine))(visible)
-    return {
-        "log_likelihood": -free - log_z,
-        "free_energy": free,
-        "pseudo_log_likelihood": pseudo_log_likelihood(key, machine, visible),
-    }
+    found = {"log_likelihood": -free - log_z, "free_energy": free}
+    if has_pseudo_log_likelihood(machine):
+        found["pseudo_log_likelihood"] = pseudo_log_likelihood(key, machine, visible)
+    return found
+
+
+def _possible(unit: Unit, means: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Means that rounding has not carried past the largest value."""
+    found = []
+    for kind, part in unit.segments(len(means)):
+        values = kind.all_values()
+        found.append(means[part] if values is None else jnp.clip(means[part], int(values.min()), int(values.max())))
+    return jnp.concatenate(found)
 
 
 def _free_energy(machine: BoltzmannMachine, visible: Shaped[Array, " n_0"]) -> Float[Array, ""]:

@@ -20,7 +20,7 @@ from vpf_jax.checks import AnyArray
 from vpf_jax.energy import energy, free_energy, layer_field
 from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_state, check_symmetric, map_own
 from vpf_jax.rules.base import Estimate, Rule, register
-from vpf_jax.sample.gibbs import draw_uniforms, sweep_layers
+from vpf_jax.sample.gibbs import draw_uniforms, sweep_layers, widened
 from vpf_jax.sample.streams import Stream, stream_of, substream
 from vpf_jax.settings import setting
 
@@ -129,7 +129,7 @@ def chain_estimate(
         uniforms = draw_uniforms(substream(stream, i), chains)
         return jax.vmap(sweep_one)(chains, uniforms, tether), None
 
-    moved = jax.lax.scan(sweep, tuple(jnp.asarray(x) for x in chains), jnp.arange(num_steps))[0]
+    moved = jax.lax.scan(sweep, widened(machine, chains), jnp.arange(num_steps))[0]
     data_energy, data = statistics(machine, states)
     chain_energy, model = statistics(machine, moved)
     return Estimate(

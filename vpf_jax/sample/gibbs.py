@@ -39,15 +39,20 @@ def gibbs_sweep(key: PRNGKeyArray, machine: BoltzmannMachine, state: AnyState, c
       clamped: indices of the layers held fixed.
 
     Returns:
-      The new state, each layer in the dtype it came in.
+      The new state, each layer in the dtype it came in, or in that of its units where it would not hold all values.
 
     Raises:
       ValueError: a state that does not fit the machine, or clamped indices that name no layer or one layer twice.
     """
     check_state(machine, state, batched=False)
     clamped = check_layers("clamped", clamped, len(machine.sizes))
-    start = tuple(jnp.asarray(x) for x in state)
+    start = widened(machine, state)
     return sweep_layers(machine, start, draw_uniforms(stream_of(key), start), clamped)
+
+
+def widened(machine: BoltzmannMachine, state: AnyState) -> State:
+    """The state, each layer in a type that holds all values of its units (`Unit.widened`)."""
+    return tuple(unit.widened(x) for unit, x in zip(machine.layer_units, state, strict=True))
 
 
 def draw_uniforms(stream: Stream, state: State) -> tuple[Float[Array, "*batch _n_l"], ...]:
@@ -118,7 +123,7 @@ def run_chain(
     def sweep(state: State, i: Array) -> tuple[State, None]:
         return sweep_layers(machine, state, draw_uniforms(substream(stream, i), state), clamped), None
 
-    start = tuple(jnp.asarray(x) for x in state)
+    start = widened(machine, state)
     return jax.lax.scan(sweep, start, jnp.arange(num_sweeps))[0]
 
 

@@ -28,6 +28,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Shaped
 
 from vpf_jax import checks
+from vpf_jax.checks import AnyArray
 
 
 class Neighbours(NamedTuple):
@@ -106,6 +107,15 @@ class Unit(abc.ABC):
     def all_values(self) -> np.ndarray | None:
         """What one unit may be, [number of values, width]; None where they cannot be counted."""
         return None
+
+    def widened(self, x: Shaped[AnyArray, "*n"]) -> Shaped[Array, "*n"]:
+        """States in a type that holds whatever the unit may be, as they are where theirs does.
+
+        Files keep counts in bytes where these hold them; what is drawn from such a state may be more.
+        """
+        x = jnp.asarray(x)
+        holds = self.all_values() is not None or np.result_type(x.dtype, self.dtype) == x.dtype
+        return x if holds else x.astype(self.dtype)
 
     def segments(self, n: int) -> list[tuple["Unit", slice]]:
         """The parts of a layer of n entries that are of one kind each."""
