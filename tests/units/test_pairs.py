@@ -203,3 +203,10 @@ def weights_of(case: UnitCase) -> np.ndarray:
     for kind in case.layers[0]:
         weights = np.outer(weights, oracles.unit_values(kind)[1]).ravel()
     return weights
+
+
+@in_float64
+def test_log_z_of_several_layers_and_groups_that_are_enumerated():
+    """Nothing can be summed out: states are digits in several bases."""
+    case = make_units((("binary", "categorical(3)", "spin"), ("spin", "categorical(3)")), (0, 1), strength=0.8)
+    assert_close(vpf_jax.log_partition_exact(case.machine), oracles.unit_distribution(case.oracle)[2])
