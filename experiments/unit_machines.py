@@ -60,6 +60,7 @@ REAL = ("reals", "whitened")
 # Rule, learning rate at the start of a cosine, weight decay.
 RULES: dict[str, tuple[str, rules.Rule, float, float]] = {
     "vpf": ("VPF, fresh E-step", rules.VPF(estep="minibatch"), 1e-3, 1e-4),
+    "mpf": ("marginal MPF", rules.MPF(), 3e-3, 3e-4),
     "cd10": ("CD-10", rules.CD(10), 3e-3, 1e-3),
     "pcd1": ("PCD-1", rules.PCD(), 3e-3, 1e-3),
 }

@@ -431,7 +431,7 @@ OWN: dict[str, tuple[tuple[str, ...], ...]] = {
     "unit_machines": (
         ("--forms=", "got --forms=;", "each once"),
         ("--forms=bits,bits", "--forms=bits,bits", "each once"),
-        ("--rules=sgd", "--rules=sgd", "some of vpf, cd10, pcd1"),
+        ("--rules=sgd", "--rules=sgd", "some of vpf, mpf, cd10, pcd1"),
         ("--hidden=99999999999", "got --hidden=99999999999;", "GiB of memory"),
         ("--num_chains=99999999999", "got --num_chains=99999999999;", "GiB of memory"),
         ("--batch_size=1298", "--batch_size=1298", "digits_8x8 has 1297 training images"),

@@ -53,7 +53,7 @@ class Count(Unit):
         def below(carry: tuple[Array, Array, Array]) -> Array:
             """Where probability is still to be added; past the mean no further than the numbers tell apart."""
             x, total, p = carry
-            return (total <= u) & ((x < small) | (p > _LEAST))
+            return (total <= u) & ((x < small) | (p * small / (x + 1) > _LEAST))
 
         def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             x, total, p = carry
