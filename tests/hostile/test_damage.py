@@ -114,7 +114,7 @@ def reduced():
         initial = config_of("run").recipe().initial_state(0, 784)
         held = jax.tree.map(np.asarray, dataclasses.replace(initial, key=jax.random.key_data(initial.key)))
 
-        def initial_state(recipe, seed, num_visible, means=None):
+        def initial_state(recipe, seed, num_visible, means=None, variances=None, unit=None):
             state = jax.tree.map(jnp.asarray, held)
             return dataclasses.replace(state, key=jax.random.wrap_key_data(state.key))
 
