@@ -6,9 +6,9 @@
 
 Where entries of examples are missing, it is the bound on log p of the others, of machines of the first line alone.
 
-Units are of any kind that the scores take; pseudo-likelihoods are of two-valued ones. Log Z is an exact sum where few
-states are left when layers are summed out, and elsewhere annealed. Not here: the scores
-themselves (`likelihood`, `monitor`, `ais`), of which this chooses the one that fits.
+Units are of any kind that the scores take. Log Z is an exact sum where few states are left when layers are summed out,
+and elsewhere annealed. Not here: the scores themselves (`likelihood`, `monitor`, `ais`), of which this chooses the one
+that fits.
 """
 
 import functools
@@ -117,8 +117,8 @@ def scores(
       missing: True where an entry is missing; None: nowhere.
 
     Returns:
-      log_likelihood or log_likelihood_bound; of one machine with independent hidden units free_energy, and, where its
-      visible units are of two values, pseudo_log_likelihood, an estimate from one unit per example.
+      log_likelihood or log_likelihood_bound; of one machine with independent hidden units free_energy, and, where it
+      is defined, pseudo_log_likelihood, an estimate from one unit per example.
 
     Raises:
       ValueError: a stack that has no such score, or examples that do not fit.
