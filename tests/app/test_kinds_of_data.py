@@ -91,7 +91,9 @@ def test_what_comes_in_comes_out(kind, unit, array, suffix, capsys):
         assert kind == "count" or drawn.max() < 5
     scoring.run(scoring.Config(model="run", data=dataset, out="scores.npy"))
     table = np.load("scores.npy")
-    assert table.dtype.names == ("log_likelihood", "free_energy")
+    # What a unit is, given the others, is a sum where its values can be counted.
+    summed = ("pseudo_log_likelihood",) if unit.startswith("categorical") else ()
+    assert table.dtype.names == ("log_likelihood", "free_energy", *summed)
     assert table["log_likelihood"].mean() == pytest.approx(found["mean"], abs=6 * found["sem"])
     # A file with holes is filled in, and what was there stays.
     mask = np.array([True, False, False, False, False])
@@ -197,7 +199,8 @@ def test_scores_and_bounds_of_what_is_missing(kind):
     v = example(kind, rng, 6)
     found = scores.scores(jax.random.key(1), (machine,), v, log_z.value)
     np.testing.assert_allclose(found["log_likelihood"], of(v.astype(float)), atol=1e-4)
-    assert set(found) == {"log_likelihood", "free_energy"}
+    summed = {"pseudo_log_likelihood"} if unit.all_values() is not None else set()
+    assert set(found) == {"log_likelihood", "free_energy"} | summed
     # The first unit is missing: the sum, or integral, over its values.
     grid = {"count": np.arange(60.0)[:, None], "gaussian": np.linspace(-30, 30, 4001)[:, None]}.get(kind, np.eye(4))
     step = 60 / 4000 if kind == "gaussian" else 1
