@@ -108,6 +108,26 @@ class Config(runs.SeedsConfig):
     def folder(self) -> Path:
         return Path(self.workdir or f"runs/{self.experiment}-seed{self.seed}")
 
+    def fitting(self) -> "Fitting":
+        training = self.steps, self.learning_rate, self.batch_size
+        return Fitting(self.rules, self.sample_sizes, self.num_held_out, *training)
+
+
+class Fitting(NamedTuple):
+    """What is learnt from, and how."""
+
+    rules: tuple[str, ...]
+    sample_sizes: tuple[int, ...]
+    num_held_out: int
+    steps: int
+    learning_rate: float
+    batch_size: int
+
+    def settings(self, rule: str, num_samples: int) -> train.TrainConfig:
+        epochs = -(-self.steps // -(-num_samples // self.batch_size))
+        optimizer = train.Adam(self.learning_rate, "cosine")
+        return train.TrainConfig(RULES[rule], optimizer, epochs, self.batch_size, 1 / num_samples)
+
 
 class Law(NamedTuple):
     """A machine's distribution: the states that are summed over, and the real units that follow given each of them."""
@@ -123,13 +143,12 @@ class Law(NamedTuple):
     def log_z(self) -> float:
         return float(np.logaddexp.reduce(self.log_weights))
 
-    def sample(self, rng: np.random.Generator, count: int) -> Float[np.ndarray, "count n"]:
-        chosen = rng.choice(len(self.states), count, p=np.exp(self.log_weights - self.log_z))
-        noise = np.zeros((count, self.real))
-        if self.real:
-            noise = rng.multivariate_normal(np.zeros(self.real), self.covariance, count)
-        real = self.means[chosen] + noise
-        return np.concatenate([self.states[chosen], real], axis=1)
+    def sample(self, key: Array, count: int) -> Float[Array, "count n"]:
+        choice_key, noise_key = jax.random.split(key)
+        chosen = jax.random.categorical(choice_key, jnp.asarray(self.log_weights), shape=(count,))
+        # Independent numbers, of which a root of the covariance makes correlated ones.
+        noise = jax.random.normal(noise_key, (count, self.real)) @ np.linalg.cholesky(self.covariance).T
+        return jnp.concatenate([jnp.asarray(self.states)[chosen], jnp.asarray(self.means)[chosen] + noise], axis=1)
 
     @property
     def real(self) -> int:
@@ -173,15 +192,15 @@ def _padded(states: Float[np.ndarray, "states counted"], n: int) -> Float[Array,
 
 def plant(kind: Kind, seed: int) -> BoltzmannMachine:
     """A random machine; of categorical units in the zero-sum gauge."""
-    key = key_for(seed, "planted machine of a kind of units")
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    keys = jax.random.split(key_for(seed, "planted machine of a kind of units"), 3)
     n = kind.entries
-    machine = vpf_jax.init_machine(key, (n,), (0,), kind.unit)
-    inside = np.triu(rng.normal(0, kind.coupling, (n, n)), 1)
+    machine = vpf_jax.init_machine(keys[0], (n,), (0,), kind.unit)
+    inside = jnp.triu(kind.coupling * jax.random.normal(keys[1], (n, n)), 1)
     inside = inside + inside.T
-    inside = -np.abs(inside) if kind.repels else inside
-    held = couplings.hollow(jnp.asarray(inside, jnp.float32), machine.owners(0))
-    machine = dataclasses.replace(machine, biases=(jnp.asarray(rng.normal(*kind.bias, n), jnp.float32),), intra=(held,))
+    inside = -jnp.abs(inside) if kind.repels else inside
+    mean, deviation = kind.bias
+    biases = mean + deviation * jax.random.normal(keys[2], (n,))
+    machine = dataclasses.replace(machine, biases=(biases,), intra=(couplings.hollow(inside, machine.owners(0)),))
     return gauged(machine)
 
 
@@ -190,16 +209,8 @@ def gauged(machine: BoltzmannMachine) -> BoltzmannMachine:
     return vpf_jax.to_zero_sum(machine) if isinstance(machine.units, Categorical) else machine
 
 
-def fit(kind: Kind, rule: rules.Rule, samples: Array, seed: int, config: Config) -> tuple[BoltzmannMachine, float]:
+def fit(kind: Kind, settings: train.TrainConfig, samples: Array, seed: int) -> tuple[BoltzmannMachine, float]:
     """A machine learnt from samples, and the seconds of training without compilation."""
-    per_epoch = -(-len(samples) // config.batch_size)
-    settings = train.TrainConfig(
-        rule,
-        train.Adam(config.learning_rate, "cosine"),
-        epochs=-(-config.steps // per_epoch),
-        batch_size=config.batch_size,
-        weight_decay=1 / len(samples),
-    )
     start = vpf_jax.init_machine(key_for(seed, "start on a planted machine"), (kind.entries,), (0,), kind.unit)
     means, variances = jnp.mean(samples.astype(jnp.float32), axis=0), jnp.var(samples.astype(jnp.float32), axis=0)
     start = vpf_jax.with_visible_means(start, means, variances)
@@ -230,12 +241,13 @@ def run(config: Config) -> dict[str, Any]:
     """Plants, samples, learns and compares; resumes. Returns what summary.json holds (errors: `app.runs`)."""
     width = max(KINDS[kind].entries for kind in config.kinds)
     runs.check_memory("sample_sizes", config.sample_sizes, 16 * config.sample_sizes[-1] * width)
+    fitting = config.fitting()
     runs.check_memory("num_held_out", config.num_held_out, 16 * config.num_held_out * width)
 
     def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
         rows = []
         for name in config.kinds:
-            of_seed = functools.partial(measure, name, config)
+            of_seed = functools.partial(measure, name, fitting)
             found = runs.evaluate_seeds(folder, name, config.seeds, stops, of_seed)
             for number, size in enumerate(config.sample_sizes):
                 rows += [
@@ -252,26 +264,24 @@ def run(config: Config) -> dict[str, Any]:
     return runs.carry_out(config, work)
 
 
-def measure(name: str, config: Config, index: int, seed: int) -> dict[str, list[dict[str, float]]]:
+def measure(name: str, fitting: Fitting, index: int, seed: int) -> dict[str, list[dict[str, float]]]:
     """Of one planted machine: for each rule one measurement for each number of samples."""
     kind = KINDS[name]
     truth = plant(kind, seed)
     planted = law(truth)
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key_for(seed, "samples of a planted machine"))))
-    drawn = planted.sample(rng, config.sample_sizes[-1] + config.num_held_out)
-    samples, held_out = (
-        jnp.asarray(part.astype(kind.unit.dtype)) for part in np.split(drawn, [config.sample_sizes[-1]])
-    )
+    largest = fitting.sample_sizes[-1]
+    drawn = planted.sample(key_for(seed, "samples of a planted machine"), largest + fitting.num_held_out)
+    samples, held_out = jnp.split(drawn.astype(kind.unit.dtype), [largest])
     energies = jax.jit(jax.vmap(vpf_jax.energy, in_axes=(None, 0)))
 
     def score(machine: BoltzmannMachine) -> float:
         return -float(jnp.mean(energies(machine, (held_out,)))) - law(machine).log_z
 
     best = score(truth)
-    found: dict[str, list[dict[str, float]]] = {rule: [] for rule in config.rules}
-    for size in config.sample_sizes:
-        for rule in config.rules:
-            machine, seconds = fit(kind, RULES[rule], samples[:size], seed, config)
+    found: dict[str, list[dict[str, float]]] = {rule: [] for rule in fitting.rules}
+    for size in fitting.sample_sizes:
+        for rule in fitting.rules:
+            machine, seconds = fit(kind, fitting.settings(rule, size), samples[:size], seed)
             measured = compare(machine, truth) | {"loss": score(machine) - best, "seconds": seconds}
             found[rule].append(measured)
             told = ", ".join(f"{key} {value:.3g}" for key, value in measured.items())

@@ -83,6 +83,19 @@ class Config(runs.SeedsConfig):
     num_chains: int = setting(100, "Annealed chains", least=2)
     num_temperatures: int = setting(5000, "Inverse temperatures of the annealing", least=2, most=2**31 - 1)
 
+    def work(self) -> "Work":
+        training = self.hidden, self.epochs, self.batch_size
+        return Work(*training, {"num_chains": self.num_chains, "num_temperatures": self.num_temperatures})
+
+
+class Work(NamedTuple):
+    """How machines are trained and annealed."""
+
+    hidden: int
+    epochs: int
+    batch_size: int
+    annealing: dict[str, int]
+
 
 class Form(NamedTuple):
     """Images as data of one kind."""
@@ -123,8 +136,11 @@ def form(name: str, images: runs.Images, noise: float) -> Form:
 
 def _real(name: str, grey: list[Float[np.ndarray, "n pixels"]], noise: float) -> Form:
     """Noise, then each pixel standardised by the training images, or all of them rotated and scaled to be white."""
-    rng = np.random.default_rng(0)
-    noisy = [part + noise * rng.normal(size=part.shape) for part in grey]
+    keys = jax.random.split(key_for(0, "noise of real values"), len(grey))
+    noisy = [
+        part + noise * np.asarray(jax.random.normal(key, part.shape), np.float64)
+        for key, part in zip(keys, grey, strict=True)
+    ]
     mean, deviation = noisy[0].mean(axis=0), noisy[0].std(axis=0)
     forward, back = np.diag(1 / deviation), np.diag(deviation)
     if name == "whitened":
@@ -149,19 +165,17 @@ def moments(data: Form) -> tuple[Float[Array, " entries"], Float[Array, " entrie
     return jnp.mean(values, axis=0), jnp.var(values, axis=0)
 
 
-def learn(data: Form, rule: str, seed: int, config: Config) -> tuple[vpf_jax.BoltzmannMachine, float]:
+def learn(data: Form, rule: str, seed: int, work: Work) -> tuple[vpf_jax.BoltzmannMachine, float]:
     """A trained machine, and the seconds of training without compilation."""
     _, kind, rate, decay = RULES[rule]
-    settings = train.TrainConfig(
-        kind, train.Adam(rate, "cosine"), config.epochs, config.batch_size, decay, centred=True
-    )
-    machine = start(key_for(seed, "machine of a kind of units"), data, config.hidden)
+    settings = train.TrainConfig(kind, train.Adam(rate, "cosine"), work.epochs, work.batch_size, decay, centred=True)
+    machine = start(key_for(seed, "machine of a kind of units"), data, work.hidden)
     state = train.init_state(key_for(seed, "training on a kind of units"), (machine,), settings)
     state = train.start_phase(state, data.train, settings)
     run_epoch = train.compile_epoch(state, data.train, settings)
     started = time.perf_counter()
     largest = 0.0
-    for epoch in range(config.epochs):
+    for epoch in range(work.epochs):
         state, metrics = run_epoch(state, data.train)
         train.check_finite(metrics, epoch + 1, largest)
         largest = float(metrics.max_abs_weight)
@@ -177,12 +191,14 @@ def run(config: Config) -> dict[str, Any]:
     runs.check_memory("hidden", config.hidden, 16 * entries * config.hidden)
     runs.check_memory("num_chains", config.num_chains, 8 * config.num_chains * (entries + config.hidden))
 
+    how = config.work()
+
     def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
         rows = []
         for name in config.forms:
             data = form(name, images, config.noise)
             for rule in config.rules:
-                of_seed = functools.partial(measure, folder, config, images, name, data, rule)
+                of_seed = functools.partial(measure, folder, how, images, name, data, rule)
                 found = runs.evaluate_seeds(folder, f"{name}-{rule}", config.seeds, stops, of_seed)
                 rows.append({"form": name, "rule": rule, "runs": found, "baselines": baselines(name, data)})
         told = f"{config.data_name}, {config.hidden} hidden units, {config.epochs} epochs, {config.told_of_means}\n\n"
@@ -192,12 +208,12 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def measure(
-    folder: Path, config: Config, images: runs.Images, name: str, data: Form, rule: str, index: int, seed: int
+    folder: Path, work: Work, images: runs.Images, name: str, data: Form, rule: str, index: int, seed: int
 ) -> dict[str, float]:
     """Trains one machine; its test log-likelihood; pictures of the first one."""
-    machine, seconds = learn(data, rule, seed, config)
+    machine, seconds = learn(data, rule, seed, work)
     key = key_for(seed, "annealing of kinds of units")
-    found = named_recipes.log_partition(key, machine, moments(data), config.num_chains, config.num_temperatures)
+    found = named_recipes.log_partition(key, machine, moments(data), **work.annealing)
     scores = jax.jit(vpf_jax.rbm_log_likelihood)(machine, data.test, 0.0)
     found |= {"log_likelihood": float(jnp.mean(scores)) - found["log_z"], "seconds": seconds}
     told = f"{RULES[rule][0]}, {images.name} as {FORMS[name]}"

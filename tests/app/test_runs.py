@@ -200,7 +200,7 @@ def test_runs_of_other_data_are_described_as_before(tmp_path):
         ({"split_seed": 1}, "got split_seed=1; it takes nothing, as mnist is no file"),
         ({"dataset": "a.npy", "split": (0.5, 0.2, 0.2)}, r"got split=\(0.5, 0.2, 0.2\); it takes three positive"),
         ({"dataset": "a.npy", "split": (0.5, 0.5)}, "got split="),
-        ({"dataset": "a.npy", "values": "reals"}, "got values=reals; it takes one of auto, bits, spins, prob"),
+        ({"dataset": "a.npy", "values": "words"}, "got values=words; it takes one of auto, bits, spins, prob"),
     ],
 )
 def test_settings_of_data_are_checked(given, told):

@@ -56,7 +56,10 @@ def test_labels_weights_missing_entries_and_names_may_be_left_out_and_fit():
 def test_the_bundled_sources():
     program = "from vpf_jax.data import SOURCES; print(*SOURCES)"
     told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-    assert told.split() == ["digits_8x8", "mnist_5k", "mnist", "fashion_mnist", "planted_spikes", "planted_pairs"]
+    assert told.split() == [
+        *("digits_8x8", "mnist_5k", "mnist", "fashion_mnist", "patches"),
+        *("planted_spikes", "planted_pairs", "planted_proteins"),
+    ]
     with pytest.raises(ValueError, match="got dataset=cifar10; it takes one of digits_8x8, mnist_5k, mnist, "):
         load_dataset("cifar10")
     assert set(data.__all__) <= set(dir(data))

@@ -36,7 +36,7 @@ def test_the_law_of_bits_and_real_numbers_is_an_integral():
     energies = np.asarray(jax.vmap(lambda v: vpf_jax.energy(machine, (v,)))(jnp.asarray(grid)))
     weights = np.exp(-energies) * step**2
     assert_close(found.log_z, np.log(weights.sum()), 1e-6)
-    drawn = found.sample(np.random.default_rng(0), 40_000)
+    drawn = np.asarray(found.sample(jax.random.key(0), 40_000))
     wanted, second = weights @ grid / weights.sum(), weights @ grid**2 / weights.sum()
     error = np.sqrt((second - wanted**2) / len(drawn))
     np.testing.assert_array_less(np.abs(drawn.mean(axis=0) - wanted), 4.5 * error)

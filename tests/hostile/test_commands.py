@@ -438,7 +438,7 @@ OWN: dict[str, tuple[tuple[str, ...], ...]] = {
         ("--noise=0", "--noise=0;", "a positive finite number"),
         ("--noise=nan", "--noise=nan", "a positive finite number"),
         ("--num_temperatures=1", "--num_temperatures=1", "from 2 to"),
-        ("--dataset=planted_spikes", "got --dataset=planted_spikes;", "grey images"),
+        ("--dataset=planted_proteins", "got --dataset=planted_proteins;", "binary units"),
     ),
     "systems": (
         ("--systems=", "got --systems=;", "each once"),
@@ -686,7 +686,18 @@ FILES = (
 )
 
 COMMANDS = (
-    *(Command(program, given, told, FILES_FOR_ALL) for program in PROGRAMS for given, told in FOR_ALL),
+    *(
+        Command(program, given, told, FILES_FOR_ALL)
+        for program in PROGRAMS
+        for given, told in FOR_ALL
+        # Machines are drawn there, from no data set.
+        if program != "planted_units" or "--dataset=" not in given
+    ),
+    *(
+        Command("planted_units", given.removeprefix("--dataset=mnist_5k "), told, FILES_FOR_ALL)
+        for given, told in FOR_ALL
+        if given.startswith("--dataset=mnist_5k ")
+    ),
     *(Command(program, row[0], row[1:], {"taken": b""}) for program, rows in OWN.items() for row in rows),
     *(
         Command(f"vpf_jax {name}", row[0].replace("OUT", SOUND_OUT), row[1:], MODELS)
@@ -768,7 +779,7 @@ def test_a_wrong_command_is_refused_in_one_line(command, folder, monkeypatch, ca
 def test_the_table_is_large_and_holds_every_program():
     assert len(COMMANDS) >= 250
     assert len(FILES) >= 25
-    assert len(PROGRAMS) == 13
+    assert len(PROGRAMS) == 15
     assert set(OWN) == set(PROGRAMS)
     # The tests of the two others that write pages have rows of their own.
     assert set(LIBRARY) == set(COMMANDS_OF_THE_LIBRARY) - {"report", "playground"}

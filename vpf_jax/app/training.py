@@ -130,12 +130,13 @@ class Likelihood:
     def check(self, recipe: recipes.Recipe) -> None:
         """Raises ValueError, before anything is trained, where the machines have no such score."""
         images = self._images
-        stack = recipe.stack(jax.random.key(0), images.num_visible, images.unit)
+        key = key_for(self._seed, "whether there is a score")
+        stack = recipe.stack(key, images.num_visible, images.unit)
         if all(isinstance(unit, TwoValued) for machine in stack for unit in machine.layer_units):
             return
         some = images.test.states[:1]
         missing = None if images.test.missing is None else images.test.missing[:1]
-        jax.eval_shape(lambda key: scores.scores(key, stack, some, 0.0, missing), jax.random.key(0))
+        jax.eval_shape(lambda key: scores.scores(key, stack, some, 0.0, missing), key)
 
     def __init__(self, images: runs.Images, seed: int) -> None:
         self._images, self._seed = images, seed
