@@ -17,7 +17,7 @@ same loop with Adam, a rate that falls along a cosine, and the same decay, 1 / s
 each kind and summary.json into --workdir. A second start resumes; a finished run says so. A quick setting, a minute on
 two cores:
 
-    python -m experiments.planted_units --kinds=spin,count --sample_sizes=300,1000 --num_seeds=2 --steps=300 \
+    python -m experiments.planted_units --kinds=spin,count --sample_sizes=300 --num_seeds=2 --steps=60 \
         --num_held_out=500 --workdir=runs/quick
 
 Not here: sparse couplings and tempered samples of large glasses (`ising_recovery`), hidden units.
@@ -145,7 +145,9 @@ class Law(NamedTuple):
 
     def sample(self, key: Array, count: int) -> Float[Array, "count n"]:
         choice_key, noise_key = jax.random.split(key)
-        chosen = jax.random.categorical(choice_key, jnp.asarray(self.log_weights), shape=(count,))
+        # By one number each: categorical draws take one for every state.
+        shares = np.cumsum(np.exp(self.log_weights - self.log_z))
+        chosen = np.searchsorted(shares[:-1], np.asarray(jax.random.uniform(choice_key, (count,))), side="right")
         # Independent numbers, of which a root of the covariance makes correlated ones.
         noise = jax.random.normal(noise_key, (count, self.real)) @ np.linalg.cholesky(self.covariance).T
         return jnp.concatenate([jnp.asarray(self.states)[chosen], jnp.asarray(self.means)[chosen] + noise], axis=1)

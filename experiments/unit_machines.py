@@ -21,7 +21,7 @@ table.md, summary.json, and of the first seed samples-FORM-RULE.png and filters-
 start resumes; a finished run says so. A quick setting, a minute on two cores:
 
     python -m experiments.unit_machines --forms=levels,reals --rules=cd10 --num_seeds=2 --hidden=16 --epochs=4 \
-        --num_chains=50 --num_temperatures=200 --workdir=runs/quick
+        --gibbs_steps=20 --num_chains=20 --num_temperatures=50 --workdir=runs/quick
 
 Not here: bits with more care (`frontier`), planted machines (`planted_units`).
 """
@@ -80,11 +80,12 @@ class Config(runs.SeedsConfig):
     epochs: int = setting(100, "Passes over the training images", least=1)
     batch_size: int = setting(40, "Examples per step", least=1)
     noise: float = setting(0.05, "Standard deviation of the noise of real numbers, of grey values in [0, 1]", above=0)
+    gibbs_steps: int = setting(1000, "Gibbs steps behind each sample that is drawn", least=1)
     num_chains: int = setting(100, "Annealed chains", least=2)
     num_temperatures: int = setting(5000, "Inverse temperatures of the annealing", least=2, most=2**31 - 1)
 
     def work(self) -> "Work":
-        training = self.hidden, self.epochs, self.batch_size
+        training = self.hidden, self.epochs, self.batch_size, self.gibbs_steps
         return Work(*training, {"num_chains": self.num_chains, "num_temperatures": self.num_temperatures})
 
 
@@ -94,6 +95,7 @@ class Work(NamedTuple):
     hidden: int
     epochs: int
     batch_size: int
+    gibbs_steps: int
     annealing: dict[str, int]
 
 
@@ -219,7 +221,7 @@ def measure(
     told = f"{RULES[rule][0]}, {images.name} as {FORMS[name]}"
     print(f"{told}, seed {seed}: {found['log_likelihood']:.2f} nats, {seconds:.0f} s", flush=True)
     if index == 0:
-        samples = vpf_jax.confabulate(key_for(seed, "samples of a kind of units"), (machine,), 60, 1000)
+        samples = vpf_jax.confabulate(key_for(seed, "samples of a kind of units"), (machine,), 60, work.gibbs_steps)
         shown = images.pictures(data.grey(np.asarray(samples, np.float64)))
         figures.save(folder / f"samples-{name}-{rule}.png", figures.tiles(shown, title=f"Samples: {told}"))
         weights = np.asarray(machine.weights[0], np.float64).T[:60]

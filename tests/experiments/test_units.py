@@ -54,16 +54,16 @@ def test_real_units_without_a_distribution_are_said():
 @pytest.mark.slow
 def test_planted_couplings_are_found_from_many_samples(tmp_path):
     config = planted_units.Config(
-        kinds=("spin", "gaussian"), sample_sizes=(300, 10_000), num_seeds=1, steps=1000, workdir=str(tmp_path)
+        kinds=("spin",), rules=("mpf", "pcd"), sample_sizes=(300, 3000), num_seeds=1, steps=300, workdir=str(tmp_path)
     )
     rows = planted_units.run(config)["rows"]
     for row in rows:
-        if row["num_samples"] == 10_000:
+        if row["num_samples"] == 3000:
             assert row["correlation"][0] > 0.95, row
             assert row["loss"][0] > -0.1, row
     errors = {(row["kind"], row["rule"], row["num_samples"]): row["error"][0] for row in rows}
     for kind, rule in itertools.product(config.kinds, config.rules):
-        assert errors[kind, rule, 10_000] < errors[kind, rule, 300] / 2
+        assert errors[kind, rule, 3000] < errors[kind, rule, 300] / 1.5
 
 
 @pytest.fixture(scope="module", params=SCRIPTS)
@@ -73,7 +73,7 @@ def quick(request, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("quick") / name
     flags = [*quick_flags(SCRIPTS[name]), f"--workdir={workdir}"]
     if name == "unit_machines":
-        flags += ["--forms=spins,levels,counts,whitened", f"--dataset={SMALL}", "--noise=0.2"]
+        flags += ["--forms=levels,whitened", f"--dataset={SMALL}", "--noise=0.2"]
     return name, workdir, flags, start_here(name, *flags)
 
 
@@ -90,7 +90,7 @@ def test_the_quick_setting_writes_its_table_and_summary(quick):
         assert pictures == {"recovery-spin.png", "recovery-count.png"}
         assert {len(row["error"]) for row in summary["rows"]} == {2}
     else:
-        forms = ("spins", "levels", "counts", "whitened")
+        forms = ("levels", "whitened")
         assert pictures == {f"{what}-{form}-cd10.png" for what in ("samples", "filters") for form in forms}
         assert all(np.isfinite(one["log_likelihood"]) for row in summary["rows"] for one in row["runs"])
 
