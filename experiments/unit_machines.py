@@ -239,8 +239,8 @@ def baselines(name: str, data: Form) -> dict[str, float]:
     log_z = jnp.sum(lone.layer_units[0].log_normaliser(lone.biases[0]))
     found = {"independent": -float(jnp.mean(energies) + log_z)}
     if name in REAL:
-        covariance, centre = np.cov(np.asarray(data.train, np.float64).T), np.mean(data.train, axis=0)
-        apart = np.asarray(data.test, np.float64) - centre
+        known, held_out = (np.asarray(part, np.float64) for part in (data.train, data.test))
+        covariance, apart = np.cov(known.T), held_out - known.mean(axis=0)
         log_det = np.linalg.slogdet(2 * np.pi * covariance)[1]
         found["normal"] = float(-(np.mean(np.sum(apart @ np.linalg.inv(covariance) * apart, axis=1)) + log_det) / 2)
     return found
