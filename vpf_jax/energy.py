@@ -181,7 +181,8 @@ def log_partition_exact(machine: BoltzmannMachine) -> Float[Array, ""]:
     """Exact log Z in bounded memory: `summable_layers` in closed form, all states of the other layers enumerated.
 
     Raises:
-      ValueError: a machine with more than `MAX_EXACT_UNITS` units in the layers to enumerate.
+      ValueError: a machine with more than `MAX_EXACT_UNITS` units of two values in the layers to enumerate, or as many
+        states of other units, or with units there whose values cannot be counted.
     """
     check_machine(machine)
     check_symmetric(machine, "a partition function")

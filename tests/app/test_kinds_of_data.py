@@ -224,3 +224,17 @@ def example(kind, rng, count):
     if kind == "gaussian":
         return rng.normal(0, 1, (count, 5)).astype(np.float32)
     return np.eye(4, dtype=np.uint8)[rng.integers(0, 4, (count, 5))].reshape(count, 20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hidden", ["spin", "normal", "rectified", "categorical(3)"])
+def test_hidden_units_of_other_kinds_learn_and_are_kept(hidden):
+    """Of bits, which any kind of hidden unit may be joined to: better than independent units, and read again."""
+    np.save("bits.npy", (COUNTS > 2).astype(np.uint8))
+    tiny = TINY | {"epochs": 40, "rule": "cd", "learning_rate": 0.05}
+    summary = training.run(training.Config(dataset="bits.npy", hidden_units=hidden, workdir="run", **tiny))
+    found = summary["log_likelihood_test"]
+    assert found["mean"] > found["independent"] + 0.3
+    (machine,) = vpf_jax.load_model("run/model.safetensors").stack
+    assert machine.layer_units[1] == units.get(hidden)
+    assert machine.sizes[1] == 3 * units.get(hidden).width

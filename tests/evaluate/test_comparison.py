@@ -14,7 +14,8 @@ from vpf_jax import untie, with_units
 from vpf_jax.checks import SettingError
 from vpf_jax.evaluate import comparison
 from vpf_jax.stack import CHUNK
-from vpf_jax.units import SPIN
+from vpf_jax.units import BINARY, SPIN, Categorical, Groups
+from vpf_jax.units.base import owners
 
 
 def bits(count, num_units, seed=0):
@@ -44,6 +45,26 @@ def assert_moments(found, wanted):
 def test_moments_are_those_of_the_examples(count):
     rows = bits(count, 6)
     assert_moments(comparison.moments(rows), cumulants(rows, np.ones(count)))
+
+
+def test_moments_of_categories_leave_out_what_one_unit_has_with_itself():
+    """Of three units of 2, and of one of 3 between bits: entries of one unit exclude one another in any data."""
+    for unit in (Categorical(2), Groups(((BINARY, 2), (Categorical(3), 3), (BINARY, 1)))):
+        owned = owners(unit, 6)
+        codes = np.random.default_rng(6).integers(0, 100, (700, int(owned[-1]) + 1))
+        rows = np.zeros((700, 6), np.uint8)
+        for number in range(owned[-1] + 1):
+            (entries,) = np.nonzero(owned == number)
+            if len(entries) > 1:
+                rows[np.arange(700), entries[codes[:, number] % len(entries)]] = 1
+            else:
+                rows[:, entries[0]] = codes[:, number] < 30
+        means, pairs, triples = cumulants(rows, np.ones(700))
+        keep = [owned[i] != owned[j] for i, j in itertools.combinations(range(6), 2)]
+        some = [len({owned[i] for i in triple}) == 3 for triple in comparison.chosen_triples(6)]
+        found = comparison.moments(rows, unit=unit)
+        assert_moments(found, (means, np.array(pairs)[keep], np.array(triples)[some]))
+        assert 0 < len(found.triples) < len(triples)
 
 
 def test_moments_of_weighted_examples():

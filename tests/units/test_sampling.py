@@ -18,7 +18,7 @@ from unit_machines import EVERYTHING, make_units
 import vpf_jax
 from vpf_jax.sample import gibbs, tempering
 from vpf_jax.sample.streams import stream_of, substream
-from vpf_jax.units import Categorical
+from vpf_jax.units import BINARY, COUNT, Categorical
 
 NUM_CHAINS = 8192
 MIXED = make_units((("spin", "gaussian"), ("categorical(3)", "normal")), (0, 1), seed=1)
@@ -221,3 +221,17 @@ def test_what_units_draw_without_fields_is_uniform_over_categories():
     base = vpf_jax.independent_machine(machine)
     assert_close(base.layer_units[0].mean(base.biases[0]), np.full(6, 1 / 3), 1e-6)
     assert_close(vpf_jax.log_partition_exact(base), 2 * np.log(3) + np.log(2), 1e-6)
+
+
+def test_counts_that_are_kept_in_bytes_are_drawn_beyond_them():
+    """A file keeps small counts in bytes; what is drawn given them need not be small, and must not wrap around."""
+    machine = vpf_jax.init_machine(jax.random.key(0), (3, 2), units=(COUNT, BINARY))
+    machine = dataclasses.replace(machine, biases=(jnp.full(3, jnp.log(5000.0)), machine.biases[1]))
+    state = jnp.ones(3, jnp.uint8), jnp.zeros(2, jnp.uint8)
+    for found in (
+        vpf_jax.gibbs_sweep(jax.random.key(1), machine, state)[0],
+        vpf_jax.run_chain(jax.random.key(1), machine, state, 3)[0],
+        vpf_jax.contrastive_divergence(jax.random.key(1), machine, tuple(x[None] for x in state)).states[0][0],
+        vpf_jax.inpaint(jax.random.key(1), machine, state[0][None], jnp.ones(3, bool))[0],
+    ):
+        assert (np.asarray(found) > 4000).all(), found

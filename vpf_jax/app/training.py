@@ -127,6 +127,10 @@ class Likelihood:
 
     columns = ("log_likelihood_validation",)
 
+    def __init__(self, images: runs.Images, seed: int) -> None:
+        self._images, self._seed = images, seed
+        self._found: dict[str, Any] = {}
+
     def check(self, recipe: recipes.Recipe) -> None:
         """Raises ValueError, before anything is trained, where the machines have no such score."""
         images = self._images
@@ -137,10 +141,6 @@ class Likelihood:
         some = images.test.states[:1]
         missing = None if images.test.missing is None else images.test.missing[:1]
         jax.eval_shape(lambda key: scores.scores(key, stack, some, 0.0, missing), key)
-
-    def __init__(self, images: runs.Images, seed: int) -> None:
-        self._images, self._seed = images, seed
-        self._found: dict[str, Any] = {}
 
     def look(self, judge: "Judge") -> None:
         """Scores the validation examples."""

@@ -87,17 +87,10 @@ def sweep_around(
     uniforms: tuple[Float[Array, "batch _n_l"], ...],
 ) -> State:
     """`sweep_layers` of a batch, in which visible units hold what is given where not free."""
-    unit = machine.layer_units[0]
-    if isinstance(unit, TwoValued):
-        # A unit takes its upper value where its number is below that probability: 0 holds the upper, 1 the lower one.
-        # The asynchronous sweep shows the held values to later units; a probability that underflows needs the last
-        # line.
-        lowest = jnp.where(free, uniforms[0], 1 - unit.share(given))
-        states = jax.vmap(sweep_layers, in_axes=(None, 0, 0))(machine, states, (lowest, *uniforms[1:]))
-        return (jnp.where(free, states[0], given), *states[1:])
 
     def sweep(state: State, given: Array, free: Array, uniforms: State) -> State:
         state = sweep_layers(machine, state, uniforms, (), (given, free))
+        # Without weights inside the layer its units do not see one another, and are put back here.
         return (jnp.where(free, state[0], given.astype(state[0].dtype)), *state[1:])
 
     return jax.vmap(sweep)(states, given, free, uniforms)
@@ -168,6 +161,11 @@ def asynchronous_sweep(
         return _sweep_by_unit(intra, fields, before, uniforms, unit, held).astype(x.dtype)
     # In shares of the way from the lower to the upper value, which for binary units are the values.
     origin = 0 if unit.low == 0 else couplings.up(intra, jnp.full_like(before, unit.low), fields.dtype)
+    if held is not None:
+        # A unit takes its upper value where its number is below that probability: 0 holds the upper, 1 the lower one,
+        # unless the probability underflows.
+        given, free = held
+        uniforms = jnp.where(free, uniforms, 1 - unit.share(given))
     margins = fields + origin - unit.threshold(uniforms)
     steps = intra if unit.step == 1 else unit.step * intra
     return unit.at(_sweep(steps, margins, unit.share(before))).astype(x.dtype)
