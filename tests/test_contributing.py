@@ -14,17 +14,20 @@ from families import assert_close, training
 import vpf_jax
 from vpf_jax import rules, train, units
 from vpf_jax.checkpoint import restore_checkpoint, save_checkpoint
+from vpf_jax.data import base as data_base
 from vpf_jax.data import binarise, load_dataset
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL))
+TABLES = units.base._registered, units.base._families, rules.base._registered, data_base._sources
 BITS = jnp.asarray(np.random.default_rng(0).uniform(size=(40, 6)) < [0.9, 0.9, 0.9, 0.1, 0.1, 0.5], jnp.uint8)
 
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory):
-    """Imports the file of an example, once."""
+    """Imports the file of an example, once; what the files register is forgotten after the last test of this module."""
     folder = tmp_path_factory.mktemp("examples")
+    registered = [(table, table.copy()) for table in TABLES]
 
     def imported(name):
         if f"example_{name}" not in sys.modules:
@@ -35,7 +38,12 @@ def example(tmp_path_factory):
             spec.loader.exec_module(module)
         return sys.modules[f"example_{name}"]
 
-    return imported
+    yield imported
+    for name in EXAMPLES:
+        sys.modules.pop(f"example_{name}", None)
+    for table, before in registered:
+        table.clear()
+        table.update(before)
 
 
 def run(state, visible, config, epochs):

@@ -226,7 +226,8 @@ def test_what_units_draw_without_fields_is_uniform_over_categories():
 def test_counts_that_are_kept_in_bytes_are_drawn_beyond_them():
     """A file keeps small counts in bytes; what is drawn given them need not be small, and must not wrap around."""
     machine = vpf_jax.init_machine(jax.random.key(0), (3, 2), units=(COUNT, BINARY))
-    machine = dataclasses.replace(machine, biases=(jnp.full(3, jnp.log(5000.0)), machine.biases[1]))
+    biases = jnp.full(3, jnp.log(5000.0)), machine.biases[1]
+    machine = dataclasses.replace(machine, biases=biases, weights=(jnp.zeros((3, 2)),))
     state = jnp.ones(3, jnp.uint8), jnp.zeros(2, jnp.uint8)
     for found in (
         vpf_jax.gibbs_sweep(jax.random.key(1), machine, state)[0],
