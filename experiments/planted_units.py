@@ -8,7 +8,7 @@ over all states: samples are exact draws, and so is the log-likelihood of held-o
     spin            16 spins
     categorical4    8 units of 4 values
     categorical21   4 units of 21 values
-    gaussian        8 bits and 4 real numbers, which are normal given the bits
+    gaussian        8 bits and 4 real numbers, which are normal given the bits; their precisions follow from the couplings
     count           4 counts, whose couplings are below 0, as without that there is no law
 
 For each number of samples and rule: root mean square error and correlation of the couplings (categorical ones in the
@@ -25,6 +25,7 @@ Not here: sparse couplings and tempered samples of large glasses (`ising_recover
 
 import dataclasses
 import functools
+import math
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -202,8 +203,13 @@ def plant(kind: Kind, seed: int) -> BoltzmannMachine:
     inside = -jnp.abs(inside) if kind.repels else inside
     mean, deviation = kind.bias
     biases = mean + deviation * jax.random.normal(keys[2], (n,))
-    machine = dataclasses.replace(machine, biases=(biases,), intra=(couplings.hollow(inside, machine.owners(0)),))
-    return gauged(machine)
+    inside = couplings.hollow(inside, machine.owners(0))
+    (own,) = machine.own
+    if own is not None:
+        real = np.concatenate([[isinstance(unit, Gaussian)] * (x.stop - x.start) for unit, x in kind.unit.segments(n)])
+        # Precisions that exceed what the weights between real units take from them, so that there is a distribution.
+        own = jnp.where(real, jnp.log(0.5 + jnp.sum(jnp.abs(inside) * real, axis=1)), own)
+    return gauged(dataclasses.replace(machine, biases=(biases,), intra=(inside,), own=(own,)))
 
 
 def gauged(machine: BoltzmannMachine) -> BoltzmannMachine:
@@ -277,7 +283,11 @@ def measure(name: str, fitting: Fitting, index: int, seed: int) -> dict[str, lis
     energies = jax.jit(jax.vmap(vpf_jax.energy, in_axes=(None, 0)))
 
     def score(machine: BoltzmannMachine) -> float:
-        return -float(jnp.mean(energies(machine, (held_out,)))) - law(machine).log_z
+        """NaN for what few samples of real units may lead to: a machine without a distribution."""
+        try:
+            return -float(jnp.mean(energies(machine, (held_out,)))) - law(machine).log_z
+        except FloatingPointError:
+            return math.nan
 
     best = score(truth)
     found: dict[str, list[dict[str, float]]] = {rule: [] for rule in fitting.rules}

@@ -64,18 +64,25 @@ def permutation(stream: Stream, count: int) -> Int[Array, " count"]:
     return jax.lax.sort((*words, jnp.arange(count)), num_keys=2)[2]
 
 
+@jax.jit
 def threefry_2x32(
     key: tuple[UInt32[Array, ""], UInt32[Array, ""]], counter: tuple[UInt32[Array, "*n"], UInt32[Array, "*n"]]
 ) -> tuple[UInt32[Array, "*n"], UInt32[Array, "*n"]]:
-    """The block cipher: two 32-bit words per counter, elementwise."""
-    keys = (*key, key[0] ^ key[1] ^ jnp.uint32(_PARITY))
-    x0, x1 = counter[0] + keys[0], counter[1] + keys[1]
+    """The block cipher: two 32-bit words per counter, elementwise.
+
+    Of primitive operations, and traced once for all calls at one shape, since it stands in programs many times.
+    """
+    shape = counter[0].shape
+    keys = [jax.lax.broadcast(word, shape) for word in (*key, key[0] ^ key[1] ^ jnp.uint32(_PARITY))]
+    add, left, right = jax.lax.add, jax.lax.shift_left, jax.lax.shift_right_logical
+    x0, x1 = add(counter[0], keys[0]), add(counter[1], keys[1])
     for group in range(5):
         for rotation in _ROTATIONS[group % 2]:
-            x0 = x0 + x1
-            x1 = (jnp.left_shift(x1, rotation) | jnp.right_shift(x1, 32 - rotation)) ^ x0
-        x0 = x0 + keys[(group + 1) % 3]
-        x1 = x1 + keys[(group + 2) % 3] + jnp.uint32(group + 1)
+            by, back = (jax.lax.full_like(x1, count) for count in (rotation, 32 - rotation))
+            x0 = add(x0, x1)
+            x1 = jax.lax.bitwise_xor(jax.lax.bitwise_or(left(x1, by), right(x1, back)), x0)
+        x0 = add(x0, keys[(group + 1) % 3])
+        x1 = add(add(x1, keys[(group + 2) % 3]), jax.lax.full_like(x1, group + 1))
     return x0, x1
 
 
