@@ -204,12 +204,13 @@ def plant(kind: Kind, seed: int) -> BoltzmannMachine:
     mean, deviation = kind.bias
     biases = mean + deviation * jax.random.normal(keys[2], (n,))
     inside = couplings.hollow(inside, machine.owners(0))
-    (own,) = machine.own
-    if own is not None:
+    machine = dataclasses.replace(machine, biases=(biases,), intra=(inside,))
+    if machine.own is not None:
         real = np.concatenate([[isinstance(unit, Gaussian)] * (x.stop - x.start) for unit, x in kind.unit.segments(n)])
         # Precisions that exceed what the weights between real units take from them, so that there is a distribution.
-        own = jnp.where(real, jnp.log(0.5 + jnp.sum(jnp.abs(inside) * real, axis=1)), own)
-    return gauged(dataclasses.replace(machine, biases=(biases,), intra=(inside,), own=(own,)))
+        own = jnp.where(real, jnp.log(0.5 + jnp.sum(jnp.abs(inside) * real, axis=1)), 0)
+        machine = dataclasses.replace(machine, own=(own,))
+    return gauged(machine)
 
 
 def gauged(machine: BoltzmannMachine) -> BoltzmannMachine:
