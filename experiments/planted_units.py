@@ -8,7 +8,7 @@ over all states: samples are exact draws, and so is the log-likelihood of held-o
     spin            16 spins
     categorical4    8 units of 4 values
     categorical21   4 units of 21 values
-    gaussian        8 bits and 4 real numbers, which are normal given the bits; their precisions follow from the couplings
+    gaussian        8 bits and 4 real numbers, which are normal given the bits, with precisions above their couplings
     count           4 counts, whose couplings are below 0, as without that there is no law
 
 For each number of samples and rule: root mean square error and correlation of the couplings (categorical ones in the
@@ -208,7 +208,7 @@ def plant(kind: Kind, seed: int) -> BoltzmannMachine:
     if machine.own is not None:
         real = np.concatenate([[isinstance(unit, Gaussian)] * (x.stop - x.start) for unit, x in kind.unit.segments(n)])
         # Precisions that exceed what the weights between real units take from them, so that there is a distribution.
-        own = jnp.where(real, jnp.log(0.5 + jnp.sum(jnp.abs(inside) * real, axis=1)), 0)
+        own = jnp.where(real, jnp.log(0.5 + jnp.sum(jnp.abs(inside)[:, real], axis=1)), 0)
         machine = dataclasses.replace(machine, own=(own,))
     return gauged(machine)
 

@@ -1,7 +1,7 @@
 """RBMs with every kind of visible unit on images seen as data of its kind: log-likelihood, filters, samples.
 
     python -m experiments.unit_machines --num_seeds=5 --workdir=runs/unit-machines
-    python -m experiments.unit_machines --dataset=patches --forms=reals,whitened --num_seeds=5 --workdir=runs/patches
+    python -m experiments.unit_machines --dataset=patches --forms=reals,whitened --noise=0.01 --workdir=runs/patches
     python -m experiments.unit_machines --dataset=mnist --forms=reals --num_seeds=5 --workdir=runs/grey
 
 The same grey images are seen as
@@ -64,6 +64,8 @@ RULES: dict[str, tuple[str, rules.Rule, float, float]] = {
     "cd10": ("CD-10", rules.CD(10), 3e-3, 1e-3),
     "pcd1": ("PCD-1", rules.PCD(), 3e-3, 1e-3),
 }
+# On uncorrelated data: deviation of the first weights, and the first log odds of a hidden unit.
+_DIRECTIONS, _SELDOM = 0.3, -2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Form(NamedTuple):
     """Of means of the units, in [0, 1]."""
     strokes: Callable[[Float[np.ndarray, "k entries"]], Float[np.ndarray, "k pixels"]]
     """Of weights, what they do to grey values."""
+    uncorrelated: bool = False
 
 
 def form(name: str, images: runs.Images, noise: float) -> Form:
@@ -153,13 +156,23 @@ def _real(name: str, grey: list[Float[np.ndarray, "n pixels"]], noise: float) ->
     def grey_of(entries: Float[np.ndarray, "k entries"]) -> Float[np.ndarray, "k pixels"]:
         return np.clip(entries @ back + mean, 0, 1)
 
-    return Form(GAUSSIAN, train, test, grey_of, lambda weights: weights @ back)
+    return Form(GAUSSIAN, train, test, grey_of, lambda weights: weights @ back, name == "whitened")
 
 
 def start(key: Array, data: Form, hidden: int) -> vpf_jax.BoltzmannMachine:
-    """A machine whose visible units, without input, have the means and variances of the data."""
+    """A machine whose visible units, without input, have the means and variances of the data.
+
+    Of uncorrelated data these are all moments that small weights would learn from; hidden units start there as random
+    directions that are seldom taken (after Melchior, Wang and Wiskott 2017).
+    """
     machine = vpf_jax.init_machine(key, (data.train.shape[1], hidden), units=(data.unit, BINARY))
-    return vpf_jax.with_visible_means(machine, *moments(data))
+    machine = vpf_jax.with_visible_means(machine, *moments(data))
+    if data.uncorrelated:
+        weights = machine.weights[0] * _DIRECTIONS / jnp.std(machine.weights[0])
+        # Hidden units on as often, relative to off, as exp of this, whatever the length of their weights.
+        seldom = _SELDOM - jnp.sum(weights**2, axis=0) / 2
+        machine = dataclasses.replace(machine, weights=(weights,), biases=(machine.biases[0], seldom))
+    return machine
 
 
 def moments(data: Form) -> tuple[Float[Array, " entries"], Float[Array, " entries"]]:
@@ -170,7 +183,11 @@ def moments(data: Form) -> tuple[Float[Array, " entries"], Float[Array, " entrie
 def learn(data: Form, rule: str, seed: int, work: Work) -> tuple[vpf_jax.BoltzmannMachine, float]:
     """A trained machine, and the seconds of training without compilation."""
     _, kind, rate, decay = RULES[rule]
-    settings = train.TrainConfig(kind, train.Adam(rate, "cosine"), work.epochs, work.batch_size, decay, centred=True)
+    # Decay and centring lead back to where uncorrelated data teach nothing.
+    decay = 0 if data.uncorrelated else decay
+    settings = train.TrainConfig(
+        kind, train.Adam(rate, "cosine"), work.epochs, work.batch_size, decay, centred=not data.uncorrelated
+    )
     machine = start(key_for(seed, "machine of a kind of units"), data, work.hidden)
     state = train.init_state(key_for(seed, "training on a kind of units"), (machine,), settings)
     state = train.start_phase(state, data.train, settings)

@@ -34,8 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def forget_compiled_programs() -> Iterator[None]:
+def compiled_programs(request: pytest.FixtureRequest) -> Iterator[None]:
     """What the tests of a file have compiled goes with it, else a worker comes to several GB."""
+    quick_compile.optimise(request.node.get_closest_marker("long_running") is not None)
     yield
     quick_compile.forget()
 

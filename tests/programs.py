@@ -25,6 +25,7 @@ import pytest
 from absl import app, flags
 from absl import logging as absl_logging
 from absl.testing import flagsaver
+from quick_compile import VARIABLES
 
 from vpf_jax.data import Dataset, Part, load_dataset, register_source
 
@@ -42,7 +43,7 @@ def quick_flags(script: object) -> list[str]:
 
 def users_environment() -> dict[str, str]:
     """Without what makes small programs compile fast, and larger ones run slowly."""
-    return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return {name: value for name, value in os.environ.items() if name not in VARIABLES}
 
 
 def start(name: str, *arguments: str) -> subprocess.CompletedProcess:

@@ -1,6 +1,6 @@
-"""What makes the many small programs of the tests compile in less than half the time: flags of XLA, one MLIR context.
+"""What makes the many small programs of the tests compile in less than half the time: settings of XLA, one context.
 
-Under the flags programs run slower, and are small.
+Programs run several times slower by it; files of tests whose programs run for long are marked `long_running`.
 """
 
 import functools
@@ -10,22 +10,22 @@ import sys
 
 import jax
 
-# The second and the third of them have come and may go with versions of XLA.
-FLAGS = (
-    "--xla_backend_optimization_level=0",
-    "--xla_cpu_use_fusion_emitters=false",
-    "--xla_cpu_parallel_codegen_split_count=1",
-)
+# They have come and may go with versions of XLA.
+FLAGS = "--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"
+# What programs that tests start inherit, and users do not have.
+VARIABLES = "XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS"
 # A sum that compiles under flags that XLA knows; others end the process.
 PROBE = "import jax.numpy as jnp; jnp.ones(3).sum().block_until_ready()"
 
 
 def install() -> None:
-    """To be called before the first computation; programs that tests start inherit the flags, or are given none."""
+    """To be called before the first computation; programs that tests start inherit the settings, or are given none."""
     _share_context()
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    optimise(False)
     if "XLA_FLAGS" in os.environ:
         return
-    for chosen in (FLAGS, FLAGS[:2], FLAGS[:1]):
+    for chosen in (FLAGS, FLAGS[:1], FLAGS[1:]):
         environment = os.environ | {"XLA_FLAGS": " ".join(chosen)}
         if not subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True).returncode:
             break
@@ -33,6 +33,11 @@ def install() -> None:
         chosen = ()
     # Where there are none it says so, to the workers that inherit it too.
     os.environ["XLA_FLAGS"] = " ".join(chosen)
+
+
+def optimise(holds: bool) -> None:
+    """Whether what this process compiles from here on is optimised."""
+    jax.config.update("jax_disable_most_optimizations", not holds)
 
 
 def forget() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+from quick_compile import VARIABLES
 
 import vpf_jax
 
@@ -23,9 +24,8 @@ ROOT = Path(__file__).parent.parent
 
 def run(*command, cwd, **kwargs):
     # Nothing of this checkout may leak into the clean environment.
-    environment = {
-        k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME", "XLA_FLAGS")
-    }
+    left_out = "PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME", *VARIABLES
+    environment = {k: v for k, v in os.environ.items() if k not in left_out}
     return subprocess.run(
         command, cwd=cwd, env=environment, check=True, capture_output=True, text=True, timeout=900, **kwargs
     )

@@ -1,5 +1,6 @@
 """The experiments on kinds of units: planted laws against sums over states, quick runs, resuming, wrong input."""
 
+import dataclasses
 import itertools
 import json
 
@@ -45,10 +46,12 @@ def test_the_law_of_bits_and_real_numbers_is_an_integral():
 
 
 def test_real_units_without_a_distribution_are_said():
+    """Planted ones have one, however strong the couplings."""
     unit = vpf_jax.units.Groups(((vpf_jax.units.BINARY, 1), (vpf_jax.units.GAUSSIAN, 2)))
     machine = planted_units.plant(planted_units.Kind("small", unit, 3, (0.0, 1.0), 3.0), 0)
+    assert np.isfinite(planted_units.law(machine).log_z)
     with pytest.raises(FloatingPointError, match="no distribution"):
-        planted_units.law(machine)
+        planted_units.law(dataclasses.replace(machine, own=(jnp.zeros(3),)))
 
 
 @pytest.mark.slow
@@ -128,6 +131,18 @@ def test_forms_of_images_are_values_of_their_units():
         assert np.abs(grey - np.asarray(images.test.grey[:50])).mean() < {"bits": 0.2, "spins": 0.2}.get(name, 0.1)
     white = unit_machines.form("whitened", images, noise=0.1)
     np.testing.assert_allclose(np.cov(np.asarray(white.train).T), np.eye(64), atol=2e-3)
+
+
+def test_hidden_units_of_uncorrelated_data_are_seldom_on():
+    """Relative to off, exp(-2) of the time given anything that is normal, in weights of the stated deviation."""
+    rng = np.random.default_rng(0)
+    values = jnp.asarray(rng.normal(size=(20_000, 16)), jnp.float32)
+    data = unit_machines.Form(vpf_jax.units.GAUSSIAN, values, values, None, None, uncorrelated=True)
+    machine = unit_machines.start(jax.random.key(0), data, 8)
+    assert_close(float(jnp.std(machine.weights[0])), 0.3, 1e-5)
+    odds = np.exp(np.asarray(values @ machine.weights[0]) + np.asarray(machine.biases[1]))
+    error = odds.std(axis=0) / np.sqrt(len(odds))
+    np.testing.assert_array_less(np.abs(odds.mean(axis=0) - np.exp(-2)), 4.5 * error)
 
 
 def test_patches_are_parts_of_pictures():

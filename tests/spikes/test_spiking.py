@@ -21,6 +21,8 @@ from vpf_jax import init_machine, local_fields, run_spiking, untie
 from vpf_jax.sample.streams import stream_of, substreams
 from vpf_jax.spikes.spiking import REFRESH, coupling_matrix, layered_machine, next_event
 
+# Of many events each.
+pytestmark = pytest.mark.long_running
 NUM_RUNS = 40_000
 
 
