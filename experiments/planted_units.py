@@ -95,7 +95,7 @@ class Config(runs.SeedsConfig):
     )
     num_seeds: int = like(runs.SeedsConfig, "num_seeds", default=5, help="Machines of each kind")
     steps: int = setting(3000, "Steps of training, at least", least=1, most=2**31 - 1)
-    learning_rate: float = setting(0.03, "Of Adam, at the start of the cosine", above=0)
+    learning_rate: float = setting(0.01, "Of Adam, at the start of the cosine", above=0)
     batch_size: int = setting(100, "Samples per step, and chains of PCD", least=1, most=100)
     num_held_out: int = setting(10_000, "Held-out samples", least=2)
 
@@ -219,8 +219,12 @@ def gauged(machine: BoltzmannMachine) -> BoltzmannMachine:
 
 
 def fit(kind: Kind, settings: train.TrainConfig, samples: Array, seed: int) -> tuple[BoltzmannMachine, float]:
-    """A machine learnt from samples, and the seconds of training without compilation."""
+    """A machine learnt from samples, and the seconds of training without compilation.
+
+    It starts from independent units, since couplings at random may be those of no distribution.
+    """
     start = vpf_jax.init_machine(key_for(seed, "start on a planted machine"), (kind.entries,), (0,), kind.unit)
+    start = dataclasses.replace(start, intra=(jnp.zeros((kind.entries, kind.entries)),))
     means, variances = jnp.mean(samples.astype(jnp.float32), axis=0), jnp.var(samples.astype(jnp.float32), axis=0)
     start = vpf_jax.with_visible_means(start, means, variances)
     state = train.init_state(key_for(seed, "training on a planted machine"), (start,), settings)

@@ -159,16 +159,17 @@ def _real(name: str, grey: list[Float[np.ndarray, "n pixels"]], noise: float) ->
     return Form(GAUSSIAN, train, test, grey_of, lambda weights: weights @ back, name == "whitened")
 
 
-def start(key: Array, data: Form, hidden: int) -> vpf_jax.BoltzmannMachine:
+def start(seed: int, data: Form, hidden: int) -> vpf_jax.BoltzmannMachine:
     """A machine whose visible units, without input, have the means and variances of the data.
 
     Of uncorrelated data these are all moments that small weights would learn from; hidden units start there as random
     directions that are seldom taken (after Melchior, Wang and Wiskott 2017).
     """
-    machine = vpf_jax.init_machine(key, (data.train.shape[1], hidden), units=(data.unit, BINARY))
+    sizes = data.train.shape[1], hidden
+    machine = vpf_jax.init_machine(key_for(seed, "machine of a kind of units"), sizes, units=(data.unit, BINARY))
     machine = vpf_jax.with_visible_means(machine, *moments(data))
     if data.uncorrelated:
-        weights = machine.weights[0] * _DIRECTIONS / jnp.std(machine.weights[0])
+        weights = _DIRECTIONS * jax.random.normal(key_for(seed, "directions of hidden units"), sizes)
         # Hidden units on as often, relative to off, as exp of this, whatever the length of their weights.
         seldom = _SELDOM - jnp.sum(weights**2, axis=0) / 2
         machine = dataclasses.replace(machine, weights=(weights,), biases=(machine.biases[0], seldom))
@@ -188,7 +189,7 @@ def learn(data: Form, rule: str, seed: int, work: Work) -> tuple[vpf_jax.Boltzma
     settings = train.TrainConfig(
         kind, train.Adam(rate, "cosine"), work.epochs, work.batch_size, decay, centred=not data.uncorrelated
     )
-    machine = start(key_for(seed, "machine of a kind of units"), data, work.hidden)
+    machine = start(seed, data, work.hidden)
     state = train.init_state(key_for(seed, "training on a kind of units"), (machine,), settings)
     state = train.start_phase(state, data.train, settings)
     run_epoch = train.compile_epoch(state, data.train, settings)
