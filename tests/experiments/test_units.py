@@ -56,9 +56,8 @@ def test_real_units_without_a_distribution_are_said():
 
 @pytest.mark.slow
 def test_planted_couplings_are_found_from_many_samples(tmp_path):
-    config = planted_units.Config(
-        kinds=("spin",), rules=("mpf", "pcd"), sample_sizes=(300, 3000), num_seeds=1, steps=300, workdir=str(tmp_path)
-    )
+    short = {"num_seeds": 1, "steps": 300, "learning_rate": 0.03, "workdir": str(tmp_path)}
+    config = planted_units.Config(kinds=("spin",), rules=("mpf", "pcd"), sample_sizes=(300, 3000), **short)
     rows = planted_units.run(config)["rows"]
     for row in rows:
         if row["num_samples"] == 3000:
