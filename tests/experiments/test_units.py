@@ -75,7 +75,7 @@ def quick(request, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("quick") / name
     flags = [*quick_flags(SCRIPTS[name]), f"--workdir={workdir}"]
     if name == "unit_machines":
-        flags += ["--forms=levels,whitened", f"--dataset={SMALL}", "--noise=0.2"]
+        flags += ["--forms=levels,whitened", f"--dataset={SMALL}", "--noise=0.2", "--num_temperatures=500"]
     return name, workdir, flags, start_here(name, *flags)
 
 
