@@ -159,7 +159,7 @@ class Law(NamedTuple):
 
 
 def law(machine: BoltzmannMachine) -> Law:
-    """Of a machine of one layer; counts up to a bound stand for all.
+    """Of a machine of one layer; counts up to a bound stand for all, also where there is no distribution.
 
     Raises:
       FloatingPointError: real units whose precisions, less the weights between them, are not positive definite.

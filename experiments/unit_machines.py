@@ -112,6 +112,7 @@ class Form(NamedTuple):
     strokes: Callable[[Float[np.ndarray, "k entries"]], Float[np.ndarray, "k pixels"]]
     """Of weights, what they do to grey values."""
     uncorrelated: bool = False
+    """Whether means and covariances tell nothing of one entry by another."""
 
 
 def form(name: str, images: runs.Images, noise: float) -> Form:
@@ -156,7 +157,7 @@ def _real(name: str, grey: list[Float[np.ndarray, "n pixels"]], noise: float) ->
     def grey_of(entries: Float[np.ndarray, "k entries"]) -> Float[np.ndarray, "k pixels"]:
         return np.clip(entries @ back + mean, 0, 1)
 
-    return Form(GAUSSIAN, train, test, grey_of, lambda weights: weights @ back, name == "whitened")
+    return Form(GAUSSIAN, train, test, grey_of, lambda weights: weights @ back, uncorrelated=name == "whitened")
 
 
 def start(seed: int, data: Form, hidden: int) -> vpf_jax.BoltzmannMachine:

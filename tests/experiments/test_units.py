@@ -55,6 +55,29 @@ def test_real_units_without_a_distribution_are_said():
 
 
 @pytest.mark.slow
+def test_chains_of_counts_do_not_escape_from_the_start():
+    """From couplings at random they do, and PCD does not come back in so few steps."""
+    kind = planted_units.KINDS["count"]
+    truth = planted_units.plant(kind, 0)
+    samples = planted_units.law(truth).sample(jax.random.key(1), 3000).astype(kind.unit.dtype)
+    settings = planted_units.Fitting(("pcd",), (3000,), 2, 1500, 0.01, 100).settings("pcd", 3000)
+    found, _ = planted_units.fit(kind, settings, samples, 0)
+    assert planted_units.compare(found, truth)["error"] < 0.05
+
+
+def test_a_fit_without_a_distribution_scores_nan(monkeypatch):
+    """And what is measured of its couplings stays."""
+    kind = planted_units.KINDS["gaussian"]
+    truth = planted_units.plant(kind, 0)
+    wide = dataclasses.replace(truth, own=(truth.own[0] - 9,))
+    monkeypatch.setattr(planted_units, "fit", lambda *_: (wide, 1.0))
+    fitting = planted_units.Fitting(("mpf",), (100,), 10, 1, 0.01, 100)
+    (row,) = planted_units.measure("gaussian", fitting, 0, 0)["mpf"]
+    assert np.isnan(row["loss"])
+    assert row["error"] == 0
+
+
+@pytest.mark.slow
 def test_planted_couplings_are_found_from_many_samples(tmp_path):
     short = {"num_seeds": 1, "steps": 300, "learning_rate": 0.03, "workdir": str(tmp_path)}
     config = planted_units.Config(kinds=("spin",), rules=("mpf", "pcd"), sample_sizes=(300, 3000), **short)
