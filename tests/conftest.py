@@ -15,6 +15,8 @@ import typed
 quick_compile.install()
 typed.install()
 
+# For tests of meshes; what lies on no mesh is on the first.
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 

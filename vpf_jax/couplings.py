@@ -18,6 +18,7 @@ from typing import TypeVar, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Integer, Num, Shaped
 
@@ -46,6 +47,13 @@ class Coupling(abc.ABC):
     @abc.abstractmethod
     def products(self, a: Float[Array, "batch n"], b: Float[Array, "batch m"]) -> "Coupling":
         """Mean over the batch of a_i b_j at the place of every weight."""
+
+    def cut(self, axis: str) -> "Coupling":
+        """How its arrays are cut where upper units are spread over an axis of devices: specs in their places.
+
+        By default each lies whole on every device.
+        """
+        return jax.tree.map(lambda leaf: PartitionSpec(), self)
 
 
 Weights = Float[Array, "n m"] | Coupling

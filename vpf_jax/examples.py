@@ -22,8 +22,8 @@ from vpf_jax.checks import AnyArray
 from vpf_jax.exporting import exported
 from vpf_jax.machine import BoltzmannMachine, State, check_whole_units
 from vpf_jax.sample.gibbs import draw_uniforms, sweep_around
-from vpf_jax.sample.streams import Stream, permutation, substream, substreams, uniform
-from vpf_jax.stack import Stack, check_stack, check_visible_shape, climb, in_chunks
+from vpf_jax.sample.streams import Stream, of_rows, permutation, substream, substreams, uniform
+from vpf_jax.stack import Stack, check_stack, check_visible_shape, climb, in_chunks, rows_in_chunks
 from vpf_jax.units import two_valued
 
 # Of the bottom machine, by which missing entries are drawn before each epoch.
@@ -126,23 +126,36 @@ def ordered(stream: Stream, examples: Examples) -> Int[Array, " n"]:
 
 
 def completed(
-    stream: Stream, stack: Stack, examples: Examples, order: Int[Array, " rows"]
+    stream: Stream,
+    stack: Stack,
+    examples: Examples,
+    order: Int[Array, " rows"],
+    places: Int[Array, " rows"] | None = None,
 ) -> Shaped[Array, "rows n_0"]:
-    """Values of the examples in this order, drawn where they are probabilities or missing."""
+    """Values of the examples in this order, drawn where they are probabilities or missing.
+
+    With `places` the rows are those at these places of a longer order, and are drawn as they would be in it.
+    """
     values = jnp.asarray(examples.values)[order]
     if not examples.drawn:
         values = stack[0].layer_units[0].widened(values)
     else:
         unit = two_valued(stack[0].layer_units[0], "drawing values from probabilities")
-        values = unit.at(uniform(substream(stream, 0), values.shape) < values).astype(unit.dtype)
+        drawing = substream(stream, 0)
+        numbers = uniform(drawing if places is None else of_rows(drawing, places), values.shape)
+        values = unit.at(numbers < values).astype(unit.dtype)
     if examples.missing is None:
         return values
     missing = jnp.asarray(examples.missing)[order]
 
-    def of_rows(stream: Stream, rows: Array) -> Array:
+    filling = substream(stream, 1)
+    if places is not None:
+        return _filled(rows_in_chunks(filling, places), stack[0], values, missing)
+
+    def of(stream: Stream, rows: Array) -> Array:
         return _filled(stream, stack[0], values[rows], missing[rows])
 
-    return in_chunks(substream(stream, 1), of_rows, jnp.arange(len(values)))
+    return in_chunks(filling, of, jnp.arange(len(values)))
 
 
 def _filled(

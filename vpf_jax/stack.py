@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from vpf_jax import checks
 from vpf_jax.checks import AnyArray
@@ -25,7 +25,8 @@ from vpf_jax.energy import downward_field, layer_field, upward_field
 from vpf_jax.exporting import exported
 from vpf_jax.machine import BoltzmannMachine, State, check_machine, init_machine, untie
 from vpf_jax.sample.gibbs import asynchronous_sweep, draw_uniforms, sweep_layers
-from vpf_jax.sample.streams import Stream, stream_of, substream, substreams, uniform
+from vpf_jax.sample.streams import Stream, of_rows, stream_of, substream, substreams, uniform
+from vpf_jax.sharding import DATA, MODEL, laid, spread
 from vpf_jax.units import BINARY, Unit, two_valued
 
 Stack = tuple[BoltzmannMachine, ...]
@@ -125,13 +126,17 @@ def complete(key: PRNGKeyArray, stack: Stack, visible: Shaped[AnyArray, "batch n
 def climb(stream: Stream, stack: Stack, visible: Shaped[Array, "batch n_0"]) -> tuple[Hidden, ...]:
     """The samples of `complete`, each once; `join_states` makes states of them."""
     found = []
+    top = len(stack) - 1, len(stack[-1].sizes) - 1
     for number, machine in enumerate(stack):
         machine_stream = substream(stream, number)
         forward: list[Array] = []
         swept: list[Array | None] = []
         for i in range(1, len(machine.sizes)):
-            unit, field = machine.layer_units[i], upward_field(machine, i, visible)
+            unit, field = machine.layer_units[i], laid(upward_field(machine, i, visible), DATA, MODEL)
             visible = _sample(substream(machine_stream, 2 * i), unit, field)
+            if (number, i) != top:
+                # Bits travel, where units are spread over devices, and not the numbers that they become.
+                visible = laid(visible, DATA, None)
             forward.append(visible)
             intra = machine.intra[i]
             if intra is None:
@@ -139,7 +144,8 @@ def climb(stream: Stream, stack: Stack, visible: Shaped[Array, "batch n_0"]) -> 
             else:
                 uniforms = uniform(substream(machine_stream, 2 * i + 1), visible.shape)
                 sweep = functools.partial(asynchronous_sweep, unit=unit)
-                swept.append(jax.vmap(sweep, in_axes=(None, 0, 0, 0))(intra, field, visible, uniforms))
+                new = jax.vmap(sweep, in_axes=(None, 0, 0, 0))(intra, field, visible, uniforms)
+                swept.append(laid(new, DATA, None))
         found.append(Hidden(tuple(forward), tuple(swept)))
     return tuple(found)
 
@@ -249,8 +255,12 @@ def generated(
 def in_chunks(stream: Stream, function: Callable[[Stream, Array], Tree], rows: Array) -> Tree:
     """Applies function(stream, rows) to `CHUNK` rows at a time, each with its own stream, and joins the results.
 
-    Bounds the memory of passes over whole data sets and keeps what they touch in cache.
+    Bounds the memory of passes over whole data sets and keeps what they touch in cache. Over devices each takes as many
+    rows at a time, consecutive ones, and the same random numbers (`rows_in_chunks`).
     """
+    count = spread(DATA)
+    if count > 1:
+        return _over_devices(stream, function, rows, count)
     full, rest = divmod(rows.shape[0], CHUNK)
     streams = substreams(stream, full + 1)
     parts = []
@@ -261,6 +271,35 @@ def in_chunks(stream: Stream, function: Callable[[Stream, Array], Tree], rows: A
     if rest:
         parts.append(function(streams[full], rows[full * CHUNK :]))
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+
+
+def rows_in_chunks(stream: Stream, rows: Int[Array, " rows"]) -> Stream:
+    """For each of some rows the stream of the random numbers that `in_chunks` gives it."""
+    return of_rows(jax.vmap(substream, in_axes=(None, 0))(stream, rows // CHUNK), rows % CHUNK)
+
+
+def _over_devices(stream: Stream, function: Callable[[Stream, Array], Tree], rows: Array, count: int) -> Tree:
+    """`in_chunks` over devices along the data axis."""
+    number = rows.shape[0]
+    each = -(-number // count)
+    # The last rows once more, so that all devices have as many.
+    places = laid(jnp.minimum(jnp.arange(count * each), number - 1).reshape(count, each), DATA, None)
+    full, rest = divmod(each, CHUNK)
+
+    def of(places: Array) -> Tree:
+        flat = laid(places.reshape(-1), DATA)
+        found = function(rows_in_chunks(stream, flat), laid(rows[flat], DATA))
+        return jax.tree.map(lambda a: laid(a.reshape(*places.shape, *a.shape[1:]), DATA), found)
+
+    some = []
+    if full:
+        chunks = jnp.moveaxis(places[:, : full * CHUNK].reshape(count, full, CHUNK), 1, 0)
+        mapped = jax.lax.map(of, chunks)
+        some.append(jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1).reshape(count, full * CHUNK, *a.shape[3:]), mapped))
+    if rest:
+        some.append(of(places[:, full * CHUNK :]))
+    joined = some[0] if len(some) == 1 else jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis=1), *some)
+    return jax.tree.map(lambda a: laid(a.reshape(count * each, *a.shape[2:]), DATA)[:number], joined)
 
 
 def check_stack(stack: Stack) -> None:

@@ -39,7 +39,8 @@ from vpf_jax.optimizers import Adam, average_of, centred
 from vpf_jax.rules import VPF, Rule
 from vpf_jax.sample.streams import Stream, stream_of, substream, substreams, uniform
 from vpf_jax.settings import Settings, setting
-from vpf_jax.stack import Stack, check_stack, climb, in_chunks, join_states
+from vpf_jax.sharding import DATA, MODEL, along_seeds, automatic, laid, laid_out, spread, where
+from vpf_jax.stack import Stack, check_stack, climb, in_chunks, join_states, rows_in_chunks
 
 # Of visible units: values alone, such as zeros and ones, or more.
 AnyExamples = Shaped[AnyArray, "num_examples n_0"] | Examples
@@ -198,7 +199,8 @@ def train_epoch(state: TrainState, visible: AnyExamples, *, config: TrainConfig)
         or a state that was made for other settings.
     """
     _check_call(state, visible, config)
-    return _run_epoch(state, visible, config=config)
+    with where(state):
+        return _run_epoch(state, visible, config=config)
 
 
 def train_seeds_epoch(
@@ -222,7 +224,8 @@ def train_seeds_epoch(
     """
     _check_call(states, visible, config)
     at_once = _check_at_once(at_once)
-    return _run_seeds_epoch(states, visible, config=config, at_once=at_once)
+    with where(states):
+        return _run_seeds_epoch(states, visible, config=config, at_once=at_once)
 
 
 def _epochs(
@@ -230,13 +233,16 @@ def _epochs(
 ) -> tuple[TrainState, Metrics]:
     """`train_seeds_epoch` inside whatever compiles it."""
 
-    def epoch(state: TrainState) -> tuple[TrainState, Metrics]:
-        return _epoch(state, visible, config)
+    def epochs(states: TrainState, visible: AnyExamples) -> tuple[TrainState, Metrics]:
+        def epoch(state: TrainState) -> tuple[TrainState, Metrics]:
+            return _epoch(state, visible, config)
 
-    if at_once is None or at_once >= states.epoch.shape[0]:
-        return jax.vmap(epoch)(states)
-    # One run at a time is mapped without a batch axis of 1, which would take other kernels.
-    return jax.lax.map(epoch, states, batch_size=None if at_once == 1 else at_once)
+        if at_once is None or at_once >= states.epoch.shape[0]:
+            return jax.vmap(epoch)(states)
+        # One run at a time is mapped without a batch axis of 1, which would take other kernels.
+        return jax.lax.map(epoch, states, batch_size=None if at_once == 1 else at_once)
+
+    return along_seeds(epochs, states, visible)
 
 
 def compile_epoch(
@@ -256,12 +262,15 @@ def compile_epoch(
       ValueError: as `train_epoch`.
     """
     _check_call(state, visible, config)
-    if jnp.ndim(state.epoch):
-        at_once = _check_at_once(at_once)
-        compiled = _compiled(_run_seeds_epoch.lower(state, visible, config=config, at_once=at_once))
-    else:
-        checks.require(at_once is None, "at_once", at_once, "a number for states with a leading axis of seeds alone")
-        compiled = _compiled(_run_epoch.lower(state, visible, config=config))
+    several = jnp.ndim(state.epoch) > 0
+    at_once = _check_at_once(at_once)
+    told = "a number for states with a leading axis of seeds alone"
+    checks.require(several or at_once is None, "at_once", at_once, told)
+    with where(state):
+        if several:
+            compiled = _compiled(_run_seeds_epoch.lower(state, visible, config=config, at_once=at_once))
+        else:
+            compiled = _compiled(_run_epoch.lower(state, visible, config=config))
 
     def run_epoch(state: TrainState, visible: AnyExamples) -> tuple[TrainState, Metrics]:
         _check_call(state, visible, config)
@@ -313,24 +322,45 @@ def largest_weight(stack: Stack) -> Float[Array, ""]:
 
 def _epoch(state: TrainState, visible: AnyExamples, config: TrainConfig) -> tuple[TrainState, Metrics]:
     """`train_epoch` inside whatever compiles it."""
+    return automatic(functools.partial(_one_epoch, config=config), state, visible)
+
+
+def _one_epoch(state: TrainState, visible: AnyExamples, config: TrainConfig) -> tuple[TrainState, Metrics]:
+    """`_epoch` where the compiler may cut along all axes of a mesh, if there is one."""
+    state = laid_out(state)
     examples = as_examples(visible)
     _check_training(state, examples, config)
     num_examples = examples.values.shape[0]
     order_stream, estep_stream, completing = substreams(stream_of(jax.random.fold_in(state.key, state.epoch)), 3)
-    visible = completed(completing, state.stack, examples, ordered(order_stream, examples))
+    order = ordered(order_stream, examples)
     # The stack that the hidden states of the whole epoch are sampled with; None: each step's own.
     inference = _narrowed(state.stack, config) if config.rule.estep_per_epoch else None
-    hidden = None
-    if inference is not None:
-        hidden = in_chunks(estep_stream, lambda stream, rows: climb(stream, inference, rows), visible)
     num_full, rest = divmod(num_examples, config.batch_size)
     optimizer = _optimizer(config, num_full + (rest > 0))
 
+    def estep(stream: Stream, rows: Shaped[Array, "rows n_0"]) -> Any:
+        return None if inference is None else climb(stream, inference, rows)
+
+    def own(order: Array, places: Array) -> tuple[Array, Any]:
+        # Of the examples of a minibatch each device takes its own, and draws what it would draw for them alone.
+        order, places = laid((order, places), DATA)
+        visible = laid(completed(completing, state.stack, examples, order, places), DATA, None)
+        return visible, estep(rows_in_chunks(estep_stream, places), visible)
+
+    over_devices = spread(DATA) * spread(MODEL) > 1
+
     def step(carry, inputs):
         number, batch = inputs
+        if over_devices:
+            batch = own(*batch)
         return _minibatch_step(optimizer, config, inference, carry, substream(estep_stream, number), batch)
 
-    batches, last = _cut((visible, hidden), num_full, config.batch_size)
+    if over_devices:
+        batches, last = _cut((order, jnp.arange(num_examples)), num_full, config.batch_size)
+    else:
+        visible = completed(completing, state.stack, examples, order)
+        hidden = None if inference is None else in_chunks(estep_stream, estep, visible)
+        batches, last = _cut((visible, hidden), num_full, config.batch_size)
     start = state.stack, state.optimizer, state.carry
     carry, objectives = jax.lax.scan(step, start, (jnp.arange(num_full), batches))
     total = jnp.sum(objectives) * config.batch_size
@@ -373,7 +403,8 @@ def _minibatch_step(optimizer, config, inference, carry, stream, batch):
     if config.max_weight is not None:
         bound = config.max_weight
         stack = _map_weights(lambda w: jnp.clip(w, -bound, bound), stack)
-    return (stack, optimizer_state, rule_carry), sum(objectives)
+    after = laid_out({"stack": stack, "optimizer": optimizer_state, "carry": rule_carry})
+    return (after["stack"], after["optimizer"], after["carry"]), sum(objectives)
 
 
 _run_epoch = jax.jit(_epoch, static_argnames="config", donate_argnames="state")

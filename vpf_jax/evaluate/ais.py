@@ -29,6 +29,7 @@ from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_machine, ch
 from vpf_jax.sample.gibbs import asynchronous_sweep, draw_uniforms
 from vpf_jax.sample.streams import Stream, stream_of, substream
 from vpf_jax.sample.tempering import check_same_structure, independent_machine, own_between
+from vpf_jax.sharding import DATA, laid
 from vpf_jax.units import Unit
 
 # An effective sample size below this number (or below half the chains, where they are few) or below this fraction of
@@ -231,9 +232,10 @@ def _pass_along(
         for layers in (first, second):
             fields = fields if layers is first else outside_fields(x, layers)
             x = tuple(resample(x, i, new, fields[i], uniforms[i]) if i in layers else x[i] for i in range(len(x)))
+            x = laid(x, DATA, None)
         return (x, log_weights), None
 
-    start = tuple(jnp.asarray(x).astype(dtype) for x in states)
+    start = laid(tuple(jnp.asarray(x).astype(dtype) for x in states), DATA, None)
     steps = jnp.arange(1, betas.shape[0]), betas[:-1], betas[1:]
     (x, log_weights), _ = jax.lax.scan(step, (start, jnp.zeros(start[0].shape[0], dtype)), steps)
     # A unit whose field is nan does not fire, and so the weights could hide it.

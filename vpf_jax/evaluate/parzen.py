@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from vpf_jax import checks
 from vpf_jax.checks import AnyArray
+from vpf_jax.sharding import DATA, laid
 
 # Points and centres whose distances are formed at once: 1000 x 1000 float32 are 4 MB.
 _CHUNK = 1000
@@ -75,6 +76,7 @@ def _log_density(centres: Array, points: Array, sigmas: Array) -> Float[Array, "
     precisions = 0.5 / sigmas**2
 
     def of_points(rows: Array) -> Array:
+        rows = laid(rows, DATA, None)
         row_norms = jnp.sum(rows**2, axis=1)
 
         def add_centres(carry: tuple[Array, Array], chunk: tuple[Array, Array]):

@@ -23,6 +23,7 @@ from vpf_jax.rules.base import Estimate, Rule, register
 from vpf_jax.sample.gibbs import draw_uniforms, sweep_layers, widened
 from vpf_jax.sample.streams import Stream, stream_of, substream
 from vpf_jax.settings import setting
+from vpf_jax.sharding import DATA, laid, mean_of_parts
 
 # States apart from those of the data, as many as there are chains.
 Chains = tuple[Shaped[AnyArray, "num_chains _n_l"], ...]
@@ -127,17 +128,20 @@ def chain_estimate(
 
     def sweep(chains: State, i: Array) -> tuple[State, None]:
         uniforms = draw_uniforms(substream(stream, i), chains)
-        return jax.vmap(sweep_one)(chains, uniforms, tether), None
+        swept = jax.vmap(sweep_one)(chains, uniforms, tether)
+        # What the layer above sees lies whole over devices that share its units.
+        return (*(laid(x, DATA, None) for x in swept[:-1]), swept[-1]), None
 
     moved = jax.lax.scan(sweep, widened(machine, chains), jnp.arange(num_steps))[0]
-    data_energy, data = statistics(machine, states)
-    chain_energy, model = statistics(machine, moved)
-    return Estimate(
-        objective=data_energy - chain_energy,
+
+    def difference(states: State, chains: Chains) -> tuple[Array, BoltzmannMachine]:
+        data_energy, data = statistics(machine, states)
+        chain_energy, model = statistics(machine, chains)
         # The derivative of the mean energy is minus the statistics.
-        gradient=jax.tree.map(lambda m, d: m - d, model, data),
-        carry=moved,
-    )
+        return data_energy - chain_energy, jax.tree.map(lambda m, d: m - d, model, data)
+
+    objective, gradient = mean_of_parts(difference, tuple(jnp.asarray(x) for x in states), moved)
+    return Estimate(objective, gradient, carry=moved)
 
 
 def statistics(machine: BoltzmannMachine, states: AnyState) -> tuple[Float[Array, ""], BoltzmannMachine]:

@@ -44,6 +44,7 @@ from vpf_jax.rules.base import Estimate, Rule, register
 from vpf_jax.rules.neighbours import Term, fields_inside, inside_gradient, num_visible_units
 from vpf_jax.sample.streams import Stream, permutation
 from vpf_jax.settings import setting
+from vpf_jax.sharding import mean_of_parts
 from vpf_jax.units import TwoValued, Unit, two_valued
 
 
@@ -97,7 +98,8 @@ class FlipRule(Rule):
     ) -> Estimate:
         units = draw_units(stream, machine, self.flips_per_step)
         self.check(machine, f"rule {self.name!r}")
-        return Estimate(*self.flow(machine, *_check_flips(machine, states[0], units)), carry)
+        visible, units = _check_flips(machine, states[0], units)
+        return Estimate(*mean_of_parts(lambda rows: self.flow(machine, rows, units), visible), carry)
 
 
 @register

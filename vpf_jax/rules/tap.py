@@ -37,6 +37,7 @@ from vpf_jax.rules.base import Estimate, Rule, register
 from vpf_jax.rules.chains import moments, statistics
 from vpf_jax.sample.streams import Stream
 from vpf_jax.settings import setting
+from vpf_jax.sharding import mean_of_parts
 from vpf_jax.units import TwoValued, two_valued
 
 # Means of the units of one configuration, visible first, or of a batch.
@@ -72,13 +73,16 @@ class TAP(Rule):
     ) -> Estimate:
         start = carry if self.persistent else _conditional_means(machine, states)
         means = jax.vmap(lambda m: _iterate(machine, m, self.steps, self.damping))(start)
-        data_energy, data = statistics(machine, states)
-        free = -jax.vmap(lambda m: _log_partition(machine, m))(means)
-        return Estimate(
-            objective=data_energy - jnp.mean(free),
-            gradient=jax.tree.map(lambda m, d: m - d, _model_statistics(machine, means), data),
-            carry=means if self.persistent else carry,
-        )
+
+        def difference(
+            states: State, means: tuple[Float[Array, "num_chains _n_l"], ...]
+        ) -> tuple[Array, BoltzmannMachine]:
+            data_energy, data = statistics(machine, states)
+            free = -jax.vmap(lambda m: _log_partition(machine, m))(means)
+            gradient = jax.tree.map(lambda m, d: m - d, _model_statistics(machine, means), data)
+            return data_energy - jnp.mean(free), gradient
+
+        return Estimate(*mean_of_parts(difference, states, means), carry=means if self.persistent else carry)
 
 
 def tap_means(machine: BoltzmannMachine, start: AnyMeans, num_steps: int, damping: float = 0.5) -> Means:

@@ -35,6 +35,7 @@ from vpf_jax.rules import flips
 from vpf_jax.rules.base import ESTEPS, Estimate, Rule, register
 from vpf_jax.sample.streams import Stream
 from vpf_jax.settings import setting
+from vpf_jax.sharding import MODEL, mean_of_parts, spread
 from vpf_jax.units import two_valued
 
 
@@ -88,7 +89,11 @@ class VPF(Rule):
         field = jax.vmap(lambda s: layer_field(inference, s, 1))(states)
         probabilities = two_valued(machine.layer_units[1], "the exact expectation").probability(field)
         units = flips.draw_units(stream, machine, self.flips_per_step)
-        return Estimate(*flips.averaged_flow(machine, states[0], probabilities, self.hidden_flips, units), carry)
+
+        def flow(visible: Array, probabilities: Array) -> tuple[Array, BoltzmannMachine]:
+            return flips.averaged_flow(machine, visible, probabilities, self.hidden_flips, units)
+
+        return Estimate(*mean_of_parts(flow, states[0], probabilities), carry)
 
 
 @exported("vpf_jax.DirectedGradient")
@@ -183,15 +188,22 @@ def objective_and_gradient(
         and the present parameters, they change the expected gradient by nothing (detailed balance) and are noise.
     """
     flow = _flow(machine, states, hidden_flips)
-    halves = directed_products(machine, flow.states, flow.slopes)
-    if machine.backward is not None:
-        weights, intra, backward = halves.forward, halves.intra, halves.backward
-    else:
-        weights, backward = jax.tree.map(jnp.add, halves.forward, halves.backward), None
-        intra = tuple(None if g is None else g + g.T for g in halves.intra)
-    return flow.objective, dataclasses.replace(
-        machine, biases=halves.biases, weights=weights, intra=intra, backward=backward, own=flow.own
-    )
+
+    def gradient(x: State, slopes: tuple[Array, ...]) -> BoltzmannMachine:
+        halves = directed_products(machine, x, slopes)
+        if machine.backward is not None:
+            weights, intra, backward = halves.forward, halves.intra, halves.backward
+        else:
+            weights, backward = jax.tree.map(jnp.add, halves.forward, halves.backward), None
+            intra = tuple(
+                None if g is None else _tied(machine, i, g, x[i], slopes[i]) for i, g in enumerate(halves.intra)
+            )
+        return dataclasses.replace(
+            machine, biases=halves.biases, weights=weights, intra=intra, backward=backward, own=None
+        )
+
+    found = mean_of_parts(gradient, flow.states, flow.slopes)
+    return flow.objective, dataclasses.replace(found, own=flow.own)
 
 
 def directed_gradient(machine: BoltzmannMachine, states: AnyState) -> DirectedGradient:
@@ -215,6 +227,15 @@ def directed_products(
             for i, l in enumerate(machine.intra)
         ),
     )
+
+
+def _tied(machine: BoltzmannMachine, layer: int, half: Array, x: Array, slopes: Array) -> Array:
+    """Of symmetric weights inside a layer, the gradient: the sum of both halves of the rule, of which one is given."""
+    if spread(MODEL) == 1:
+        return half + half.T
+    # A matrix that is cut by columns is transposed by sending all of it; rates of a minibatch are less.
+    other = couplings.products(half, slopes, x)
+    return half + couplings.hollow(other, machine.owners(layer))
 
 
 def _flow(machine: BoltzmannMachine, states: AnyState, hidden_flips: bool = True) -> Flow:

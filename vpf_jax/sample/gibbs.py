@@ -22,6 +22,7 @@ from vpf_jax.checks import AnyArray
 from vpf_jax.energy import layer_field
 from vpf_jax.machine import AnyState, BoltzmannMachine, State, check_layers, check_state
 from vpf_jax.sample.streams import Stream, stream_of, substream, uniform
+from vpf_jax.sharding import DATA, MODEL, laid
 from vpf_jax.units import BINARY, TwoValued, Unit
 
 # Units of a layer that the asynchronous sweep resamples between two matrix products: more of them cost more in the
@@ -217,6 +218,9 @@ def _sweep_batch(axis_size: int, batched: list[bool], *operands: AnyArray) -> tu
     margins, x = (
         a if b else jnp.broadcast_to(a, (axis_size, *a.shape)) for a, b in zip((margins, x), batched[1:], strict=True)
     )
+    # Units wait for one another, examples do not: over devices each sweeps examples of its own, with all weights.
+    intra = laid(intra, None, None)
+    margins, x = laid((margins, x), (DATA, MODEL), None)
     return _sweep_columns(intra, margins.T, x.T).T, True
 
 

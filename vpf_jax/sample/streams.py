@@ -6,7 +6,10 @@ numbers, so that they never travel through memory, and a Gibbs sampler is not bo
 
 A stream is the two key words of the cipher. Streams are derived from one another by the cipher itself, one fused
 operation each, where `jax.random.split` takes a loop of small ones; and they may be derived inside a mapped scan,
-which JAX's check of key reuse takes for a reuse of keys. The numbers differ from those of `jax.random.uniform`. Not
+which JAX's check of key reuse takes for a reuse of keys. The numbers differ from those of `jax.random.uniform`.
+
+What passes over many rows in parts draws for row r of a part the numbers of row r of one array. Where the rows lie over
+devices, or come in other parts, `of_rows` gives every row a stream of its own from which it draws the same numbers. Not
 here: other distributions; keys (`jax.random`), which public functions take and open with `stream_of`.
 """
 
@@ -18,7 +21,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from vpf_jax import checks
 
-Stream = UInt32[Array, "2"]
+# The words of the cipher's key; or those of each of some rows, and where the row stands in the array that is drawn.
+Stream = UInt32[Array, "2"] | UInt32[Array, "_rows 3"]
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
@@ -39,19 +43,34 @@ def stream_of(key: PRNGKeyArray) -> Stream:
 def substream(stream: Stream, index: int | Int[Array, ""]) -> Stream:
     """One of 2^32 independent streams derived from a stream, apart from its own numbers."""
     counter = jnp.uint32(_DERIVED), jnp.asarray(index).astype(jnp.uint32)
-    return jnp.stack(threefry_2x32((stream[0], stream[1]), counter))
+    if stream.ndim == 1:
+        return jnp.stack(threefry_2x32((stream[0], stream[1]), counter))
+    first, second, rows = stream.T
+    words = threefry_2x32((first, second), (jnp.full_like(rows, counter[0]), jnp.broadcast_to(counter[1], rows.shape)))
+    return jnp.stack((*words, rows), axis=1)
 
 
-def substreams(stream: Stream, count: int) -> UInt32[Array, "count 2"]:
+def substreams(stream: Stream, count: int) -> UInt32[Array, "..."]:
     """The first `count` substreams."""
     return jax.vmap(substream, in_axes=(None, 0))(stream, jnp.arange(count))
+
+
+def of_rows(streams: UInt32[Array, "2"] | UInt32[Array, "rows 2"], rows: Int[Array, " rows"]) -> Stream:
+    """A stream for each row r of some, from which it draws what row r of an array draws from the stream given.
+
+    Args:
+      streams: one for all rows, or one for each.
+      rows: where they stand in that array.
+    """
+    words = jnp.broadcast_to(streams, (rows.shape[0], 2)) if streams.ndim == 1 else streams
+    return jnp.concatenate((words, rows.astype(jnp.uint32)[:, None]), axis=1)
 
 
 def uniform(stream: Stream, shape: tuple[int, ...]) -> Float[Array, "..."]:
     """Independent uniform numbers in [0, 1), multiples of 2^-24, float32, the same in every call.
 
     Args:
-      stream: of `stream_of` or `substream`.
+      stream: of `stream_of` or `substream`; a stream of each row where the first axis of the result is the rows'.
       shape: of the result, up to 2^32 numbers.
     """
     bits = _words(stream, 0, shape)
@@ -66,14 +85,17 @@ def permutation(stream: Stream, count: int) -> Int[Array, " count"]:
 
 @jax.jit
 def threefry_2x32(
-    key: tuple[UInt32[Array, ""], UInt32[Array, ""]], counter: tuple[UInt32[Array, "*n"], UInt32[Array, "*n"]]
+    key: tuple[UInt32[Array, "..."], UInt32[Array, "..."]], counter: tuple[UInt32[Array, "*n"], UInt32[Array, "*n"]]
 ) -> tuple[UInt32[Array, "*n"], UInt32[Array, "*n"]]:
-    """The block cipher: two 32-bit words per counter, elementwise.
+    """The block cipher: two 32-bit words per counter, elementwise, under one key or a key for each.
 
     Of primitive operations, and traced once for all calls at one shape, since it stands in programs many times.
     """
     shape = counter[0].shape
-    keys = [jax.lax.broadcast(word, shape) for word in (*key, key[0] ^ key[1] ^ jnp.uint32(_PARITY))]
+    keys = [
+        word if word.shape == shape else jax.lax.broadcast(word, shape)
+        for word in (*key, key[0] ^ key[1] ^ jnp.uint32(_PARITY))
+    ]
     add, left, right = jax.lax.add, jax.lax.shift_left, jax.lax.shift_right_logical
     x0, x1 = add(counter[0], keys[0]), add(counter[1], keys[1])
     for group in range(5):
@@ -88,5 +110,10 @@ def threefry_2x32(
 
 def _words(stream: Stream, which: int, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
     """One of the two words of each of the blocks 0, 1, 2, ..."""
-    counters = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
-    return threefry_2x32((stream[0], stream[1]), (jnp.zeros_like(counters), counters))[which]
+    if stream.ndim == 1:
+        counters = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+        return threefry_2x32((stream[0], stream[1]), (jnp.zeros_like(counters), counters))[which]
+    count = math.prod(shape[1:])
+    first, second, rows = (jnp.broadcast_to(words[:, None], (shape[0], count)) for words in stream.T)
+    counters = rows * jnp.uint32(count) + jax.lax.broadcasted_iota(jnp.uint32, (shape[0], count), 1)
+    return threefry_2x32((first, second), (jnp.zeros_like(counters), counters))[which].reshape(shape)

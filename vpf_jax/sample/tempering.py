@@ -32,6 +32,7 @@ from vpf_jax.machine import (
 )
 from vpf_jax.sample.gibbs import draw_uniforms, sweep_layers
 from vpf_jax.sample.streams import stream_of, substream, uniform
+from vpf_jax.sharding import DATA, laid
 
 
 @exported("vpf_jax.Tempered")
@@ -128,7 +129,7 @@ def run_tempered(
 
     def play_round(states: State, i: Array) -> tuple[State, Float[Array, " pairs"]]:
         round_stream = substream(stream, i)
-        states = jax.vmap(sweep_layers)(machines, states, draw_uniforms(round_stream, states))
+        states = laid(jax.vmap(sweep_layers)(machines, states, draw_uniforms(round_stream, states)), DATA, None)
         # Linear in beta: E_a(x) + E_b(y) - E_a(y) - E_b(x) = (b - a) (U(y) - U(x)), with U = E - E_base.
         excess = jax.vmap(lambda x: energy(machine, x) - energy(base, x))(states)
         probabilities = jnp.exp(jnp.minimum(jnp.diff(betas) * jnp.diff(excess), 0))
