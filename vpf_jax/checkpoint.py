@@ -406,14 +406,23 @@ def _system_error(error: BaseException | None) -> int | None:
 
 def _save_arrays(place: Path, leaves: Leaves) -> None:
     ocp = _orbax()
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    with _checkpointer(ocp) as checkpointer:
         checkpointer.save(place, args=ocp.args.StandardSave(leaves))
 
 
 def _restore_arrays(place: Path, like: Leaves) -> Leaves:
     ocp = _orbax()
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    with _checkpointer(ocp) as checkpointer:
         return checkpointer.restore(place.absolute(), args=ocp.args.StandardRestore(like))
+
+
+def _checkpointer(ocp: Any) -> Any:
+    """For arrays of this process alone: of several processes none waits for the others here."""
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own}, barrier_sync_key_prefix="own")
+    options = alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions()
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
 @functools.cache

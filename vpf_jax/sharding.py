@@ -110,7 +110,7 @@ def shard(tree: Tree, mesh: Mesh, seeds: bool = False) -> Tree:
                     f"got a mesh of {mesh.shape[name]} devices along {name!r} for {field} of shape {np.shape(leaf)}; "
                     f"it takes a number that divides {size}"
                 )
-        return jax.device_put(leaf, NamedSharding(mesh, spec))
+        return _put(leaf, NamedSharding(mesh, spec))
 
     return jax.tree_util.tree_map_with_path(put, tree, layout(tree, seeds))
 
@@ -211,6 +211,20 @@ def along_seeds(function: Callable[..., Tree], states: Any, shared: Any) -> Tree
     if spread(SEEDS) == 1:
         return function(states, shared)
     return jax.shard_map(function, in_specs=(P(SEEDS), P()), out_specs=P(SEEDS), axis_names={SEEDS})(states, shared)
+
+
+def _put(leaf: Any, place: NamedSharding) -> Any:
+    """The array laid out so; over several processes each of them has all of it, or it is theirs together already."""
+    if place.is_fully_addressable:
+        return jax.device_put(leaf, place)
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return jax.jit(lambda leaf: leaf, out_shardings=place)(leaf)
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        words = np.asarray(jax.random.key_data(leaf))
+        whole = jax.make_array_from_callback(words.shape, place, lambda index: words[index])
+        return jax.random.wrap_key_data(whole, impl=jax.random.key_impl(leaf))
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(values.shape, place, lambda index: values[index])
 
 
 def _is_spec(node: Any) -> bool:

@@ -430,6 +430,9 @@ def _check_training(state: TrainState, examples: Examples, config: TrainConfig) 
     """Raises ValueError unless the data fit the state and the state the settings; of shapes, so that it may trace."""
     check_shapes(examples, state.stack)
     _check_batch_size(config, examples)
+    devices = spread(DATA)
+    told = f"multiples of the {devices} devices along the data axis"
+    checks.require(config.batch_size % devices == 0, "batch_size", config.batch_size, told)
     _check_belongs(state, config)
     # Seen here under `checks.checked` alone.
     check_values(examples, state.stack)

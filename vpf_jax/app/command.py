@@ -19,6 +19,7 @@ import jax
 from absl import app, flags
 from absl import logging as absl_logging
 
+from vpf_jax.app import devices
 from vpf_jax.app.folder import Stopped, UsageError
 from vpf_jax.checkpoint import SYSTEM_ERRORS, CheckpointError
 from vpf_jax.checks import SettingError
@@ -48,7 +49,10 @@ def start(config_class: type, run: Callable[[Any], Any], *, arguments: Sequence[
             for name, option in flagged.items():
                 if option.needed and given[name] is None:
                     raise UsageError(f"got no --{option.flag}; it takes {option.allowed}")
-            run(config_class(**given))
+            config = config_class(**given)
+            if isinstance(config, devices.ProcessSettings):
+                config.join()
+            run(config)
         except Exception as error:
             found = failure(error)
             if found is None:
@@ -86,6 +90,8 @@ def failure(error: Exception) -> tuple[int, str] | None:
         return 1, str(error)
     if isinstance(error, Stopped):
         return error.exit_status, str(error)
+    if (told := devices.death(error)) is not None:
+        return 1, told
     if isinstance(error, OSError) and error.errno in SYSTEM_ERRORS:
         where = f"{error.filename}: " if error.filename else ""
         return 1, f"{where}{error.strerror}; what was saved stays, start again to resume when this is mended"

@@ -86,6 +86,7 @@ def run_once(
     *,
     free: Sequence[str] = (),
     grows: Mapping[str, Growth] = _NONE_GROW,
+    agreed: Callable[[Callable[[], Any]], Any] = lambda look: look(),
 ) -> dict[str, Any]:
     """What work(folder) finds, or what an earlier start has found; it is kept in the folder, which is locked meanwhile.
 
@@ -95,6 +96,7 @@ def run_once(
       work: goes on from what is in the folder; whatever it writes can be made again.
       free: names of settings that may differ between starts of one run, such as where the data lie.
       grows: settings that may be larger than at an earlier start.
+      agreed: of several processes that work as one, what the first one sees (`devices.of_first`).
 
     Raises:
       UsageError: a folder that does not fit (`open_workdir`), or that another process works in.
@@ -107,12 +109,12 @@ def run_once(
             return None
         return read_object(path / SUMMARY)
 
-    summary = finished()
+    summary, whole = agreed(lambda: (finished(), (path / MANIFEST).exists()))
     # Where all is as it was written nothing is, the lock among it: the folder may be one that is only read.
-    if summary is None or not (path / MANIFEST).exists():
+    if summary is None or not whole:
         with locked(path):
             # Another process may have been here meanwhile.
-            summary = finished()
+            summary = agreed(finished)
             if summary is None:
                 return _finish(path, lambda: open_workdir(path, config, free, grows), work)
             write_manifest(path, OUTPUTS)

@@ -16,11 +16,12 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from vpf_jax import checkpoint
-from vpf_jax.app import follow
+from vpf_jax.app import devices, follow
 from vpf_jax.app.folder import MetricsFile, Stopped, locked
 from vpf_jax.train import NonFiniteObjectiveError
 
@@ -67,7 +68,8 @@ def train(
     phases: Sequence[Phase],
     *,
     checkpoint_every: int,
-    stops: Sequence[int],
+    stops: list[int],
+    place: Callable[[Any], Any] = lambda state: state,
     columns: Sequence[str] = (),
     measure: Callable[[Any, int], Row] | None = None,
     told: Callable[[Row], str] | None = None,
@@ -82,7 +84,9 @@ def train(
       state: a pytree of arrays and typed random keys, before the first epoch.
       phases: follow one another.
       checkpoint_every: epochs between checkpoints; the end of a phase has one too.
-      stops: signals received (`folder.stop_requests`).
+      stops: signals received (`folder.stop_requests`); of several processes that of one stops all.
+      place: lays a state over devices; as it is given, and as it comes from a checkpoint or another phase, it may lie
+        elsewhere.
       columns: of metrics.csv: what epochs and `measure` give; none: no such file.
       measure: more scalars of a state after an epoch, outside the time that is counted; it may leave some out.
       told: what is reported of a row; None: its numbers.
@@ -101,6 +105,7 @@ def train(
     ends = list(itertools.accumulate(phase.epochs for phase in phases))
     with locked(folder, WAIT):
         number, done, state, info = _restored(folder, state, phases, ends)
+        state = place(state)
         if 0 < done < ends[-1]:
             print(f"{prefix}resuming after epoch {done} of {ends[-1]}")
         saved, rows = done, info["rows"]
@@ -109,14 +114,20 @@ def train(
         run_epoch: RunEpoch | None = None
 
         def save() -> int:
-            checkpoint.save_checkpoint(_checkpoints(folder, number), done, state, info)
+            whole = devices.local(state)
+            if devices.is_first():
+                checkpoint.save_checkpoint(_checkpoints(folder, number), done, whole, info)
             return done
 
+        def asked() -> list[int]:
+            devices.agree(stops)
+            return stops
+
         with Progress(ends[-1], done, name) as progress:
-            while done < ends[-1] and not stops and not (until and rows and until(rows[-1])):
+            while done < ends[-1] and not asked() and not (until and rows and until(rows[-1])):
                 if done == ends[number]:
                     number += 1
-                    state, run_epoch = phases[number].start(state), None
+                    state, run_epoch = place(phases[number].start(state)), None
                 if run_epoch is None:
                     run_epoch = phases[number].prepare(state)
                     # Compiling takes long, and a signal may have arrived meanwhile.
@@ -133,7 +144,7 @@ def train(
                     table.append(row)
                 progress.report(done, (told or _numbers)(row), took)
                 tell(evaluated(done))
-                if done % checkpoint_every == 0 or done == ends[number] or stops:
+                if done % checkpoint_every == 0 or done == ends[number] or asked():
                     saved = save()
             if saved < done:
                 saved = save()
@@ -178,11 +189,30 @@ def _restored(
 ) -> tuple[int, int, Any, dict[str, Any]]:
     """Of the last phase that has a sound checkpoint: its number, epochs done, the state after them, what goes with it.
 
-    Else 0, 0 and the state that is given.
+    Else 0, 0 and the state that is given. Of several processes the first one reads, for all.
     """
+    if jax.process_count() == 1:
+        return _read(folder, state, phases, ends)
+    found = _read(folder, state, phases, ends) if devices.is_first() else None
+    number, done, info = devices.of_first(lambda: found and (found[0], found[1], found[3]))
+    like = _shapes(state, phases)[number] if done else state
+    state = found[2] if found else jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+    return number, done, devices.arrays_of_first(state), info
+
+
+def _shapes(state: Any, phases: Sequence[Phase]) -> list[Any]:
+    """Of the states of each phase."""
     shapes = [state]
     for phase in phases[1:]:
         shapes.append(jax.eval_shape(phase.start, shapes[-1]))
+    return shapes
+
+
+def _read(
+    folder: Path, state: Any, phases: Sequence[Phase], ends: Sequence[int]
+) -> tuple[int, int, Any, dict[str, Any]]:
+    """`_restored` in one process."""
+    shapes = _shapes(state, phases)
     damage = None
     for number in reversed(range(len(phases))):
         try:

@@ -16,11 +16,12 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
 import vpf_jax
-from vpf_jax import checks, train, units
-from vpf_jax.app import loop
+from vpf_jax import checks, sharding, train, units
+from vpf_jax.app import devices, loop
 from vpf_jax.app.folder import locked, write_json
 from vpf_jax.app.keys import as_array, key_for
 from vpf_jax.app.runs import Images, SeedsConfig, TrainingConfig, check_memory, keep_model
@@ -136,6 +137,7 @@ class Recipe(Settings):
         state: train.TrainState,
         visible: train.AnyExamples,
         at_once: int | None = None,
+        mesh: Mesh | None = None,
         **options: Any,
     ) -> loop.Trained:
         """`loop.train` of the recipe, from a state of one seed, or of several along a leading axis.
@@ -145,10 +147,17 @@ class Recipe(Settings):
           state: before the first epoch; donated.
           visible: the training examples, zeros and ones, or `vpf_jax.Examples`.
           at_once: of several seeds, those in one batched computation; None: all.
+          mesh: of the devices that train; None: one.
           options: of `loop.train`.
         """
+        several = bool(state.epoch.ndim)
+
+        def place(state: train.TrainState) -> train.TrainState:
+            return state if mesh is None else sharding.shard(state, mesh, several)
+
+        visible = visible if mesh is None else sharding.shard(visible, mesh)
         phases = [_phase(config, visible, at_once) for config in self.phases]
-        return loop.train(folder, state, phases, **options)
+        return loop.train(folder, state, phases, place=place, **options)
 
 
 class Seeds(NamedTuple):
@@ -194,8 +203,10 @@ class Workshop(NamedTuple):
     at_once: int
     """Runs in one batched computation."""
     checkpoint_every: int
+    mesh: Mesh | None = None
+    """Of the devices that train."""
 
-    def run(self, recipe: Recipe, stops: Sequence[int]) -> Seeds:
+    def run(self, recipe: Recipe, stops: list[int]) -> Seeds:
         """Trains a recipe from all seeds, or goes on where an earlier start left off, or finds it finished.
 
         Raises:
@@ -215,6 +226,7 @@ class Workshop(NamedTuple):
                 recipe.initial_states(self.seeds, self.images.num_visible, self.images.train.means),
                 self.images.train.visible,
                 self.at_once,
+                self.mesh,
                 checkpoint_every=self.checkpoint_every,
                 stops=stops,
                 measure=self._watch,
@@ -247,7 +259,7 @@ class Workshop(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class RecipesConfig(SeedsConfig, TrainingConfig):
+class RecipesConfig(SeedsConfig, TrainingConfig, devices.MeshSettings):
     """What the scripts that train recipes share; each setting is a flag."""
 
     takes: ClassVar[Collection[str]] = ("weights", "drawn")
@@ -271,7 +283,8 @@ class RecipesConfig(SeedsConfig, TrainingConfig):
         if self.models and not there.is_dir():
             raise checks.SettingError("models", self.models, f"a folder, which may be missing; {there} is a file")
         at_once = self.seeds_at_once or self.num_seeds
-        return Workshop(folder, self.images(), self.seeds, at_once, self.checkpoint_every)
+        mesh = self.devices(seeds=self.num_seeds)
+        return Workshop(folder, self.images(), self.seeds, at_once, self.checkpoint_every, mesh)
 
 
 def check_recipe(

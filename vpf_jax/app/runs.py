@@ -20,7 +20,7 @@ from jaxtyping import PRNGKeyArray
 
 import vpf_jax
 from vpf_jax import checks, models, units
-from vpf_jax.app import follow
+from vpf_jax.app import devices, follow
 from vpf_jax.app.folder import (
     Growth,
     Stopped,
@@ -47,7 +47,18 @@ from vpf_jax.stack import Stack
 from vpf_jax.units import Unit
 
 # Settings that may change between starts of one run: they do not change what is computed.
-FREE = ("data_dir", "workdir", "models", "checkpoint_every", "tensorboard", "gif")
+FREE = (
+    "data_dir",
+    "workdir",
+    "models",
+    "checkpoint_every",
+    "tensorboard",
+    "gif",
+    "mesh",
+    "coordinator",
+    "processes",
+    "process",
+)
 # Seeds are below; and a run takes no more than so many of them.
 END_OF_SEEDS, MOST_SEEDS = 2**32, 100_000
 # Settings that say which data they are and how they are read.
@@ -487,7 +498,8 @@ def carry_out(config: Config, work: Callable[[Path, list[int]], tuple[dict[str, 
 
     settings = config.described()
     _check_same_data(config.folder, settings)
-    summary = run_once(config.folder, settings, finish, free=FREE, grows=config.growth())
+    with devices.own_folder(config.folder) as place:
+        summary = run_once(place, settings, finish, free=FREE, grows=config.growth(), agreed=devices.of_first)
     if events and not (config.folder / follow.EVENTS).exists():
         follow.write_events(config.folder)
     return summary
@@ -518,14 +530,15 @@ def keep_model(folder: Path, stack: Stack, about: Mapping[str, Any], name: str =
     models.save_model(folder / name, stack, {**about, "versions": versions})
 
 
-def stop_if_asked(stops: Sequence[int], saved: str) -> None:
-    """Raises Stopped where a signal has arrived."""
+def stop_if_asked(stops: list[int], saved: str) -> None:
+    """Raises Stopped where a signal has arrived, at one of several processes too."""
+    devices.agree(stops)
     if stops:
         raise Stopped(stops[0], saved)
 
 
 def evaluate_seeds(
-    folder: Path, name: str, seeds: Sequence[int], stops: Sequence[int], evaluate: Callable[[int, int], dict[str, Any]]
+    folder: Path, name: str, seeds: Sequence[int], stops: list[int], evaluate: Callable[[int, int], dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Measurements of all seeds, each read from FOLDER/evaluations where an earlier start has made it, undamaged.
 

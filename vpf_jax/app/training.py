@@ -16,7 +16,7 @@ Not here: many runs side by side (`recipes`), what is done with a trained model 
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from jax import Array
 
 import vpf_jax
 from vpf_jax import checks, figures, rules, units
-from vpf_jax.app import compare, loop, recipes, runs, sampling
+from vpf_jax.app import compare, devices, loop, recipes, runs, sampling
 from vpf_jax.app.folder import Growth, UsageError, write_arrays
 from vpf_jax.app.keys import key_for
 from vpf_jax.evaluate import generation, scores
@@ -97,7 +97,7 @@ class Parzen:
         """What metrics.csv has of it."""
         return {"parzen_validation": self._scores["validation_mean"], "parzen_sigma": self._scores["sigma"]}
 
-    def summary(self, judge: "Judge", stops: Sequence[int]) -> dict[str, Any]:
+    def summary(self, judge: "Judge", stops: list[int]) -> dict[str, Any]:
         """The final numbers."""
         samplers = []
         for number, sampler in enumerate(generation.compared_samplers(self._sampler)):
@@ -151,7 +151,7 @@ class Likelihood:
         """What metrics.csv has of it."""
         return {"log_likelihood_validation": self._found["mean"]}
 
-    def summary(self, judge: "Judge", stops: Sequence[int]) -> dict[str, Any]:
+    def summary(self, judge: "Judge", stops: list[int]) -> dict[str, Any]:
         """The final numbers."""
         runs.stop_if_asked(stops, "training is saved, start again for the evaluation")
         found = self._of(judge, self._images.test, FINAL)
@@ -181,7 +181,7 @@ class Likelihood:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(runs.TrainingConfig):
+class Config(runs.TrainingConfig, devices.ProcessSettings):
     """Settings of a run; each is the flag of the same name."""
 
     dataset: str = like(runs.Config, "dataset", default="")
@@ -493,6 +493,7 @@ def run(config: Config) -> dict[str, Any]:
         raise
     except ValueError as error:
         raise UsageError(f"--model={config.model} with --coupling={config.coupling}: {error}") from None
+    mesh = config.devices(data=config.batch_size, model=math.gcd(*sizes) if (sizes := recipe.hidden) else 1)
     details = {"model": config.model, "seed": config.seed, "epochs": recipe.epochs}
     due, pace, films = config.evaluate_every, config.checkpoint_every, config.gif
     sampler, num_samples, seed = config.sampler(), config.num_samples, config.seed
@@ -501,8 +502,8 @@ def run(config: Config) -> dict[str, Any]:
 
     def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
         judge = Judge(folder, recipe.title, images, evaluation, sampler, num_samples, seed, films)
-        trained = train(recipe, judge, due, checkpoint_every=pace, stops=stops)
-        stack = learnt(trained.state)
+        trained = train(recipe, judge, due, mesh=mesh, checkpoint_every=pace, stops=stops)
+        stack = devices.local(learnt(trained.state))
         runs.keep_model(folder, stack, about)
         judge.look(recipe.epochs, stack)
         summary = details | summarise(judge, trained, stops) | judge.compare()
@@ -511,7 +512,8 @@ def run(config: Config) -> dict[str, Any]:
             figures.save(folder / "samples.gif", film(folder, recipe.title))
         return summary, ""
 
-    summary = runs.carry_out(config, work)
+    with devices.within(mesh):
+        summary = runs.carry_out(config, work)
     if films and not (config.folder / "samples.gif").exists():
         print("no samples.gif: the run was finished without --gif, and has kept no samples of its evaluations")
     print(told(summary))
@@ -527,10 +529,10 @@ def train(recipe: recipes.Recipe, judge: Judge, evaluate_every: int, **options: 
         return evaluate_every > 0 and (epoch % evaluate_every == 0 or epoch == recipe.epochs)
 
     def measure(state: Any, epoch: int) -> loop.Row:
-        key, stack = key_for(judge.seed, "watched examples", epoch), learnt(state)
+        key, stack = key_for(judge.seed, "watched examples", epoch), devices.local(learnt(state))
         row = dict(recipes.watch(seed, epoch, stack, images.train.completed(key, stack, recipes.NUM_WATCHED)))
         if evaluated(epoch):
-            judge.look(epoch, jax.tree.map(lambda leaf: leaf.copy(), learnt(state)))
+            judge.look(epoch, jax.tree.map(lambda leaf: leaf.copy(), stack))
             row |= judge.evaluation.row
         return row
 
@@ -552,7 +554,7 @@ def train(recipe: recipes.Recipe, judge: Judge, evaluate_every: int, **options: 
     )
 
 
-def summarise(judge: Judge, trained: loop.Trained, stops: Sequence[int]) -> dict[str, Any]:
+def summarise(judge: Judge, trained: loop.Trained, stops: list[int]) -> dict[str, Any]:
     """The final numbers."""
     found, last = judge.evaluation.summary(judge, stops), trained.rows[-1]
     return {
