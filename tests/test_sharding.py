@@ -307,6 +307,21 @@ def test_along_the_model_axis_a_step_sends_minibatches_of_units(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["vpf", "vpf, inside layers"])
+def test_along_both_axes_a_step_sends_both_by_the_parts_of_a_device(name):
+    steps, _, weights = program(name, {"data": 2, "model": 4}, (64, 256, 64))
+    inside = "inside" in name
+    if not inside:
+        # Its share of the gradient, and the lower fields of its examples: upper units go nowhere.
+        assert bytes_of(steps) / 10 <= (weights + 4 * 64 * 3) / 4 + 4 * (BATCH // 2) * (64 + 1) + 4
+    else:
+        # Two machines: states and rates of each inner layer, for the gradient, and for the sweep what it takes.
+        layers = 256 + 64
+        per_sweep, gathered = 2 * 4 * (256**2 + 64**2), 4 * (BATCH // 2) * layers
+        assert bytes_of(steps) / 10 <= per_sweep + weights / 4 + 6 * gathered + 4 * BATCH * 64 * 4
+
+
+@pytest.mark.slow
 def test_sampling_and_evaluation_over_devices():
     mesh = sharding.make_mesh(BOTH)
     stack = intra()

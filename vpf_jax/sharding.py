@@ -160,13 +160,20 @@ def laid_out(tree: Tree) -> Tree:
 def mean_of_parts(function: Callable[..., Tree], *batches: Any) -> Tree:
     """function(*batches), whose results are means over the first axis of the batches' arrays.
 
-    Over devices each takes the means of its own rows first: what function adds up then travels once, as one sum.
+    Over devices each takes the means of its own rows first: what function adds up then travels once, as one sum. Units
+    stay where they are, and each device makes the part of a machine's gradient that lies on it.
     """
     count = spread(DATA)
     if count == 1 or any(a.shape[0] % count for a in jax.tree.leaves(batches)):
         return function(*batches)
-    own = jax.tree.map(lambda a: laid(a.reshape(count, -1, *a.shape[1:]), DATA), batches)
-    return jax.tree.map(lambda a: jnp.mean(a, axis=0), jax.vmap(function)(*own))
+
+    def rows(array: Any) -> Any:
+        free = (P.UNCONSTRAINED,) * array.ndim
+        return jax.lax.with_sharding_constraint(array.reshape(count, -1, *array.shape[1:]), P(DATA, *free))
+
+    found = jax.vmap(function)(*jax.tree.map(rows, batches))
+    found = jax.tree.map(lambda a, spec: laid(a, DATA, *spec[1:]), found, layout(found, seeds=True))
+    return jax.tree.map(lambda a: jnp.mean(a, axis=0), found)
 
 
 def spread(axis: str) -> int:
