@@ -17,9 +17,10 @@ import pytest
 from programs import SMALL, users_environment
 
 import vpf_jax
-from benchmarks import measure, peers, potts, quality, report, run
+from benchmarks import measure, peers, potts, quality, report, run, versions
 from benchmarks.cases import num_weights
 from experiments import named_recipes
+from vpf_jax.app.folder import UsageError
 from vpf_jax.app.runs import Images
 from vpf_jax.data import load_dataset
 from vpf_jax.evaluate import likelihood
@@ -318,6 +319,30 @@ def test_shades_without_the_peer_are_ours_alone(monkeypatch):
     ours, ours_too, peer = potts.run(quick_potts()).splitlines()[2:]
     assert all(line.startswith("| ours, ") and " +- " in line for line in (ours, ours_too))
     assert peer == "| rbms, PCD-1 | not measured: torch is not installed (pip install torch) |  |  |  |"
+
+
+@pytest.mark.slow
+def test_two_trees_are_timed_in_turn(capfd):
+    """Here the same tree twice, each in a process of its own."""
+    config = versions.Config(
+        before=str(ROOT), after=str(ROOT), dataset="digits_8x8", hidden=(4, 3), batch_size=400, epochs=1, pairs=2
+    )
+    rows = versions.run(config).splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == [f"| {case}" for case in versions.CASES]
+    seconds = np.array([[float(cell) for cell in row.split(" | ")[1:3]] for row in rows])
+    assert (seconds > 0).all()
+    assert capfd.readouterr().err == ""
+
+
+def test_ratios_of_two_trees_are_of_pairs():
+    table = versions.tabulate({"a": np.array([[1.0, 2.0], [2.0, 2.0], [4.0, 2.0]])}, 10)
+    row = table.splitlines()[2]
+    assert row == "| a | 0.2000 | 0.2000 | 1.000 | 0.750 to 1.500 | 0.500 to 2.000 | 2.000 |"
+
+
+def test_a_tree_without_the_project_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"which holds no vpf_jax; it takes a tree of this project"):
+        versions.run(versions.Config(before=str(tmp_path)))
 
 
 def test_the_rate_is_that_of_the_best_score(monkeypatch):
