@@ -14,6 +14,7 @@ from benchmarks.measure import Case, MissingPeerError
 from vpf_jax import BoltzmannMachine
 from vpf_jax.app.keys import key_for
 from vpf_jax.stack import Stack
+from vpf_jax.units import BINARY, Categorical, Unit
 
 
 def _peer(module: str, distribution: str) -> types.ModuleType:
@@ -52,22 +53,34 @@ class Sklearn:
 
 
 class Rbms:
-    """The package rbms: PCD-1 with as many chains as a batch has examples, by centred gradients of norm 1, its own."""
+    """The package rbms: PCD with as many chains as a batch has examples, by centred gradients of norm 1, its own."""
 
-    def __init__(self, visible: np.ndarray, num_hidden: int, batch_size: int, learning_rate: float):
+    kind = ("rbms.bernoulli_bernoulli.classes", "BBRBM")
+
+    def __init__(
+        self,
+        visible: np.ndarray,
+        num_hidden: int,
+        batch_size: int,
+        learning_rate: float,
+        steps: int = 1,
+        seed: int = 0,
+    ):
         self._torch = _peer("torch", "torch")
         with warnings.catch_warnings():
             # It compiles by what newer versions of torch would rather not.
             warnings.simplefilter("ignore", FutureWarning)
-            self._kind = _peer("rbms.bernoulli_bernoulli.classes", "rbms").BBRBM
+            module, name = self.kind
+            self._kind = getattr(_peer(module, "rbms"), name)
             self._fit_batch = _peer("rbms.training.pcd", "rbms").fit_batch_pcd
         self._images = self._torch.from_numpy(visible.astype(np.float32))
         self._num_hidden, self._batch_size, self._learning_rate = num_hidden, batch_size, learning_rate
+        self._steps, self._seed = steps, seed
         self.reset()
 
     def reset(self) -> None:
         torch = self._torch
-        torch.manual_seed(0)
+        torch.manual_seed(self._seed)
         dataset = types.SimpleNamespace(data=self._images)
         self._rbm = self._kind.init_parameters(self._num_hidden, dataset, self._images.device, self._images.dtype)
         self._chains = self._rbm.init_chains(self._batch_size)
@@ -82,11 +95,27 @@ class Rbms:
             for rows in torch.randperm(len(self._images)).split(self._batch_size):
                 batch = self._images[rows], weights[: len(rows)]
                 self._optimizer.zero_grad(set_to_none=False)
-                self._chains, _ = self._fit_batch(batch, self._chains, self._rbm, gibbs_steps=1, beta=1.0)
+                self._chains, _ = self._fit_batch(batch, self._chains, self._rbm, gibbs_steps=self._steps, beta=1.0)
                 self._optimizer.step()
+                self._after_step()
+
+    def _after_step(self) -> None:
+        """What its training does with the parameters of this kind."""
 
     def stack(self) -> Stack:
         return _stack(*(parameter.numpy() for parameter in self._rbm.parameters()))
+
+
+class RbmsPotts(Rbms):
+    """The categorical RBM of rbms, which takes codes; after each step in the zero-sum gauge, as its training does."""
+
+    kind = ("rbms.potts_bernoulli.classes", "PBRBM")
+
+    def _after_step(self) -> None:
+        _peer("rbms.potts_bernoulli.utils", "rbms").ensure_zero_sum_gauge(self._rbm)
+
+    def stack(self) -> Stack:
+        return potts_stack(*(parameter.numpy() for parameter in self._rbm.parameters()))
 
 
 class Port:
@@ -114,10 +143,20 @@ class Port:
         return _stack(weights, biases[: pair.num_lower], biases[pair.num_lower :])
 
 
-def _stack(weights: np.ndarray, visible_bias: np.ndarray, hidden_bias: np.ndarray) -> Stack:
+def potts_stack(weights: np.ndarray, visible_bias: np.ndarray, hidden_bias: np.ndarray) -> Stack:
+    """Our RBM of the parameters of rbms' Potts-Bernoulli one: weights [n_0, q, n_1], visible biases [n_0, q]."""
+    count, q, num_hidden = weights.shape
+    units = Categorical(q), BINARY
+    return _stack(weights.reshape(count * q, num_hidden), visible_bias.reshape(count * q), hidden_bias, units)
+
+
+def _stack(
+    weights: np.ndarray, visible_bias: np.ndarray, hidden_bias: np.ndarray, units: tuple[Unit, ...] = (BINARY, BINARY)
+) -> Stack:
     """Our RBM of a peer's parameters, weights [n_0, n_1]; copies, as peers learn in place."""
     parameters = [jnp.array(parameter, jnp.float32) for parameter in (weights, visible_bias, hidden_bias)]
-    return (BoltzmannMachine(biases=tuple(parameters[1:]), weights=(parameters[0],), intra=(None, None)),)
+    biases = tuple(parameters[1:])
+    return (BoltzmannMachine(biases=biases, weights=(parameters[0],), intra=(None, None), units=units),)
 
 
 def sklearn_case(name: str, visible: np.ndarray, num_hidden: int, batch_size: int, against: tuple[str, ...]) -> Case:

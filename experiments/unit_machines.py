@@ -48,6 +48,7 @@ from vpf_jax.settings import like, setting
 from vpf_jax.units import BINARY, COUNT, GAUSSIAN, SPIN, Categorical, Unit
 
 LEVELS, SIXTEENTHS = 4, 16
+SHADE = Categorical(LEVELS)
 FORMS = {
     "bits": "bits",
     "spins": "spins",
@@ -122,14 +123,12 @@ def form(name: str, images: runs.Images, noise: float) -> Form:
     if name in REAL:
         return _real(name, grey, noise)
     if name == "levels":
-        unit = Categorical(LEVELS)
         shades = np.linspace(0, 1, LEVELS)
-        codes = [jnp.asarray(np.rint(part * (LEVELS - 1)), jnp.int32) for part in grey]
 
         def shade(entries: np.ndarray) -> np.ndarray:
             return entries.reshape(len(entries), -1, LEVELS) @ shades
 
-        return Form(unit, unit.encode(codes[0]), unit.encode(codes[1]), shade, shade)
+        return Form(SHADE, as_shades(grey[0]), as_shades(grey[1]), shade, shade)
     if name == "counts":
         counts = [jnp.asarray(np.rint(part * SIXTEENTHS), jnp.int32) for part in grey]
         return Form(COUNT, counts[0], counts[1], lambda entries: plain(entries / SIXTEENTHS), lambda weights: weights)
@@ -138,6 +137,11 @@ def form(name: str, images: runs.Images, noise: float) -> Form:
         return Form(BINARY, bits[0], bits[1], plain, lambda weights: weights)
     spins = [2 * part.astype(jnp.int8) - 1 for part in bits]
     return Form(SPIN, spins[0], spins[1], lambda entries: (entries + 1) / 2, lambda weights: weights)
+
+
+def as_shades(grey: Float[np.ndarray, "n pixels"]) -> Shaped[Array, "n entries"]:
+    """States of images in [0, 1]."""
+    return SHADE.encode(jnp.asarray(np.rint(grey * (LEVELS - 1)), jnp.int32))
 
 
 def _real(name: str, grey: list[Float[np.ndarray, "n pixels"]], noise: float) -> Form:

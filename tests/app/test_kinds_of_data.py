@@ -4,6 +4,7 @@ Not here: bits (tests/app/test_training.py, tests/app/test_model_commands.py), h
 (tests/data/test_files.py).
 """
 
+import csv
 import json
 from pathlib import Path
 
@@ -27,6 +28,9 @@ COUNTS = RNG.poisson(np.where(KIND, [6, 1, 4, 0.5, 2], [1, 6, 0.2, 5, 2]))
 REALS = RNG.normal(np.where(KIND, [1, -1, 2, 0, 1], [-1, 1, -2, 1, -1]), 1)
 CODES = np.where(RNG.random((500, 5)) < 0.7, np.where(KIND, 1, 2), RNG.integers(0, 5, (500, 5)))
 LETTERS = "-ACGT"
+# The last variable has three words, the others five.
+WORDS = tuple(f"{letter}, or so" for letter in "abcde")
+CODES_OF_WORDS = np.minimum(CODES, [4, 4, 4, 4, 2])
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +45,12 @@ def written(kind):
         rows = ("".join(LETTERS[code] for code in row) for row in CODES)
         Path("family.fasta").write_text("".join(f">s{number}\n{row}\n" for number, row in enumerate(rows)))
         return "family.fasta", {}
+    if kind == "words":
+        with open("words.csv", "w", newline="") as file:
+            csv.writer(file).writerows(
+                [[f"v{i}" for i in range(5)], *([WORDS[k] for k in row] for row in CODES_OF_WORDS)]
+            )
+        return "words.csv", {}
     array, how = {"count": (COUNTS, {}), "gaussian": (REALS, {}), "categorical": (CODES, {"values": "categories"})}[
         kind
     ]
@@ -56,6 +66,7 @@ def written(kind):
         ("gaussian", "gaussian", REALS, "csv"),
         ("categorical", "categorical(5)", CODES, "csv"),
         ("fasta", "categorical(5)", CODES, "fasta"),
+        ("words", "groups(20 categorical(5) + 3 categorical(3))", CODES_OF_WORDS, "csv"),
     ],
 )
 def test_what_comes_in_comes_out(kind, unit, array, suffix, capsys):
@@ -74,6 +85,11 @@ def test_what_comes_in_comes_out(kind, unit, array, suffix, capsys):
     def read(path):
         if suffix == "npy":
             return np.load(path)
+        if kind == "words":
+            with open(path, newline="") as file:
+                names, *rows = csv.reader(file)
+            assert names == [f"v{i}" for i in range(5)]
+            return np.array([[WORDS.index(word) for word in row] for row in rows])
         if suffix == "csv":
             return np.loadtxt(path, delimiter=",", skiprows=1)
         rows = Path(path).read_text().split()[1::2]
@@ -82,7 +98,8 @@ def test_what_comes_in_comes_out(kind, unit, array, suffix, capsys):
     sampling.run(sampling.Config(model="run", number=200, steps=300, out=f"samples.{suffix}"))
     drawn = read(f"samples.{suffix}")
     assert drawn.shape == (200, 5)
-    states = np.eye(5)[drawn.astype(int)].reshape(200, -1) if unit.startswith("categorical") else drawn
+    categories = "categorical" in unit
+    states = np.eye(5)[drawn.astype(int)].reshape(200, -1)[:, : model.stack[0].sizes[0]] if categories else drawn
     errors = states.std(axis=0) / np.sqrt(200)
     assert (np.abs(states.mean(axis=0) - exact_means(model.stack[0])) < 5 * errors + 1e-2).all()
     if kind != "gaussian":
@@ -92,7 +109,7 @@ def test_what_comes_in_comes_out(kind, unit, array, suffix, capsys):
     scoring.run(scoring.Config(model="run", data=dataset, out="scores.npy"))
     table = np.load("scores.npy")
     # What a unit is, given the others, is a sum where its values can be counted.
-    summed = ("pseudo_log_likelihood",) if unit.startswith("categorical") else ()
+    summed = ("pseudo_log_likelihood",) if categories else ()
     assert table.dtype.names == ("log_likelihood", "free_energy", *summed)
     assert table["log_likelihood"].mean() == pytest.approx(found["mean"], abs=6 * found["sem"])
     # A file with holes is filled in, and what was there stays.

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -16,9 +17,10 @@ import pytest
 from programs import SMALL, users_environment
 
 import vpf_jax
-from benchmarks import measure, peers, quality, report, run
+from benchmarks import measure, peers, potts, quality, report, run, versions
 from benchmarks.cases import num_weights
 from experiments import named_recipes
+from vpf_jax.app.folder import UsageError
 from vpf_jax.app.runs import Images
 from vpf_jax.data import load_dataset
 from vpf_jax.evaluate import likelihood
@@ -225,10 +227,16 @@ def digits(count=120):
     return (np.random.default_rng(0).random((count, 12)) < np.linspace(0.1, 0.9, 12)).astype(np.uint8)
 
 
+def codes(images):
+    """From 0 to 2."""
+    return images[:, :6] + images[:, 6:]
+
+
 LEARNERS = {
     "recipe": lambda images: quality.RecipeLearner(named_recipes.rbm("vpf_pcd", 5, 2), jnp.asarray(images)),
     "sklearn": lambda images: peers.Sklearn(images, 5, 40, 0.1),
     "rbms": lambda images: peers.Rbms(images, 5, 40, 0.1),
+    "rbms, shades": lambda images: peers.RbmsPotts(codes(images), 5, 40, 0.1, steps=2, seed=1),
     "port": lambda images: peers.Port(images, (5,)),
 }
 
@@ -257,7 +265,7 @@ def test_learners_train_and_begin_again(name):
         np.testing.assert_array_equal(again, first)
 
 
-@pytest.mark.parametrize("name", ["sklearn", "rbms"])
+@pytest.mark.parametrize("name", ["sklearn", "rbms", "rbms, shades"])
 def test_an_rbm_of_a_peer_has_its_free_energy(name):
     images = digits()
     try:
@@ -270,8 +278,78 @@ def test_an_rbm_of_a_peer_has_its_free_energy(name):
         theirs = learner._rbm._free_energy(images.astype(np.float32))
     else:
         theirs = learner._rbm.compute_energy_visibles(learner._images).numpy()
-    ours = jax.vmap(vpf_jax.free_energy, in_axes=(None, 0))(machine, jnp.asarray(images))
+    states = machine.layer_units[0].encode(jnp.asarray(codes(images))) if "shades" in name else jnp.asarray(images)
+    ours = jax.vmap(vpf_jax.free_energy, in_axes=(None, 0))(machine, states)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_parameters_of_a_potts_bernoulli_rbm_have_its_energy():
+    """As its authors write it, with a weight and a bias for each value of each visible unit; without the package."""
+    rng = np.random.default_rng(3)
+    weights, visible, hidden = rng.normal(size=(2, 3, 4)), rng.normal(size=(2, 3)), rng.normal(size=4)
+    (machine,) = peers.potts_stack(weights, visible, hidden)
+    assert machine.layer_units == (vpf_jax.units.Categorical(3), vpf_jax.units.BINARY)
+    energies = []
+    for v in itertools.product(range(3), repeat=2):
+        for h in itertools.product(range(2), repeat=4):
+            energies.append(-sum(visible[i, v[i]] + weights[i, v[i]] @ h for i in range(2)) - hidden @ h)
+            states = machine.layer_units[0].encode(jnp.asarray(v)), jnp.asarray(h)
+            np.testing.assert_allclose(vpf_jax.energy(machine, states), energies[-1], rtol=1e-4, atol=1e-5)
+    log_z = np.log(np.sum(np.exp(-np.array(energies))))
+    np.testing.assert_allclose(vpf_jax.log_partition_exact(machine), log_z, rtol=1e-5)
+
+
+def quick_potts(**changed):
+    quick = {"hidden": 3, "epochs": 1, "num_seeds": 2, "rates": (0.1, 0.2), "num_chains": 10, "num_temperatures": 10}
+    return potts.Config(dataset=SMALL, steps=(1,), **quick, **changed)
+
+
+@pytest.mark.slow
+def test_shades_beside_the_peer(capsys):
+    pytest.importorskip("rbms")
+    table = potts.run(quick_potts())
+    assert [line.split(" |")[0] for line in table.splitlines()[2:4]] == ["| ours, CD-10", "| ours, PCD-1"]
+    assert re.search(r"^\| rbms, PCD-1, rate 0.[12] \| -\d+", table, re.MULTILINE)
+    assert len(re.findall("nats on validation images", capsys.readouterr().out)) == 2
+
+
+@pytest.mark.slow
+def test_shades_without_the_peer_are_ours_alone(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    ours, ours_too, peer = potts.run(quick_potts()).splitlines()[2:]
+    assert all(line.startswith("| ours, ") and " +- " in line for line in (ours, ours_too))
+    assert peer == "| rbms, PCD-1 | not measured: torch is not installed (pip install torch) |  |  |  |"
+
+
+@pytest.mark.slow
+def test_two_trees_are_timed_in_turn(capfd):
+    """Here the same tree twice, each in a process of its own."""
+    config = versions.Config(
+        before=str(ROOT), after=str(ROOT), dataset="digits_8x8", hidden=(4, 3), batch_size=400, epochs=1, pairs=2
+    )
+    rows = versions.run(config).splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == [f"| {case}" for case in versions.CASES]
+    seconds = np.array([[float(cell) for cell in row.split(" | ")[1:3]] for row in rows])
+    assert (seconds > 0).all()
+    assert capfd.readouterr().err == ""
+
+
+def test_ratios_of_two_trees_are_of_pairs():
+    table = versions.tabulate({"a": np.array([[1.0, 2.0], [2.0, 2.0], [4.0, 2.0]])}, 10)
+    row = table.splitlines()[2]
+    assert row == "| a | 0.2000 | 0.2000 | 1.000 | 0.750 to 1.500 | 0.500 to 2.000 | 2.000 |"
+
+
+def test_a_tree_without_the_project_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"which holds no vpf_jax; it takes a tree of this project"):
+        versions.run(versions.Config(before=str(tmp_path)))
+
+
+def test_the_rate_is_that_of_the_best_score(monkeypatch):
+    nats = {0.1: -3.0, 0.2: -1.0, 0.3: -2.0}
+    monkeypatch.setattr(potts, "learn", lambda data, steps, rate, seed, work: (rate, 1.0))
+    monkeypatch.setattr(potts, "scores", lambda data, images, rate, *_: (nats[rate],))
+    assert potts.best_rate(None, None, 1, tuple(nats), 0, None) == 0.2
 
 
 @pytest.mark.slow

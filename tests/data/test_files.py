@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vpf_jax import units
-from vpf_jax.data import DatasetError, load_dataset, read_examples
+from vpf_jax.data import DatasetError, load_dataset, read_examples, tables
 from vpf_jax.data.fasta import as_fasta
 from vpf_jax.data.loading import Names, digest_of, is_found, short_name
 
@@ -317,6 +317,70 @@ def test_names_are_of_variables_not_of_values():
     Path("some.csv").write_text("a,b\n0,2\n1,1\n2,0\n")
     data = load_dataset("some.csv", values="categories")
     assert (data.names, data.shape, data.num_visible) == (("a", "b"), (2, 3), 6)
+
+
+def test_words_are_categories_of_each_column(monkeypatch):
+    """In the order of the alphabet, over the whole file however long; whoever knows the words reads others by them."""
+    monkeypatch.setattr(tables, "_LINES", 2)
+    Path("w.csv").write_text("hue,size,class\nred,big,u\n green ,small,v\nred,,u\nblue,small,u\nNA,big,v\n")
+    data = load_dataset("w.csv", split=(0.6, 0.2, 0.2))
+    assert data.categories == (("blue", "green", "red"), ("big", "small"))
+    assert (data.units, data.shape) == ("groups(3 categorical(3) + 2 categorical(2))", (5,))
+    assert (data.names, data.num_variables, data.classes) == (("hue", "size"), 2, 2)
+    assert "categories (words, 2 to 3 in a column), for groups(" in data.told
+    part = read_examples("w.csv")
+    np.testing.assert_array_equal(
+        part.examples, [[0, 0, 1, 1, 0], [0, 1, 0, 0, 1], [0, 0, 1, 1, 0], [1, 0, 0, 0, 1], [1, 0, 0, 1, 0]]
+    )
+    np.testing.assert_array_equal(np.argwhere(part.missing), [[2, 3], [2, 4], [4, 0], [4, 1], [4, 2]])
+    np.testing.assert_array_equal(part.labels, [0, 1, 0, 0, 1])
+    unit = units.get(data.units)
+    Path("some.csv").write_text("hue,size\ngreen,\nred,\n")
+    read = read_examples("some.csv", unit=unit, categories=data.categories)
+    np.testing.assert_array_equal(read.examples, [[0, 1, 0, 1, 0], [0, 0, 1, 1, 0]])
+    np.testing.assert_array_equal(read.missing, 2 * [[False, False, False, True, True]])
+    np.save("codes.npy", [[2, 1], [0, 0]])
+    np.testing.assert_array_equal(read_examples("codes.npy", unit=unit).examples, [[0, 0, 1, 0, 1], [1, 0, 0, 1, 0]])
+    for name, held, told in (
+        (
+            "some.csv",
+            "hue,size\nred,big\nred,huge\n",
+            "line 3 holds 'huge' in column 'size'; it takes big, small there",
+        ),
+        ("some.csv", "hue\nred\nblue\n", "with 1 variables per example; it takes 2"),
+    ):
+        Path(name).write_text(held)
+        with pytest.raises(DatasetError, match=told):
+            read_examples(name, unit=unit, categories=data.categories)
+    with pytest.raises(DatasetError, match=r"whose table holds words; it takes values of categorical\(3\) units"):
+        read_examples("some.csv", unit=units.Categorical(3))
+    for codes, told in (
+        ([[2, 2]], "holds 2 in row 0, variable 1; .* from 0 to 1, where"),
+        ([[1]], "1 variables .* takes 2"),
+    ):
+        np.save("codes.npy", codes)
+        with pytest.raises(DatasetError, match=told):
+            read_examples("codes.npy", unit=unit)
+
+
+@pytest.mark.parametrize(
+    ("held", "names", "count"),
+    [
+        ("red,big\nblue,small\nblue,big\nred,small\n", None, 4),
+        # Not found again: names, as a table of numbers has them.
+        ("red,big\nblue,small\nblue,tiny\nred,small\n", ("red", "big"), 3),
+        ("red;big\nblue;small\nred;big\nblue;big\n", None, 4),
+    ],
+)
+def test_a_first_line_of_words_that_are_found_again_is_an_example(held, names, count):
+    Path("w.csv").write_text(held)
+    data = load_dataset("w.csv")
+    assert data.names == names
+    assert len(read_examples("w.csv")) == count
+    if names is None:
+        # As many words in each column: one kind of unit.
+        assert (data.units, data.shape) == ("categorical(2)", (2, 2))
+        np.testing.assert_array_equal(read_examples("w.csv").examples[0], [0, 1, 1, 0])
 
 
 def test_states_of_a_model_are_read_whatever_they_look_like():
@@ -628,6 +692,28 @@ WRONG = {
     "csv empty": ("some.csv", text(""), {}, "which is empty"),
     "csv names alone": ("some.csv", text("a,b\n"), {}, "a line of names and no examples"),
     "csv ragged": ("some.csv", text("a,b\n1,0\n\n1\n"), {}, "whose line 4 has 1 column and line 1 has 2"),
+    "csv word in numbers": ("some.csv", text("a,b\n1,red\n0,red\n"), {}, "line 2 holds 'red' in column 2; .* or words"),
+    "csv number in words": (
+        "some.csv",
+        text("a,b\n" + 5000 * "x,y\ny,x\n" + "x,1\n"),
+        {},
+        "line 10002 holds the number '1' in column 2; it takes words in all columns",
+    ),
+    "csv words, empty column": ("some.csv", text("a,b\nx,\ny,NA\n"), {}, "column 'b' holds missing entries alone; it"),
+    "csv words, no names": ("some.csv", text("x,y\n,x\nx,y\n,\nx,x\n"), {}, "column 1 holds no other word than 'x'"),
+    "csv one word": ("some.csv", text("a,b\nx,u\ny,u\n"), {}, "'b' holds no other word than 'u'; it takes two to 255"),
+    "csv many words": (
+        "some.csv",
+        text("a\n" + "".join(f"w{n}\n" for n in range(256))),
+        {},
+        "column 'a' holds 256 different words; it takes two to 255 different words in a column",
+    ),
+    "csv words as counts": (
+        "some.csv",
+        text("a\nx\ny\n"),
+        {"values": "counts"},
+        "words, 2 in a column: categories; it",
+    ),
     "csv word": ("some.csv", text("a,b\n1,0\n0,one\n"), {}, "line 3 holds 'one' in column 2; it takes numbers"),
     "csv counts": (
         "some.csv",

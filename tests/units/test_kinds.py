@@ -238,6 +238,7 @@ FITTED = {
     GAUSSIAN: [-3.0, 0.5],
     NORMAL: [-3.0, 0.5],
     COUNT: [0.3, 120.0],
+    RECTIFIED: [0.3, 120.0],
 }
 
 
@@ -256,13 +257,35 @@ def test_a_start_has_the_means_and_variances_that_it_is_fitted_to(unit):
 
 @pytest.mark.parametrize(
     ("unit", "means"),
-    [(BINARY, [0.0, 1.0]), (SPIN, [-1.0, 1.0]), (Categorical(3), [0.0, 1.0, 0.0]), (COUNT, [0.0, 0.0])],
+    [
+        (BINARY, [0.0, 1.0]),
+        (SPIN, [-1.0, 1.0]),
+        (Categorical(3), [0.0, 1.0, 0.0]),
+        (COUNT, [0.0, 0.0]),
+        (RECTIFIED, [0.0, 0.0]),
+    ],
 )
 def test_a_start_from_means_at_an_end_has_finite_fields(unit, means):
     """Off by no more than one value in a hundred."""
     biases, _ = unit.fitted(jnp.asarray(means), None)
     assert np.isfinite(biases).all()
     np.testing.assert_allclose(unit.mean(biases), means, atol=0.021)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rectified_units_have_the_means_of_data_by_integrals(dtype):
+    """From where the density is next to an exponential one to where next to nothing is cut off."""
+    means = np.concatenate([np.geomspace(0.01, 1, 30), np.linspace(1.1, 9, 20)]).astype(dtype)
+    with jax.enable_x64(dtype == np.float64):
+        fields, own = RECTIFIED.fitted(jnp.asarray(means), None)
+    assert own is None
+    assert fields.dtype == dtype
+    for z, mean in zip(np.asarray(fields, np.float64), means, strict=True):
+        x = np.linspace(0, mean + min(20, 60 * mean), 400_001)
+        p = np.exp(x * z - x**2 / 2 - max(z, 0) ** 2 / 2)
+        p[[0, -1]] /= 2
+        np.testing.assert_allclose(p @ x / p.sum(), mean, rtol=1e-3 if dtype == np.float32 else 3e-4)
+        assert dtype == np.float32 or z < -10 or abs(p @ x / p.sum() / mean - 1) < 1e-8
 
 
 def test_variances_near_0_are_held_away_from_it():
@@ -279,7 +302,7 @@ def test_variances_near_0_are_held_away_from_it():
         (Categorical(2), [0.5, 0.2], "got visible_means of other sums; .* sum to 1 for each unit"),
         (Categorical(2), [1.5, -0.5], "probabilities"),
         (COUNT, [-1.0, 2.0], "got visible_means from -1 to 2; those of counts are at least 0"),
-        (RECTIFIED, [1.0, 2.0], "got units of kind 'rectified'; a start from means takes kinds that say how"),
+        (RECTIFIED, [-1.0, 2.0], "got visible_means from -1 to 2; those of rectified units are at least 0"),
         (TERNARY, [0.0, 0.5], "got units of kind 'ternary'; a start from means takes kinds that say how"),
         (GAUSSIAN, [0.0, np.nan], "got visible_means that are not finite"),
         (GAUSSIAN, [0.0], r"got visible_means of shape \(1,\)"),

@@ -16,7 +16,7 @@ from jaxtyping import Float, PRNGKeyArray, Real
 from vpf_jax import figures
 from vpf_jax.evaluate import comparison
 from vpf_jax.stack import Stack
-from vpf_jax.units import BINARY
+from vpf_jax.units import BINARY, Unit
 
 NAME = "comparison.png"
 # Examples of each set that are looked at, and those whose nearest training example is looked for.
@@ -70,9 +70,10 @@ def compare_with_data(
     some = train[jnp.sort(jax.random.permutation(order_key, len(train))[: len(samples)])]
     data, drawn, seen = (_measure(stack, rows[:MOST_EXAMPLES]) for rows in (held_out, samples, some))
     laws: dict[str, dict[str, np.ndarray]] = {}
-    if unit.all_values() is not None:
-        # A categorical unit of another value differs in two entries.
-        entries = 2 if unit.width > 1 else 1
+    # A categorical unit of another value differs in two entries.
+    each = {2 if kind.width > 1 else 1 for kind, _ in unit.segments(samples.shape[1])}
+    if _are_counted(unit, samples.shape[1]) and len(each) == 1:
+        (entries,) = each
         laws["differing units, nearest training example"] = {
             name: comparison.nearest_examples(rows[:MOST_SOUGHT].astype(jnp.uint8), train).distances / entries
             for name, rows in (("held-out data", held_out), ("samples", samples))
@@ -97,9 +98,14 @@ def _measure(stack: Stack, visible: Real[jax.Array, "batch n_0"]) -> _Measured:
     return _Measured(
         comparison.moments(visible, unit=unit),
         comparison.count_probabilities(visible) if unit == BINARY else None,
-        np.asarray(visible, np.float64).sum(axis=1) if unit.all_values() is None else None,
+        None if _are_counted(unit, visible.shape[1]) else np.asarray(visible, np.float64).sum(axis=1),
         comparison.free_energies(machine, visible) if closed else None,
     )
+
+
+def _are_counted(unit: Unit, n: int) -> bool:
+    """Whether values of all of n entries are finitely many."""
+    return all(kind.all_values() is not None for kind, _ in unit.segments(n))
 
 
 def _agreements(found: _Measured, wanted: _Measured) -> dict[str, comparison.Agreement]:

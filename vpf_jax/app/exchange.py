@@ -20,12 +20,13 @@ from vpf_jax import checks
 from vpf_jax.app.folder import UsageError, read_object
 from vpf_jax.atomic import write_bytes
 from vpf_jax.checks import AnyArray
-from vpf_jax.data import DatasetError, binarise, read_examples
+from vpf_jax.data import DatasetError, binarise, read_examples, words
 from vpf_jax.data.fasta import as_fasta
 from vpf_jax.loading import load_stack
 from vpf_jax.models import NAME, Model, load_model
 from vpf_jax.settings import Settings, setting
 from vpf_jax.units import Categorical, TwoValued, Unit
+from vpf_jax.units.base import num_units
 
 # Suffixes of files of rows, and of letters.
 ROWS = (".npy", ".csv")
@@ -102,8 +103,10 @@ def read_data(config: DataConfig, model: Model) -> Examples:
     unit = visible_unit(model)
     plain = isinstance(unit, TwoValued)
     checks.require(plain or config.values == "auto", "values", config.values, f"auto, as the units are {unit.name}")
-    part = read_examples(config.data, config.values, config.array, unit, alphabet(model))
-    wanted, found = model.stack[0].sizes[0] // unit.width, part.examples.shape[1] // unit.width
+    part = read_examples(config.data, config.values, config.array, unit, alphabet(model), categories(model))
+    wanted, found = num_variables(model), part.examples.shape[1] // unit.width
+    # Of groups, what is read has their entries.
+    found = wanted if part.examples.shape[1] == model.stack[0].sizes[0] else found
     if found != wanted:
         raise DatasetError(
             f"got {config.data} with {found} variables per example; the model {config.model} takes {wanted}"
@@ -153,28 +156,35 @@ def check_letters(out: str, model: Model) -> None:
 
 
 def write_values(path: Path, model: Model, values: Shaped[AnyArray, "n n_0"]) -> None:
-    """Writes states of visible units in the form in which data come: of categories their codes or letters."""
-    unit, rows = visible_unit(model), np.asarray(values)
-    if isinstance(unit, Categorical):
-        rows = np.asarray(unit.decode(rows)).astype(np.uint8)
+    """Writes states of visible units in the form in which data come: of categories codes, letters, or in .csv words."""
+    rows = np.asarray(values)
+    parts = visible_unit(model).segments(rows.shape[1])
+    if all(isinstance(kind, Categorical) for kind, _ in parts):
+        codes = [np.asarray(kind.decode(rows[:, part])) for kind, part in parts if isinstance(kind, Categorical)]
+        rows = np.concatenate(codes, axis=1).astype(np.uint8)
     if path.suffix.lower() == FASTA:
         write_bytes(path, as_fasta(rows, alphabet(model)).encode())
         print(f"{path}: {len(rows)} sequences of {rows.shape[1]} letters")
+    elif categories(model) and path.suffix.lower() == ".csv":
+        write_rows(path, words.written(rows, categories(model)), variable_names(model))
     else:
         write_rows(path, rows, variable_names(model))
 
 
 def write_rows(path: Path, rows: np.ndarray, names: Sequence[str]) -> None:
-    """Writes one row per example, atomically: .npy as it is, .csv with a line of names first."""
+    """Writes one row per example, of numbers or words, atomically: .npy as it is, .csv with a line of names first."""
     content = io.BytesIO()
     if path.suffix.lower() == ".npy":
         np.save(content, rows, allow_pickle=False)
     else:
         head = io.StringIO(newline="")
-        csv.writer(head, lineterminator="\n").writerow(names)
+        writer = csv.writer(head, lineterminator="\n")
+        writer.writerow(names)
+        if rows.dtype.kind == "O":
+            writer.writerows(rows)
         content.write(head.getvalue().encode())
-        # So many digits that the same number is read back.
-        np.savetxt(content, rows, fmt="%.9g" if rows.dtype.kind == "f" else "%d", delimiter=",")
+        if rows.dtype.kind != "O":
+            np.savetxt(content, rows, fmt="%.9g" if rows.dtype.kind == "f" else "%d", delimiter=",")
     write_bytes(path, content.getvalue())
     print(f"{path}: {len(rows)} rows of {rows.shape[1]}")
 
@@ -198,7 +208,7 @@ def write_columns(path: Path, columns: Mapping[str, Any]) -> None:
 def variable_names(model: Model) -> list[str]:
     """Of the visible units: as in the training data, or x0, x1, ..."""
     names = _of_data(model, "names")
-    count = model.stack[0].sizes[0] // visible_unit(model).width
+    count = num_variables(model)
     if isinstance(names, list) and len(names) == count:
         return [str(name) for name in names]
     return [f"x{i}" for i in range(count)]
@@ -206,9 +216,12 @@ def variable_names(model: Model) -> list[str]:
 
 def entry_names(model: Model) -> list[str]:
     """Of the entries of their states: of a unit with several its name and the number or the letter of each."""
-    names, width = variable_names(model), visible_unit(model).width
-    letters = alphabet(model) or range(width)
-    return names if width == 1 else [f"{name}={letter}" for name in names for letter in letters]
+    names, unit = variable_names(model), visible_unit(model)
+    of_each = words.values_of_each(unit, len(names))
+    if of_each is None:
+        return names
+    letters = categories(model) or [alphabet(model) or range(count) for count in of_each]
+    return [f"{name}={letter}" for name, some in zip(names, letters, strict=True) for letter in some]
 
 
 def alphabet(model: Model) -> str:
@@ -223,6 +236,21 @@ def image_shape(model: Model) -> tuple[int, ...] | None:
     if not isinstance(shape, list) or not all(isinstance(n, int) for n in shape) or visible_unit(model).width > 1:
         return None
     return tuple(shape) if math.prod(shape) == model.stack[0].sizes[0] else None
+
+
+def categories(model: Model) -> words.Categories:
+    """Of a model of words those of each variable in the order of their codes; of others none."""
+    given = _of_data(model, "categories")
+    try:
+        found = tuple(tuple(str(word) for word in some) for some in given or ())
+        return found if found and words.unit_of(found) == visible_unit(model) else ()
+    except (TypeError, ValueError):
+        return ()
+
+
+def num_variables(model: Model) -> int:
+    """Visible units."""
+    return num_units(visible_unit(model), model.stack[0].sizes[0])
 
 
 def _of_data(model: Model, name: str) -> Any:

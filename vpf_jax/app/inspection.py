@@ -19,9 +19,11 @@ from vpf_jax import units
 from vpf_jax.app import exchange
 from vpf_jax.app.folder import SUMMARY, UsageError, damage, read_object
 from vpf_jax.data import read_examples
+from vpf_jax.data.words import told_of, values_of_each
 from vpf_jax.evaluate import comparison
 from vpf_jax.models import NAME, described_model
 from vpf_jax.settings import Settings, like, refuse_given, setting, typed
+from vpf_jax.units.base import first_entries
 
 _SUFFIX = Path(NAME).suffix
 
@@ -96,6 +98,8 @@ def _model(path: Path) -> Iterator[str]:
         directed = ", separate weights up and down" if machine["directed"] else ""
         yield f"machine {number}: {sizes} {kinds} units{inside}{directed}"
     for name, value in about.items():
+        if isinstance(value, dict) and isinstance(value.get("categories"), list):
+            value = value | {"categories": told_of(value["categories"])}
         yield _pairs(name, value) if isinstance(value, dict) else f"{name}: {value}"
 
 
@@ -105,16 +109,24 @@ def _data(path: Path) -> Iterator[str]:
     known = values if part.missing is None else values[~part.missing]
     unit = units.get(part.units)
     bits = unit == units.BINARY and bool(((known == 0) | (known == 1)).all())
-    yield f"{path}: {len(values)} examples of {values.shape[1] // unit.width} variables"
+    firsts = first_entries(unit, values.shape[1])
+    yield f"{path}: {len(values)} examples of {len(firsts)} variables"
     kind = "bits" if bits else f"numbers from {known.min():g} to {known.max():g}"
-    told = f"{kind}, mean {known.mean():.4f}" if unit.width == 1 else f"one of {unit.width} values each"
+    of_each = values_of_each(unit, len(firsts))
+    told = f"{kind}, mean {known.mean():.4f}" if of_each is None else f"one of {_range(of_each)} values each"
     yield told if unit == units.BINARY else f"{told}, for {unit.name} units"
     if part.missing is not None:
-        yield f"missing: {part.missing.sum() // unit.width} of {part.missing.size // unit.width} entries"
+        missing = part.missing[:, firsts]
+        yield f"missing: {missing.sum()} of {missing.size} entries"
     if part.labels is not None:
         yield f"labels: {len(np.unique(part.labels))} classes"
     if part.weights is not None:
         yield f"weights from {part.weights.min():g} to {part.weights.max():g}"
+
+
+def _range(numbers: np.ndarray) -> str:
+    low, high = numbers.min(), numbers.max()
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _pairs(title: str, found: dict[str, Any]) -> str:

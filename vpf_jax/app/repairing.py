@@ -6,8 +6,8 @@ MODEL is a model.safetensors, or the folder of a run. Filled in are the entries 
 those of --mask: an .npy file of booleans, one for each variable or for each entry of DATA, or, of images, a band at the
 top, bottom, left or right. The other entries are held in every one of the Gibbs steps. Of a stack the bottom machine
 repairs, as its machines share no distribution. Filled in are means, of categories the most probable value, and with
---means=off values. --out may end in .npy or in .csv, of a model of letters in .fasta. Not here: corruption of whole
-images, and how well repair works (`experiments.repair_table`).
+--means=off values. --out may end in .npy or in .csv, of a model of letters in .fasta; of a model of words .csv holds
+words. Not here: corruption of whole images, and how well repair works (`experiments.repair_table`).
 """
 
 import dataclasses
@@ -27,6 +27,7 @@ from vpf_jax.machine import BoltzmannMachine
 from vpf_jax.models import Model
 from vpf_jax.settings import setting
 from vpf_jax.units import TwoValued
+from vpf_jax.units.base import by_entry, first_entries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,8 @@ def run(config: Config) -> None:
         drawn = unit.at(jax.random.uniform(draw_key, means.shape) < unit.share(means))
         values = jnp.where(mask, drawn, visible).astype(unit.dtype)
     told = f", by the bottom machine of {len(model.stack)}" if len(model.stack) > 1 else ""
-    print(f"{mask.sum() // unit.width} of {mask.size // unit.width} entries filled in{told}")
+    units_filled = mask[:, first_entries(unit, machine.sizes[0])]
+    print(f"{units_filled.sum()} of {units_filled.size} entries filled in{told}")
     exchange.write_values(path, model, means if config.means else values)
 
 
@@ -80,7 +82,8 @@ def _start(key: PRNGKeyArray, machine: BoltzmannMachine, count: int) -> Shaped[A
 def _mask(config: Config, model: Model, count: int) -> Bool[np.ndarray, "n n_0"]:
     """What the setting covers, for each example: one entry of the file for each variable."""
     machine = model.stack[0]
-    shape = (count, machine.sizes[0] // machine.layer_units[0].width)
+    unit, entries = machine.layer_units[0], machine.sizes[0]
+    shape = (count, exchange.num_variables(model))
     if config.mask is None:
         return np.zeros((count, machine.sizes[0]), bool)
     if config.mask in SIDES:
@@ -97,4 +100,4 @@ def _mask(config: Config, model: Model, count: int) -> Bool[np.ndarray, "n n_0"]
     if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape not in (shape, shape[1:]):
         told = f"of shape {mask.shape} and dtype {mask.dtype}" if isinstance(mask, np.ndarray) else "an archive"
         raise SettingError("mask", config.mask, f"{allowed}; this is one {told}")
-    return np.broadcast_to(mask, shape).repeat(machine.layer_units[0].width, axis=1)
+    return np.asarray(by_entry(unit, entries, np.broadcast_to(mask, shape)))

@@ -343,7 +343,8 @@ class Images:
         fits = self.unit == units.BINARY and data.values not in ("bits", "spins")
         checks.require(not drawn or fits, "binarise", binarise, told)
         self.name, self.shape, self.classes, self.num_visible = data.name, data.shape, data.classes, data.num_visible
-        self.values, self.names, self.alphabet = data.values, data.names, data.alphabet
+        self.values, self.names = data.values, data.names
+        self.alphabet, self.categories = data.alphabet, data.categories
         parts = data.train, data.validation, data.test
         self.train, self.validation, self.test = (Placed(part, drawn, self.unit) for part in parts)
 
@@ -396,7 +397,9 @@ class Images:
         """What a model says of the data that it was trained on."""
         names = None if self.names is None else list(self.names)
         told = {"name": self.name, "shape": list(self.shape), "names": names, "num_examples": len(self.train)}
-        letters = {"alphabet": self.alphabet} if self.alphabet else {}
+        letters: dict[str, Any] = {"alphabet": self.alphabet} if self.alphabet else {}
+        if self.categories:
+            letters["categories"] = [list(words) for words in self.categories]
         return self.described | told | letters
 
     def require_classes(self) -> None:

@@ -34,7 +34,7 @@ from vpf_jax.evaluate import generation, scores
 from vpf_jax.settings import like, options, refuse_given, setting
 from vpf_jax.train import Adam, TrainConfig, learnt
 from vpf_jax.units import TwoValued
-from vpf_jax.units.base import owners
+from vpf_jax.units.base import first_entries
 
 _log = logging.getLogger(__name__)
 
@@ -542,7 +542,7 @@ def train(recipe: recipes.Recipe, judge: Judge, evaluate_every: int, **options: 
             judge.seed,
             images.num_visible,
             images.train.means,
-            images.train.variances if images.unit.own(1) is not None else None,
+            images.train.variances if images.unit.own(images.num_visible) is not None else None,
             images.unit,
         ),
         images.train.visible,
@@ -586,10 +586,7 @@ def independent_log_likelihood(unit: units.Unit, seen: runs.Placed, part: runs.P
         bound = unit.bound(own)
         terms = np.array(x * fields[None] - bound.own_energy(x))
         normalisers = np.asarray(bound.log_normaliser(fields))
-    # Of each unit at its first entry.
-    owned = owners(unit, len(fields))
-    firsts = np.arange(len(fields)) if owned is None else np.unique(owned, return_index=True)[1]
-    terms[:, firsts] -= normalisers
+    terms[:, first_entries(unit, len(fields))] -= normalisers
     known = terms if part.missing is None else np.where(part.missing, 0, terms)
     return weighted_mean(known.sum(axis=1), part.weights)[0]
 

@@ -3,8 +3,8 @@
 `base` holds the data set, the table of sources and binarisation; `images` the three sets of images that the experiments
 use; `digits`, `patches`, `planted`, `planted_pairs` and `planted_potts` smaller ones, on which no rule has been chosen.
 `loading` is the door to all of them and to files, which `arrays`, `tables`, `fasta` and `tensorflow` read; `values`
-says what the values are, `parts` makes a data set, `alignment` weighs sequences. Not here: batching, shuffling,
-augmentation, stochastic binarisation, and anything that touches an accelerator.
+says what the values are, `words` gives words their codes, `parts` makes a data set, `alignment` weighs sequences. Not
+here: batching, shuffling, augmentation, stochastic binarisation, and anything that touches an accelerator.
 """
 
 from vpf_jax.data.alignment import sequence_weights

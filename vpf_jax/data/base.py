@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int, Real, UInt8
 from numpy.typing import ArrayLike
 
 from vpf_jax import checks, units
+from vpf_jax.units.base import num_units
 
 # Numbers that are made to bits at a time.
 _PIECE = 2**20
@@ -88,8 +89,8 @@ class Dataset:
     validation: Part
     test: Part
     shape: tuple[int, ...]
-    """Of one example: of images [rows, columns] or [rows, columns, 3], of categories [variables, values], of other data
-    any number of axes."""
+    """Of one example: of images [rows, columns] or [rows, columns, 3], of categories [variables, values], or
+    [entries] where variables have different numbers of values; of other data any number of axes."""
     classes: int = 0
     """Number of classes; 0: without labels."""
     units: str = "binary"
@@ -102,6 +103,8 @@ class Dataset:
     """What was found in a source that is no registered one, in a sentence."""
     alphabet: str = ""
     """Of letters, those that the categories stand for, in their order."""
+    categories: tuple[tuple[str, ...], ...] = ()
+    """Of words, those that the categories of each variable stand for, in their order."""
 
     def __post_init__(self) -> None:
         for name in PARTS:
@@ -119,7 +122,7 @@ class Dataset:
     @property
     def num_variables(self) -> int:
         """Variables of an example."""
-        return self.num_visible // units.get(self.units).width
+        return num_units(units.get(self.units), self.num_visible)
 
 
 def _check_part(name: str, part: Part, num_visible: int, classes: int) -> None:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from vpf_jax import checks
-from vpf_jax.data import parts
+from vpf_jax.data import parts, words
 from vpf_jax.data.arrays import read_hdf5, read_npy, read_npz
 from vpf_jax.data.base import SOURCES, Dataset, DatasetError, Part, fault
 from vpf_jax.data.fasta import read_fasta
-from vpf_jax.data.stored import Contents, refuse
+from vpf_jax.data.stored import Contents, Stored, refuse
 from vpf_jax.data.tables import read_csv
 from vpf_jax.data.tensorflow import SCHEME, read_tfds
 from vpf_jax.data.values import VALUES
@@ -148,6 +148,7 @@ def read_examples(
     array: str | None = None,
     unit: Unit | None = None,
     alphabet: str = "",
+    categories: words.Categories = (),
 ) -> Part:
     """All examples of a file, in their order.
 
@@ -157,6 +158,7 @@ def read_examples(
       array: as of `load_dataset`; of a file that has parts, one of them.
       unit: of which they are to be states, such as that of a model; None: what suits them.
       alphabet: of a file of letters, those that have a code, in its order; left out: as recognised.
+      categories: of a table of words, those of each variable in the order of their codes; left out: as recognised.
 
     Raises:
       ValueError: values of no such name.
@@ -164,13 +166,22 @@ def read_examples(
     """
     checks.one_of("values", values, VALUES)
     with _read(path, array) as contents:
-        if alphabet:
-            given = {
-                name: dataclasses.replace(part, alphabet=alphabet) if part.alphabet else part
-                for name, part in contents.parts.items()
-            }
-            contents = dataclasses.replace(contents, parts=given)
+        given = {
+            name: _known(contents.source, part, unit, alphabet, categories) for name, part in contents.parts.items()
+        }
+        contents = dataclasses.replace(contents, parts=given)
         return parts.whole(contents, values, unit)
+
+
+def _known(source: str, part: Stored, unit: Unit | None, alphabet: str, categories: words.Categories) -> Stored:
+    """By the codes of letters or words that are given; refuses words of which units that are given know none."""
+    if part.alphabet and alphabet:
+        return part.having(alphabet=alphabet)
+    if not part.categories or (unit is None and not categories):
+        return part
+    if not categories:
+        refuse(source, f"whose {part.name} holds words", f"values of {unit.name if unit else ''} units")
+    return words.recoded(source, part, categories)
 
 
 def _opened(

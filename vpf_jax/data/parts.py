@@ -18,6 +18,7 @@ from vpf_jax.data.base import PARTS, Dataset, Part
 from vpf_jax.data.fasta import told_of
 from vpf_jax.data.stored import WHOLE, Contents, Stored, refuse
 from vpf_jax.data.values import Recognised
+from vpf_jax.data.words import told_of as told_of_words
 from vpf_jax.units import Unit
 
 SPLIT = (0.8, 0.1, 0.1)
@@ -97,6 +98,7 @@ def data_set(
         recognised.kind,
         told,
         first.alphabet,
+        first.categories,
     )
 
 
@@ -117,6 +119,7 @@ def found(contents: Contents, stored: Stored, recognised: Recognised, classes: i
     number = sum(len(one) for one in contents.parts.values())
     kind, missing = recognised.kind, recognised.missing
     held = told_of(stored.alphabet) if stored.alphabet else values.KINDS[kind]
+    held = told_of_words(stored.categories) if stored.categories else held
     made = {
         "spins": ", taken as 0 and 1",
         "bytes": ", taken as grey values" if len(stored.shape) < 3 else "",

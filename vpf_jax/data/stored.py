@@ -40,6 +40,8 @@ class Stored:
     """Of a text, the line of each row."""
     alphabet: str = ""
     """Where the values are letters, as ASCII: those that have a code, in the order of the codes."""
+    categories: tuple[tuple[str, ...], ...] = ()
+    """Where the values are codes of words, the words of each variable in the order of the codes."""
 
     def __len__(self) -> int:
         return int(self.values.shape[0])
@@ -47,6 +49,14 @@ class Stored:
     def row(self, index: int) -> str:
         """As sentences call a row: counted from 0, or its line."""
         return f"row {index}" if self.lines is None else f"line {self.lines[index]}"
+
+    def variable(self, column: int) -> str:
+        """As sentences call a column of a table."""
+        return f"column {column + 1 if self.names is None else repr(self.names[column])}"
+
+    def having(self, **changed: Any) -> "Stored":
+        """With other fields."""
+        return dataclasses.replace(self, **changed)
 
     @property
     def shape(self) -> tuple[int, ...]:

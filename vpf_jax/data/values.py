@@ -4,12 +4,12 @@
     spins           -1 and +1, which become 0 and 1
     probabilities   numbers in [0, 1]
     bytes           grey values or colours of images, whole numbers from 0 to 255, which are divided by 255
-    categories      letters, or codes from 0 that the user says are such, which become one-hot vectors
+    categories      letters, words, or codes from 0 that the user says are such, which become one-hot vectors
     counts          whole numbers of at least 0, some above 1
     reals           any other finite numbers, as they are: whoever wants them standardised does it before
 
 The first four are for binary units. NaN, or a mask, says which entries are missing. Not here: files (`arrays`,
-`tables`, `fasta`), which examples go to which part (`parts`).
+`tables`, `fasta`), codes of words (`words`), which examples go to which part (`parts`).
 """
 
 import dataclasses
@@ -20,10 +20,11 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Bool, Int, Real
 
+from vpf_jax.data import words
 from vpf_jax.data.base import Part
 from vpf_jax.data.fasta import NO_CODE, codes, told_of
 from vpf_jax.data.stored import Contents, Stored, refuse
-from vpf_jax.units import BINARY, COUNT, GAUSSIAN, Categorical, Count, TwoValued, Unit
+from vpf_jax.units import BINARY, COUNT, GAUSSIAN, Categorical, Count, Groups, TwoValued, Unit
 from vpf_jax.units.count import MOST
 
 # Of categories that are no letters.
@@ -42,7 +43,7 @@ KINDS = {
 BINARY_KINDS = ("bits", "spins", "probabilities", "bytes")
 VALUES = ("auto", *KINDS)
 _TAKES_BITS = "bits (0, 1), spins (-1, +1), probabilities in [0, 1] or bytes of images (0 to 255)"
-_TAKES = f"{_TAKES_BITS.replace(' or', ',')}, counts, letters or finite real numbers"
+_TAKES = f"{_TAKES_BITS.replace(' or', ',')}, counts, letters, words or finite real numbers"
 # Images whose lightest pixel is below this are not recognised: such numbers may be counts.
 _LIGHT = 128
 # Of the single precision in which real numbers are kept.
@@ -58,9 +59,16 @@ class Survey:
     whole: bool = True
     zeros: bool = False
     missing: int = 0
+    limits: Int[np.ndarray, " variables"] | None = None
+    """Of the codes of each variable, which are below; None: of none."""
+    beyond: bool = False
+    """Whether any is not."""
 
     def see(self, rows: np.ndarray, unknown: np.ndarray | None) -> None:
         """Looks at some rows, without their unknown entries."""
+        if self.limits is not None:
+            above = rows >= self.limits
+            self.beyond = self.beyond or bool((above if unknown is None else above & ~unknown).any())
         if unknown is not None:
             self.missing += int(unknown.sum())
             rows = rows[~unknown]
@@ -126,7 +134,8 @@ def recognise(contents: Contents, given: str = "auto", unit: Unit | None = None)
       DatasetError: values that are no states, or of another kind than was said; a row where they are.
     """
     _check_letters(contents, given, unit)
-    survey = Survey()
+    _check_words(contents, given, unit)
+    survey = Survey(limits=_limits(contents, unit))
     for stored in contents.parts.values():
         for _, rows, blank in _pieces(contents.source, stored):
             survey.see(rows, blank)
@@ -134,10 +143,12 @@ def recognise(contents: Contents, given: str = "auto", unit: Unit | None = None)
         names = " and ".join(stored.name for stored in contents.parts.values())
         refuse(contents.source, f"whose {names} holds missing entries alone", _TAKES)
     first = next(iter(contents.parts.values()))
-    kind = given if given != "auto" else "categories" if first.alphabet else _guess(survey, _is_image(first), unit)
-    if kind is None or not survey.fits(kind) or (isinstance(unit, Categorical) and survey.highest >= unit.q):
+    named = bool(first.alphabet or first.categories)
+    kind = given if given != "auto" else "categories" if named else _guess(survey, _is_image(first), unit)
+    if kind is None or not survey.fits(kind) or survey.beyond:
         _refuse_values(contents, survey, kind, unit)
-    return Recognised(kind, bool(survey.missing), unit or _unit(kind, survey, first.alphabet), survey.highest)
+    made = words.unit_of(first.categories) if first.categories else _unit(kind, survey, first.alphabet)
+    return Recognised(kind, bool(survey.missing), unit or made, survey.highest)
 
 
 def mask_rows(source: str, stored: Stored, start: int, count: int) -> Bool[np.ndarray, "count num_visible"] | None:
@@ -165,7 +176,9 @@ def convert(
       found: what their values are.
       rows: numbers of the rows of each part, increasing.
     """
-    width = int(np.prod(stored.values.shape[1:], dtype=np.int64)) * found.unit.width
+    variables = int(np.prod(stored.values.shape[1:], dtype=np.int64))
+    of_each = words.values_of_each(found.unit, variables)
+    width = variables if of_each is None else int(of_each.sum())
     values = {part: np.empty((len(own), width), found.dtype) for part, own in rows.items()}
     masks = {part: np.zeros((len(own), width), bool) for part, own in rows.items()} if found.missing else {}
     for start, some, blank in _pieces(source, stored):
@@ -175,7 +188,7 @@ def convert(
             inside = own[first:last] - start
             values[part][first:last] = made[inside]
             if blank is not None:
-                masks[part][first:last] = np.repeat(blank[inside], found.unit.width, axis=1)
+                masks[part][first:last] = np.repeat(blank[inside], 1 if of_each is None else of_each, axis=1)
     return {
         part: Part(values[part], missing=masks[part] if masks and masks[part].any() else None, units=found.unit.name)
         for part in rows
@@ -190,8 +203,12 @@ def _pieces(source: str, stored: Stored) -> Iterator[tuple[int, np.ndarray, np.n
 
 
 def _made(found: Recognised, rows: np.ndarray) -> np.ndarray:
-    if isinstance(found.unit, Categorical):
-        return np.eye(found.unit.q, dtype=np.uint8)[rows.astype(np.intp)].reshape(len(rows), -1)
+    of_each = words.values_of_each(found.unit, rows.shape[1])
+    if of_each is not None:
+        starts = np.cumsum(of_each) - of_each
+        made = np.zeros((len(rows), int(of_each.sum())), np.uint8)
+        made[np.arange(len(rows))[:, None], starts + rows.astype(np.intp)] = 1
+        return made
     if found.kind == "spins":
         rows = rows > 0
     if found.kind == "bytes":
@@ -206,7 +223,9 @@ def _is_image(stored: Stored) -> bool:
 def _guess(survey: Survey, images: bool, unit: Unit | None) -> str | None:
     """The first kind that fits; None: no kind of the unit does."""
     if unit is not None and not isinstance(unit, TwoValued):
-        return {Categorical: "categories", Count: "counts"}.get(type(unit), "reals")
+        if words.values_of_each(unit, 1) is not None:
+            return "categories"
+        return "counts" if isinstance(unit, Count) else "reals"
     for kind in ("bits", "spins", "probabilities"):
         if survey.fits(kind):
             return kind
@@ -242,6 +261,32 @@ def _check_letters(contents: Contents, given: str, unit: Unit | None) -> None:
                 refuse(contents.source, f"whose {stored.name} holds {place}", told_of(stored.alphabet))
 
 
+def _check_words(contents: Contents, given: str, unit: Unit | None) -> None:
+    """Refuses words where no categories are asked for, those that make no units, or not those of a unit."""
+    for stored in contents.parts.values():
+        if not stored.categories:
+            continue
+        told = f"whose {stored.name} holds {words.told_of(stored.categories)}: categories"
+        if given not in ("auto", "categories"):
+            refuse(contents.source, told, f"{KINDS[given]} where the values are {given} (--values)")
+        if unit is None:
+            words.check(contents)
+        elif unit != words.unit_of(stored.categories):
+            refuse(contents.source, told, f"values of {unit.name} units")
+
+
+def _limits(contents: Contents, unit: Unit | None) -> Int[np.ndarray, " variables"] | None:
+    """How many values each variable may have, of categorical units."""
+    for stored in contents.parts.values():
+        variables = math.prod(stored.values.shape[1:])
+        limits = None if unit is None else words.values_of_each(unit, variables)
+        if limits is not None and len(limits) != variables:
+            told = f"with {variables} variables per example"
+            refuse(contents.source, told, f"{len(limits)}, as the units are {unit.name if unit else ''}")
+        return limits
+    return None
+
+
 def _refuse_values(contents: Contents, survey: Survey, kind: str | None, unit: Unit | None) -> NoReturn:
     """Says where the first value is that does not fit."""
     # Of all that may be recognised, whatever is finite fits; of bits and what becomes bits, probabilities fit last.
@@ -249,24 +294,25 @@ def _refuse_values(contents: Contents, survey: Survey, kind: str | None, unit: U
     for stored in contents.parts.values():
         for start, rows, blank in _pieces(contents.source, stored):
             wrong = ~_FITTING[kind or last](rows)
-            if isinstance(unit, Categorical):
-                wrong |= rows >= unit.q
+            if survey.limits is not None:
+                wrong |= rows >= survey.limits
             if blank is not None:
                 wrong &= ~blank
             if wrong.any():
                 row, column = (int(index) for index in np.argwhere(wrong)[0])
                 place = f"{rows[row, column]:g} in {stored.row(start + row)}, variable {column}"
                 if kind is not None:
-                    _refuse_of_kind(contents.source, f"whose {stored.name} holds {place}", kind, unit)
+                    most = None if survey.limits is None else int(survey.limits[column]) - 1
+                    _refuse_of_kind(contents.source, f"whose {stored.name} holds {place}", kind, unit, most)
                 told = f"whose {stored.name} holds {_named(survey)}, such as {place}"
                 takes = _TAKES if unit is None else _TAKES_BITS
                 refuse(contents.source, told, f"{takes}; --values says which, where it is not recognised")
     raise AssertionError("values that do not fit are somewhere")
 
 
-def _refuse_of_kind(source: str, told: str, kind: str, unit: Unit | None) -> NoReturn:
-    if isinstance(unit, Categorical):
-        refuse(source, told, f"codes, whole numbers from 0 to {unit.q - 1}, where units are {unit.name}")
+def _refuse_of_kind(source: str, told: str, kind: str, unit: Unit | None, most: int | None) -> NoReturn:
+    if most is not None and unit is not None:
+        refuse(source, told, f"codes, whole numbers from 0 to {most}, where units are {unit.name}")
     asked = f"units are {unit.name}" if unit is not None else f"the values are {kind} (--values)"
     refuse(source, told, f"{KINDS[kind]} where {asked}")
 
@@ -302,5 +348,8 @@ def deviations(part: Part) -> Real[np.ndarray, " num_visible"]:
 
 
 def shape_of(stored: Stored, unit: Unit) -> Sequence[int]:
-    """Of one example: of units of several entries [units, entries]."""
+    """Of one example: of units of several entries [units, entries], of groups of them [entries]."""
+    of_each = words.values_of_each(unit, math.prod(stored.shape))
+    if of_each is not None and isinstance(unit, Groups):
+        return (int(of_each.sum()),)
     return stored.shape if unit.width == 1 else (math.prod(stored.shape), unit.width)

@@ -180,6 +180,24 @@ def owners(unit: Unit, n: int) -> np.ndarray | None:
     return np.concatenate(numbers)
 
 
+def num_units(unit: Unit, n: int) -> int:
+    """In n entries."""
+    owned = owners(unit, n)
+    return n if owned is None else int(owned[-1]) + 1
+
+
+def by_entry(unit: Unit, n: int, of_units: Shaped[AnyArray, "*batch units"]) -> Shaped[AnyArray, "*batch n"]:
+    """What is said of units, said of each of their n entries."""
+    owned = owners(unit, n)
+    return of_units if owned is None else of_units[..., owned]
+
+
+def first_entries(unit: Unit, n: int) -> np.ndarray:
+    """The numbers of the entries at which the units of n entries begin."""
+    owned = owners(unit, n)
+    return np.arange(n) if owned is None else np.flatnonzero(np.diff(owned, prepend=-1))
+
+
 _registered: dict[str, Unit] = {}
 _families: dict[str, Callable[[str], Unit]] = {}
 

@@ -14,9 +14,12 @@ from jaxtyping import Array, Float, Shaped
 
 from vpf_jax import checks
 from vpf_jax.units.base import Unit, register
+from vpf_jax.units.two_valued import LEAST_MEAN
 
 # Below this field series in 1 / z are better than single precision is.
 _FAR = -10.0
+# Of Newton, to the field of a mean; after four nothing but rounding is left in double precision.
+_STEPS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +77,29 @@ class Rectified(Unit):
             lambda v: f"from {v.min():g} to {v.max():g}; they are at least 0",
         )
         return x
+
+    def fitted(
+        self, means: Float[Array, " n"], variances: Float[Array, " n"] | None
+    ) -> tuple[Float[Array, " n"], None]:
+        """From the means, which say the variances too. The mean has no inverse in closed form.
+
+        It is convex in the field and lies above (sqrt(z^2 + 8) + z) / 4 (Sampford 1953): from the field where this is
+        the wanted mean, Newton's steps come down to the solution and never pass it.
+        """
+        checks.values(
+            "visible_means",
+            means,
+            "of rectified units",
+            lambda v, xp: xp.all(v >= 0),
+            lambda v: f"from {v.min():g} to {v.max():g}; those of rectified units are at least 0",
+        )
+        wanted = jnp.maximum(means, LEAST_MEAN)
+
+        def step(_: Any, z: Float[Array, " n"]) -> Float[Array, " n"]:
+            mean, variance = jax.jvp(self.mean, (z,), (jnp.ones_like(z),))
+            return z - (mean - wanted) / variance
+
+        return jax.lax.fori_loop(0, _STEPS, step, jnp.minimum(wanted, 2 * wanted - 1 / wanted)), None
 
     def own_energy(self, x: Float[Array, "*n"]) -> Float[Array, "*n"]:
         return x**2 / 2
