@@ -10,6 +10,7 @@ which JAX's check of key reuse takes for a reuse of keys. The numbers differ fro
 here: other distributions; keys (`jax.random`), which public functions take and open with `stream_of`.
 """
 
+import functools
 import math
 
 import jax
@@ -36,6 +37,7 @@ def stream_of(key: PRNGKeyArray) -> Stream:
     return jax.random.bits(key, (2,), jnp.uint32)
 
 
+@functools.partial(jax.jit, inline=True)
 def substream(stream: Stream, index: int | Int[Array, ""]) -> Stream:
     """One of 2^32 independent streams derived from a stream, apart from its own numbers."""
     counter = jnp.uint32(_DERIVED), jnp.asarray(index).astype(jnp.uint32)
@@ -47,6 +49,7 @@ def substreams(stream: Stream, count: int) -> UInt32[Array, "count 2"]:
     return jax.vmap(substream, in_axes=(None, 0))(stream, jnp.arange(count))
 
 
+@functools.partial(jax.jit, static_argnums=1, inline=True)
 def uniform(stream: Stream, shape: tuple[int, ...]) -> Float[Array, "..."]:
     """Independent uniform numbers in [0, 1), multiples of 2^-24, float32, the same in every call.
 
