@@ -17,10 +17,14 @@ VARIABLES = "XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS"
 # A sum that compiles under flags that XLA knows; others end the process.
 PROBE = "import jax.numpy as jnp; jnp.ones(3).sum().block_until_ready()"
 
+# Executables of the programs of a file, by all that they are compiled of.
+_compiled: dict[tuple, object] = {}
+
 
 def install() -> None:
     """To be called before the first computation; programs that tests start inherit the settings, or are given none."""
     _share_context()
+    _compile_once()
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     optimise(False)
     if "XLA_FLAGS" in os.environ:
@@ -43,6 +47,7 @@ def optimise(holds: bool) -> None:
 def forget() -> None:
     """What has been compiled in this process, and the constants that its programs have left in the context."""
     jax.clear_caches()
+    _compiled.clear()
     clear = getattr(_mlir(), "make_ir_context", None)
     if hasattr(clear, "cache_clear"):
         clear.cache_clear()
@@ -62,3 +67,29 @@ def _share_context() -> None:
     mlir = _mlir()
     if hasattr(mlir, "make_ir_context"):
         mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+
+
+def _compile_once() -> None:
+    """A loop outside compiled functions is traced anew at each call, and JAX compiles the same program again.
+
+    Programs that call back into Python are left alone: what they call is part of them.
+    """
+    try:
+        from jax._src import compiler
+    except ImportError:
+        return
+    build = getattr(compiler, "backend_compile_and_load", None)
+    if build is None:
+        return
+
+    @functools.wraps(build)
+    def once(backend, module, devices, options, host_callbacks, *rest):
+        text = module.operation.get_asm(enable_debug_info=False)
+        if host_callbacks or rest or "callback" in text:
+            return build(backend, module, devices, options, host_callbacks, *rest)
+        key = text, options.SerializeAsString(), str(devices)
+        if key not in _compiled:
+            _compiled[key] = build(backend, module, devices, options, host_callbacks)
+        return _compiled[key]
+
+    compiler.backend_compile_and_load = once

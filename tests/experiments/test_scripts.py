@@ -39,7 +39,8 @@ SYSTEMS = [name for name in systems.TITLES if "refined" not in name]
 # What is smaller than in the quick flags, as are the images: one rule of each kind.
 SMALLER = {
     "repair_table": ("--rules=vpf_paper,vpf_pcd,cd1,pl", "--epochs=4"),
-    "likelihood_table": ("--stacks=intra_dbm",),
+    "likelihood_table": ("--stacks=intra_dbm", "--num_samples=100"),
+    "directed": ("--num_samples=100",),
     "frontier": ("--rules=vpf_pcd,ratio", "--lengths=1,2"),
     "tuning": ("--centred=on", "--averaging=0.9"),
     # Not the refined ones; and binary synapses are of 28 x 28 images there.

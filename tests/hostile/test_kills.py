@@ -19,13 +19,15 @@ import pytest
 import vpf_jax
 
 ROOT = Path(__file__).parents[2]
+# Small, as most of a start is what every start takes; with several checkpoints, of more bytes than a report has.
 FLAGS = [
+    "--dataset=digits_8x8",
     "--model=intra_dbm",
-    "--hidden=6,4",
-    "--epochs=30",
+    "--hidden=48,4",
+    "--epochs=12",
     "--num_samples=20",
     "--checkpoint_every=2",
-    "--evaluate_every=10",
+    "--evaluate_every=6",
     "--gif=on",
 ]
 TIMINGS = ("train_seconds", "seconds_per_epoch")

@@ -13,6 +13,7 @@ devices, or come in other parts, `of_rows` gives every row a stream of its own f
 here: other distributions; keys (`jax.random`), which public functions take and open with `stream_of`.
 """
 
+import functools
 import math
 
 import jax
@@ -40,6 +41,7 @@ def stream_of(key: PRNGKeyArray) -> Stream:
     return jax.random.bits(key, (2,), jnp.uint32)
 
 
+@functools.partial(jax.jit, inline=True)
 def substream(stream: Stream, index: int | Int[Array, ""]) -> Stream:
     """One of 2^32 independent streams derived from a stream, apart from its own numbers."""
     counter = jnp.uint32(_DERIVED), jnp.asarray(index).astype(jnp.uint32)
@@ -66,6 +68,7 @@ def of_rows(streams: UInt32[Array, "2"] | UInt32[Array, "rows 2"], rows: Int[Arr
     return jnp.concatenate((words, rows.astype(jnp.uint32)[:, None]), axis=1)
 
 
+@functools.partial(jax.jit, static_argnums=1, inline=True)
 def uniform(stream: Stream, shape: tuple[int, ...]) -> Float[Array, "..."]:
     """Independent uniform numbers in [0, 1), multiples of 2^-24, float32, the same in every call.
 
