@@ -210,7 +210,7 @@ class Learner(NamedTuple):
         visible: Float[Array, "*seeds num_examples n"],
         truth: Float[Array, "seeds n p"] | None,
         folder: Path,
-        stops: list[int],
+        stops: Sequence[int],
         checkpoint_every: int,
     ) -> Learnt:
         """Runs the epochs that are left.

@@ -187,6 +187,11 @@ def _keep_compiled_programs() -> None:
 def _fail(status: int, message: object) -> NoReturn:
     line = " ".join(str(message).split())
     print(f"{_program()}: {line}", file=sys.stderr)
+    if devices.several() and status < 128:
+        # The others end by that; one that is stopped waits for them, one that has failed would wait for nothing.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)
 
 

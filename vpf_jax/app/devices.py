@@ -13,9 +13,10 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +33,11 @@ from vpf_jax.settings import Settings, refuse_given, setting
 # Seconds after which a process that says nothing counts as dead, and for which one waits for the others at the start.
 HEARTBEAT, PATIENCE = 20, 120
 AUTO = "auto"
+# Of what may be cut into any number of parts.
+ANY = 0
+
+# In what is raised where another process does not answer.
+_OF_DEATH = re.compile(r"Gloo|heartbeat|[Cc]oordination|UNAVAILABLE|DEADLINE_EXCEEDED|Connection (reset|closed)")
 
 Tree = TypeVar("Tree")
 
@@ -50,7 +56,8 @@ class MeshSettings(Settings):
         """The mesh that is asked for, None where that is one device.
 
         Args:
-          whole: by axis, the number that is to be cut along it, such as data=40 for minibatches of 40 examples.
+          whole: by axis, the number that is to be cut along it, such as data=40 for minibatches of 40 examples, or
+            `ANY`.
 
         Raises:
           SettingError: no such mesh, or one that does not divide these numbers.
@@ -141,6 +148,11 @@ class ProcessSettings(MeshSettings):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def several() -> bool:
+    """Whether this process is one of several; asks nothing of JAX before they are joined."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
 def is_first() -> bool:
     """Whether this process is the one that keeps files."""
     return jax.process_index() == 0
@@ -182,13 +194,15 @@ def arrays_of_first(tree: Tree) -> Tree:
     return jax.tree.map(whole, tree, multihost_utils.broadcast_one_to_all(jax.tree.map(plain, tree)))
 
 
-def agree(stops: list[int]) -> None:
-    """Adds a signal that another process has received, so that all stop at the same place."""
+def stop_asked(stops: Sequence[int]) -> int:
+    """The signal by which all processes stop here, 0 for none: one that any of them has received before it asked.
+
+    One that arrives while they ask counts when they ask again; whoever looked at `stops` itself would stop alone.
+    """
+    received = stops[0] if stops else 0
     if jax.process_count() == 1:
-        return
-    found = np.asarray(multihost_utils.process_allgather(np.array(stops[0] if stops else 0, np.int32)))
-    if not stops and found.max():
-        stops.append(int(found.max()))
+        return received
+    return int(np.asarray(multihost_utils.process_allgather(np.array(received, np.int32))).max())
 
 
 def local(tree: Tree) -> Tree:
@@ -212,7 +226,7 @@ def within(mesh: Mesh | None) -> Iterator[None]:
 
 def death(error: Exception) -> str | None:
     """A sentence for an error that another process's end has caused; None for others."""
-    if jax.process_count() == 1 or not isinstance(error, jax.errors.JaxRuntimeError):
+    if not several() or not _OF_DEATH.search(str(error)):
         return None
     return (
         f"another of the {jax.process_count()} processes has ended; what was saved stays, start all of them again to "

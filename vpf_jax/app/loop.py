@@ -68,7 +68,7 @@ def train(
     phases: Sequence[Phase],
     *,
     checkpoint_every: int,
-    stops: list[int],
+    stops: Sequence[int],
     place: Callable[[Any], Any] = lambda state: state,
     columns: Sequence[str] = (),
     measure: Callable[[Any, int], Row] | None = None,
@@ -119,12 +119,12 @@ def train(
                 checkpoint.save_checkpoint(_checkpoints(folder, number), done, whole, info)
             return done
 
-        def asked() -> list[int]:
-            devices.agree(stops)
-            return stops
-
         with Progress(ends[-1], done, name) as progress:
-            while done < ends[-1] and not asked() and not (until and rows and until(rows[-1])):
+            stop = 0
+            while done < ends[-1] and not (until and rows and until(rows[-1])):
+                stop = devices.stop_asked(stops)
+                if stop:
+                    break
                 if done == ends[number]:
                     number += 1
                     state, run_epoch = place(phases[number].start(state)), None
@@ -144,12 +144,12 @@ def train(
                     table.append(row)
                 progress.report(done, (told or _numbers)(row), took)
                 tell(evaluated(done))
-                if done % checkpoint_every == 0 or done == ends[number] or asked():
+                if done % checkpoint_every == 0 or done == ends[number]:
                     saved = save()
             if saved < done:
                 saved = save()
-    if stops and done < ends[-1]:
-        raise Stopped(stops[0], f"{prefix}epoch {done} of {ends[-1]} is saved; start again to resume")
+    if stop:
+        raise Stopped(stop, f"{prefix}epoch {done} of {ends[-1]} is saved; start again to resume")
     return Trained(state, rows, info["train_seconds"])
 
 

@@ -206,7 +206,7 @@ class Workshop(NamedTuple):
     mesh: Mesh | None = None
     """Of the devices that train."""
 
-    def run(self, recipe: Recipe, stops: list[int]) -> Seeds:
+    def run(self, recipe: Recipe, stops: Sequence[int]) -> Seeds:
         """Trains a recipe from all seeds, or goes on where an earlier start left off, or finds it finished.
 
         Raises:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray, Shaped
 
-from vpf_jax.app import exchange
+from vpf_jax.app import devices, exchange
 from vpf_jax.app.folder import UsageError
 from vpf_jax.app.keys import key_for
 from vpf_jax.app.runs import END_OF_SEEDS
@@ -31,7 +31,7 @@ from vpf_jax.units.base import by_entry, first_entries
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(exchange.DataConfig):
+class Config(exchange.DataConfig, devices.MeshSettings):
     """Settings of the command; all but the first two are flags."""
 
     mask: str | None = setting(
@@ -49,6 +49,11 @@ def run(config: Config) -> None:
     Raises:
       SettingError, UsageError, ModelError, CheckpointError, DatasetError: what is given is not allowed.
     """
+    with devices.within(config.devices(data=devices.ANY)):
+        _write(config)
+
+
+def _write(config: Config) -> None:
     path = exchange.check_out(config.out, config.overwrite, (*exchange.ROWS, exchange.FASTA))
     model = exchange.read_model(config.model)
     exchange.check_letters(config.out, model)

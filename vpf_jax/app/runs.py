@@ -533,15 +533,15 @@ def keep_model(folder: Path, stack: Stack, about: Mapping[str, Any], name: str =
     models.save_model(folder / name, stack, {**about, "versions": versions})
 
 
-def stop_if_asked(stops: list[int], saved: str) -> None:
+def stop_if_asked(stops: Sequence[int], saved: str) -> None:
     """Raises Stopped where a signal has arrived, at one of several processes too."""
-    devices.agree(stops)
-    if stops:
-        raise Stopped(stops[0], saved)
+    stop = devices.stop_asked(stops)
+    if stop:
+        raise Stopped(stop, saved)
 
 
 def evaluate_seeds(
-    folder: Path, name: str, seeds: Sequence[int], stops: list[int], evaluate: Callable[[int, int], dict[str, Any]]
+    folder: Path, name: str, seeds: Sequence[int], stops: Sequence[int], evaluate: Callable[[int, int], dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Measurements of all seeds, each read from FOLDER/evaluations where an earlier start has made it, undamaged.
 

@@ -11,6 +11,7 @@ here: samples given part of an example (`repair`).
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PRNGKeyArray, Shaped
 
 from vpf_jax import checks, figures
-from vpf_jax.app import exchange
+from vpf_jax.app import devices, exchange
 from vpf_jax.app.keys import key_for
 from vpf_jax.app.runs import END_OF_SEEDS, as_pictures, check_memory
 from vpf_jax.energy import layer_field
@@ -26,6 +27,7 @@ from vpf_jax.machine import BoltzmannMachine
 from vpf_jax.models import Model
 from vpf_jax.sample.gibbs import run_chain
 from vpf_jax.settings import setting
+from vpf_jax.sharding import DATA, laid
 from vpf_jax.stack import Stack, generated
 from vpf_jax.units import TwoValued
 
@@ -34,7 +36,7 @@ _AT_ONCE = 1000
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(exchange.Config):
+class Config(exchange.Config, devices.MeshSettings):
     """Settings of the command; all but the first are flags."""
 
     number: int = setting(100, "Samples", least=1)
@@ -51,6 +53,12 @@ def run(config: Config) -> None:
     Raises:
       SettingError, UsageError, ModelError, CheckpointError: what is given is not allowed.
     """
+    several = config.number if config.number <= _AT_ONCE else math.gcd(config.number, _AT_ONCE)
+    with devices.within(config.devices(data=several)):
+        _write(config)
+
+
+def _write(config: Config) -> None:
     path = exchange.check_out(config.out, config.overwrite, (*exchange.ROWS, exchange.FASTA, ".png"))
     model = exchange.read_model(config.model)
     exchange.check_letters(config.out, model)
@@ -115,7 +123,7 @@ def chains(
     keys: Key[Array, " chains"], machine: BoltzmannMachine, *, steps: int
 ) -> tuple[Shaped[Array, "chains n"], Float[Array, "chains n"]]:
     """Visible values and means at the ends of chains."""
-    return jax.vmap(lambda key: _chain(key, machine, steps))(keys)
+    return jax.vmap(lambda key: _chain(key, machine, steps))(laid(keys, DATA))
 
 
 def _chain(key: PRNGKeyArray, machine: BoltzmannMachine, steps: int) -> tuple[Shaped[Array, " n"], Float[Array, " n"]]:

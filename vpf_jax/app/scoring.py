@@ -15,7 +15,7 @@ import dataclasses
 
 import numpy as np
 
-from vpf_jax.app import exchange
+from vpf_jax.app import devices, exchange
 from vpf_jax.app.folder import UsageError
 from vpf_jax.app.keys import key_for
 from vpf_jax.app.runs import END_OF_SEEDS, check_memory
@@ -24,7 +24,7 @@ from vpf_jax.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(exchange.DataConfig):
+class Config(exchange.DataConfig, devices.MeshSettings):
     """Settings of the command; all but the first two are flags."""
 
     num_chains: int = setting(500, "Chains of the annealing, where log Z is not summed", least=2)
@@ -39,6 +39,11 @@ def run(config: Config) -> None:
     Raises:
       SettingError, UsageError, ModelError, CheckpointError, DatasetError: what is given is not allowed.
     """
+    with devices.within(config.devices(data=config.num_chains)):
+        _write(config)
+
+
+def _write(config: Config) -> None:
     path = exchange.check_out(config.out, config.overwrite)
     model = exchange.read_model(config.model)
     if any(machine.backward is not None for machine in model.stack):

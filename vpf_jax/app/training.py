@@ -17,6 +17,7 @@ Not here: many runs side by side (`recipes`), what is done with a trained model 
 import dataclasses
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ class Parzen:
         """What metrics.csv has of it."""
         return {"parzen_validation": self._scores["validation_mean"], "parzen_sigma": self._scores["sigma"]}
 
-    def summary(self, judge: "Judge", stops: list[int]) -> dict[str, Any]:
+    def summary(self, judge: "Judge", stops: Sequence[int]) -> dict[str, Any]:
         """The final numbers."""
         samplers = []
         for number, sampler in enumerate(generation.compared_samplers(self._sampler)):
@@ -151,7 +152,7 @@ class Likelihood:
         """What metrics.csv has of it."""
         return {"log_likelihood_validation": self._found["mean"]}
 
-    def summary(self, judge: "Judge", stops: list[int]) -> dict[str, Any]:
+    def summary(self, judge: "Judge", stops: Sequence[int]) -> dict[str, Any]:
         """The final numbers."""
         runs.stop_if_asked(stops, "training is saved, start again for the evaluation")
         found = self._of(judge, self._images.test, FINAL)
@@ -500,7 +501,7 @@ def run(config: Config) -> dict[str, Any]:
     settings = {name: value for name, value in config.described().items() if name not in runs.FREE}
     about = {"rule": config.rule, "settings": settings, "data": images.about}
 
-    def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
+    def work(folder: Path, stops: Sequence[int]) -> tuple[dict[str, Any], str]:
         judge = Judge(folder, recipe.title, images, evaluation, sampler, num_samples, seed, films)
         trained = train(recipe, judge, due, mesh=mesh, checkpoint_every=pace, stops=stops)
         stack = devices.local(learnt(trained.state))
@@ -554,7 +555,7 @@ def train(recipe: recipes.Recipe, judge: Judge, evaluate_every: int, **options: 
     )
 
 
-def summarise(judge: Judge, trained: loop.Trained, stops: list[int]) -> dict[str, Any]:
+def summarise(judge: Judge, trained: loop.Trained, stops: Sequence[int]) -> dict[str, Any]:
     """The final numbers."""
     found, last = judge.evaluation.summary(judge, stops), trained.rows[-1]
     return {

@@ -1,0 +1,198 @@
+"""--mesh, and several processes that work as one: what they compute, how they stop, and how they end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from vpf_jax.app import devices
+from vpf_jax.checks import SettingError
+from vpf_jax.models import load_model
+
+TRAINED = ["--dataset=digits_8x8", "--model=rbm", "--hidden=6", "--batch_size=100", "--evaluation=likelihood"]
+TRAINED += ["--evaluate_every=0", "--num_samples=20", "--checkpoint_every=2"]
+PATIENCE = 120
+
+
+def test_a_mesh_as_it_is_typed():
+    assert devices.MeshSettings().devices(data=40) is None
+    assert devices.MeshSettings("data:1").devices(data=40) is None
+    mesh = devices.MeshSettings("data:2,model:4").devices(data=40, model=8)
+    assert dict(mesh.shape) == {"seeds": 1, "data": 2, "model": 4}
+
+
+@pytest.mark.parametrize(("whole", "count"), [({"data": 40}, 8), ({"data": 10}, 5), ({"data": 0}, 8)])
+def test_auto_takes_all_devices_that_divide_the_work(whole, count):
+    assert jax.device_count() == 8
+    assert devices.MeshSettings("auto").devices(**whole).size == count
+
+
+def test_auto_gives_each_seed_a_device():
+    assert devices.MeshSettings("auto").devices(seeds=6).shape["seeds"] == 6
+
+
+@pytest.mark.parametrize(
+    ("given", "allowed"),
+    [
+        ("data", "auto, or axes among seeds, data, model with their devices, such as data:4,model:2"),
+        ("rows:2", "auto, or axes among"),
+        ("data:2,data:2", "auto, or axes among"),
+        ("data:0", "auto, or axes among"),
+        ("data:3", "a number of devices along data that divides 40"),
+        ("seeds:2", "axes among data, model here"),
+        ("data:40", "axes of 8 devices together, which there are"),
+        ("model:3", "a number of devices along model that divides 8"),
+    ],
+)
+def test_what_is_no_mesh(given, allowed):
+    with pytest.raises(SettingError) as refusal:
+        devices.MeshSettings(given).devices(data=40, model=8)
+    assert refusal.value.name == "mesh"
+    assert allowed in refusal.value.allowed
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "allowed"),
+    [
+        ({"processes": 2}, "processes", "nothing, as one process has no --coordinator"),
+        ({"coordinator": "auto", "mesh": "auto", "process": 1}, "process", "nothing, as with --coordinator=auto"),
+        ({"coordinator": "here", "mesh": "auto"}, "coordinator", "HOST:PORT, or auto"),
+        ({"coordinator": "a:1", "mesh": "auto", "process": 0}, "processes", "the number of processes"),
+        ({"coordinator": "a:1", "mesh": "auto", "processes": 2}, "process", "the number of this process"),
+        ({"coordinator": "a:1", "mesh": "auto", "processes": 2, "process": 2}, "process", "a number below the 2"),
+        ({"coordinator": "a:1", "processes": 2, "process": 1}, "mesh", "a mesh, or auto, with --coordinator"),
+    ],
+)
+def test_what_are_no_processes(given, name, allowed):
+    with pytest.raises(SettingError) as refusal:
+        devices.ProcessSettings(**given)
+    assert refusal.value.name == name
+    assert allowed in refusal.value.allowed
+
+
+def test_a_single_process_agrees_with_itself():
+    stops = [signal.SIGTERM]
+    assert devices.stop_asked(stops) == signal.SIGTERM
+    assert devices.stop_asked([]) == 0
+    assert devices.of_first(lambda: (1, None)) == (1, None)
+    assert devices.is_first()
+    assert devices.death(ValueError("UNKNOWN: Gloo AllGather failed")) is None
+
+
+def start(folder, count=1, *flags, devices=1):
+    """The processes of one run, each with its devices."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vpf_jax", "train", *TRAINED, f"--workdir={folder}", *flags]
+    several = [f"--coordinator=127.0.0.1:{port}", f"--processes={count}"] if count > 1 else []
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
+    return [
+        subprocess.Popen(
+            command + ([*several, f"--process={i}"] if several else []),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for i in range(count)
+    ]
+
+
+def ended(processes):
+    """Of each process its status, output and errors, once all have ended."""
+    told = [process.communicate(timeout=PATIENCE) for process in processes]
+    return [(process.returncode, *text) for process, text in zip(processes, told, strict=True)]
+
+
+def wait_for(file, text):
+    for _ in range(10 * PATIENCE):
+        if file.exists() and text in file.read_text():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{file} has no {text!r}")
+
+
+def assert_same_run(found, wanted, tolerance=1e-5):
+    rows = [np.genfromtxt(folder / "metrics.csv", delimiter=",", names=True)["objective"] for folder in (found, wanted)]
+    np.testing.assert_allclose(rows[0], rows[1], rtol=tolerance)
+    stacks = [load_model(folder / "model.safetensors").stack for folder in (found, wanted)]
+    for a, b in zip(*map(jax.tree.leaves, stacks), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=10 * tolerance)
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    """A run of one process on one device."""
+    folder = tmp_path_factory.mktemp("single") / "run"
+    ((status, _, errors),) = ended(start(folder, 1, "--epochs=6"))
+    assert status == 0, errors
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_over_devices_goes_on_over_others(single, tmp_path):
+    folder = tmp_path / "run"
+    for epochs, mesh, count in ((3, "data:2,model:2", 4), (5, "auto", 2), (6, "data:1", 1)):
+        ((status, _, errors),) = ended(start(folder, 1, f"--epochs={epochs}", f"--mesh={mesh}", devices=count))
+        assert status == 0, errors
+    assert_same_run(folder, single)
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_run(single, tmp_path):
+    folder = tmp_path / "run"
+    first, second = ended(start(folder, 2, "--epochs=6", "--mesh=auto"))
+    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    assert "process 0 of 2: 1 of 2 devices (cpu)" in first[1]
+    assert "epoch 6/6" in first[1]
+    assert second[1] == "process 1 of 2: 1 of 2 devices (cpu)\n"
+    assert_same_run(folder, single)
+    summaries = [json.loads((place / "summary.json").read_text()) for place in (folder, single)]
+    scores = [summary["log_likelihood_test"]["mean"] for summary in summaries]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+    first, second = ended(start(folder, 2, "--epochs=6", "--mesh=auto"))
+    assert (first[0], second[0]) == (0, 0)
+    assert "finished already" in first[1]
+
+
+@pytest.mark.slow
+def test_a_signal_at_one_process_stops_both_and_one_process_goes_on(tmp_path):
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    processes = start(folder, 2, "--epochs=300", "--mesh=auto")
+    wait_for(folder / "metrics.csv", "\n3,")
+    processes[1].send_signal(signal.SIGTERM)
+    for status, _, errors in ended(processes):
+        assert status == 128 + signal.SIGTERM
+        assert "stopped by SIGTERM; epoch" in errors
+    # The last checkpoint is of the epoch at which both have stopped.
+    rows = (folder / "metrics.csv").read_text().splitlines()[1:]
+    assert len(rows) < 300
+    assert max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal()) == len(rows)
+    for place in (folder, whole):
+        ((status, _, errors),) = ended(start(place, 1, "--epochs=300"))
+        assert status == 0, errors
+    assert_same_run(folder, whole, 1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_death_of_one_process_ends_the_other_with_a_sentence(tmp_path, victim):
+    folder = tmp_path / "run"
+    processes = start(folder, 2, "--epochs=4000", "--mesh=auto")
+    wait_for(folder / "metrics.csv", "\n3,")
+    processes[victim].kill()
+    began = time.monotonic()
+    found = ended(processes)
+    assert time.monotonic() - began < 60
+    status, _, errors = found[1 - victim]
+    assert status == 1, errors
+    assert "another of the 2 processes has ended; what was saved stays" in errors
+    assert "Traceback" not in errors
