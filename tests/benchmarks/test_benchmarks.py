@@ -17,11 +17,12 @@ import pytest
 from programs import SMALL, users_environment
 
 import vpf_jax
-from benchmarks import measure, peers, potts, quality, report, run, versions
+from benchmarks import devices, measure, peers, potts, quality, report, run, versions
 from benchmarks.cases import num_weights
 from experiments import named_recipes
 from vpf_jax.app.folder import UsageError
 from vpf_jax.app.runs import Images
+from vpf_jax.checks import SettingError
 from vpf_jax.data import load_dataset
 from vpf_jax.evaluate import likelihood
 
@@ -426,3 +427,22 @@ def test_each_peer_says_how_to_install_it(module, monkeypatch):
     monkeypatch.setitem(sys.modules, f"{module}.neural_network", None)
     with pytest.raises(measure.MissingPeerError, match="pip install"):
         setup()
+
+
+@pytest.mark.slow
+def test_devices_are_timed_in_turn():
+    config = devices.Config(dataset="digits_8x8", hidden=(4, 4), num_seeds=2, batch_sizes=(400,), timings=2)
+    seeds, processes = devices.run(config).split("\n\n")
+    assert [row.split(" | ")[1] for row in seeds.splitlines()[2:5]] == [
+        "one after another",
+        "vmap",
+        "one on each of 2 devices",
+    ]
+    assert [row.split(" | ")[:2] for row in processes.splitlines()[2:]] == [["| 400", "1"], ["| 400", "2"]]
+
+
+def test_seeds_and_minibatches_that_devices_do_not_divide_are_refused():
+    with pytest.raises(SettingError, match="num_seeds=3; it takes multiples of 2"):
+        devices.Config(num_seeds=3)
+    with pytest.raises(SettingError, match="it takes multiples of 2"):
+        devices.Config(batch_sizes=(5,))
