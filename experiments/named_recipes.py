@@ -62,10 +62,10 @@ DIRECTED = {
 # An eighth of the flips per step: all pairs of units are summed over for each, where others take one product.
 FLIPS = 98
 # Rule, learning rate at the start of a cosine schedule, weight decay: of centred RBMs, chosen on validation images
-# (docs/results/tuning.md), but for tethered10 and pcd10, which are set as their neighbours are.
+# (docs/results/tuning.md), but for cd2, tethered10 and pcd10, which are set as their neighbours are.
 TUNED: dict[str, tuple[rules.Rule, float, float]] = {
     "cd1": (rules.CD(), 1e-2, 4e-3),
-    "cd2": (rules.CD(2), 1e-2, 3e-3),
+    "cd2": (rules.CD(2), 6e-3, 3e-3),
     "cd5": (rules.CD(5), 6e-3, 2e-3),
     "cd10": (rules.CD(10), 6e-3, 1e-3),
     "tethered1": (rules.Tethered(1, 0.1), 1e-2, 2e-3),
@@ -74,8 +74,8 @@ TUNED: dict[str, tuple[rules.Rule, float, float]] = {
     "pcd1": (rules.PCD(), 3e-3, 1e-3),
     "pcd1_decay": (rules.PCD(), 6e-3, 4e-3),
     "pcd10": (rules.PCD(10), 3e-3, 1e-3),
-    "pl": (rules.PL(FLIPS), 6e-3, 3e-3),
-    "ratio": (rules.RatioMatching(FLIPS), 6e-3, 1e-3),
+    "pl": (rules.PL(FLIPS), 3e-3, 3e-3),
+    "ratio": (rules.RatioMatching(FLIPS), 3e-3, 1e-3),
     "mpf": (rules.MPF(FLIPS), 3e-3, 3e-4),
 }
 # Gibbs sweeps between the end of a forward annealing and the start of a reverse one.
