@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from families import OneToOne, one_to_one
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from typed import refused
 
@@ -238,6 +238,22 @@ def test_explicit_axes_and_meshes_of_ones_own(name):
     found, _ = train.train_epoch(state, visible, config=config)
     close(found.stack, wanted.stack)
     assert jax.typeof(found.stack[0].weights[0]).sharding.spec == P(None, "model")
+
+
+@pytest.mark.slow
+def test_data_that_are_cut_by_rows_are_put_together_once_an_epoch():
+    config = train.TrainConfig(rules.VPF(), SGD, epochs=1, batch_size=BATCH)
+    mesh = sharding.make_mesh({"data": 4})
+    state = sharding.shard(train.init_state(jax.random.key(0), rbm(), config), mesh)
+    rows = jax.device_put(bits((NUM, 16)), NamedSharding(mesh, P("data")))
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(lambda state, rows: train.train_epoch(state, rows, config=config)).lower(state, rows)
+    found = collectives(lowered.compile().as_text())
+    assert [one.times for one in found if (NUM, 16) in one.shapes and one.kind == "all-gather"] == [1]
+    assert all(one.kind == "all-reduce" for one in found if one.times > 1)
+    found, _ = train.train_epoch(state, rows, config=config)
+    wanted, _ = train.train_epoch(train.init_state(jax.random.key(0), rbm(), config), bits((NUM, 16)), config=config)
+    close(found.stack, wanted.stack)
 
 
 @pytest.mark.slow

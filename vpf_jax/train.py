@@ -328,7 +328,8 @@ def _epoch(state: TrainState, visible: AnyExamples, config: TrainConfig) -> tupl
 def _one_epoch(state: TrainState, visible: AnyExamples, config: TrainConfig) -> tuple[TrainState, Metrics]:
     """`_epoch` where the compiler may cut along all axes of a mesh, if there is one."""
     state = laid_out(state)
-    examples = as_examples(visible)
+    # Whole on every device, where they are not yet: each step takes its rows from anywhere.
+    examples = laid(as_examples(visible))
     _check_training(state, examples, config)
     num_examples = examples.values.shape[0]
     order_stream, estep_stream, completing = substreams(stream_of(jax.random.fold_in(state.key, state.epoch)), 3)

@@ -11,6 +11,7 @@ Not here: where arrays lie (`vpf_jax.sharding`).
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -210,8 +211,13 @@ def local(tree: Tree) -> Tree:
     mesh = sharding.mesh_of(tree) if jax.process_count() > 1 else None
     if mesh is None:
         return tree
-    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), _gathering(mesh)(tree))
+
+
+@functools.cache
+def _gathering(mesh: Mesh) -> Callable[[Tree], Tree]:
+    """What makes arrays whole on every device; compiled once for each structure."""
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 @contextlib.contextmanager
