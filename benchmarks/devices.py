@@ -25,7 +25,7 @@ import vpf_jax
 from vpf_jax import checks, sharding, train
 from vpf_jax.app import command
 from vpf_jax.app.folder import UsageError
-from vpf_jax.app.keys import key_for
+from vpf_jax.app.keys import as_array, key_for
 from vpf_jax.app.runs import Config as RunConfig
 from vpf_jax.app.tables import markdown_table
 from vpf_jax.data import binarise, load_dataset
@@ -133,8 +133,7 @@ def of_processes(config: Config) -> str:
 def shared_epochs(dataset: str, hidden: int, batch_size: int, timings: int, processes: int) -> list[float]:
     """Seconds of epochs of an RBM whose minibatches all processes share; to be called in each of them."""
     bits, config = _bits(dataset), train.TrainConfig(batch_size=batch_size)
-    stack = vpf_jax.init_stack(key_for(0, "benchmark machine"), (bits.shape[1], hidden))
-    state, visible = train.init_state(key_for(0, "benchmark training"), stack, config), bits
+    state, visible = _state(0, (bits.shape[1], hidden), False, config), bits
     if processes > 1:
         state, visible = sharding.shard((state, visible), sharding.make_mesh({"data": processes}))
     return list(in_turn({"": _epochs(config, state, visible)}, timings)[""])
@@ -180,11 +179,13 @@ def _bits(dataset: str) -> UInt8[Array, "n n_0"]:
 def _states(
     config: Config, hidden: tuple[int, ...], intra: bool, settings: train.TrainConfig, bits: Array
 ) -> train.TrainState:
-    def start(seed: Array) -> train.TrainState:
-        stack = vpf_jax.init_stack(key_for(seed, "benchmark machine"), (bits.shape[1], *hidden), intra)
-        return train.init_state(key_for(seed, "benchmark training"), stack, settings)
+    sizes = (bits.shape[1], *hidden)
+    return jax.vmap(lambda seed: _state(seed, sizes, intra, settings))(as_array(range(config.num_seeds)))
 
-    return jax.vmap(start)(jnp.arange(config.num_seeds))
+
+def _state(seed: int | Array, sizes: tuple[int, ...], intra: bool, settings: train.TrainConfig) -> train.TrainState:
+    stack = vpf_jax.init_stack(key_for(seed, "machine on several devices"), sizes, intra)
+    return train.init_state(key_for(seed, "training on several devices"), stack, settings)
 
 
 def _epochs(

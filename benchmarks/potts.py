@@ -14,18 +14,15 @@ import dataclasses
 import time
 from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
 
 import vpf_jax
 from benchmarks.measure import MissingPeerError
 from benchmarks.peers import RbmsPotts
-from experiments import named_recipes, unit_machines
+from experiments import unit_machines
 from experiments.unit_machines import SHADE, Form, Work, as_shades
 from vpf_jax.app import command, runs
-from vpf_jax.app.keys import key_for
 from vpf_jax.app.tables import cell, markdown_table
 from vpf_jax.settings import like, setting
 
@@ -120,10 +117,9 @@ def scores(
     work: Work,
 ) -> tuple[float, float, float, float]:
     """What a column of `HEADER` each is made of."""
-    key = key_for(seed, "annealing of kinds of units")
-    found = named_recipes.log_partition(key, machine, unit_machines.moments(data), **work.annealing)
-    nats = float(jnp.mean(jax.jit(vpf_jax.rbm_log_likelihood)(machine, images, 0.0))) - found["log_z"]
-    return nats, found["log_z_reverse"] - found["log_z"], found["effective_sample_size"], seconds
+    found = unit_machines.score(data, machine, images, seed, work.annealing)
+    reverse = found["log_z_reverse"] - found["log_z"]
+    return found["log_likelihood"], reverse, found["effective_sample_size"], seconds
 
 
 def row(name: str, found: Sequence[tuple[float, ...]]) -> list[str]:

@@ -232,15 +232,26 @@ def run(config: Config) -> dict[str, Any]:
     return runs.carry_out(config, work)
 
 
+def score(
+    data: Form,
+    machine: vpf_jax.BoltzmannMachine,
+    states: Shaped[Array, "n entries"],
+    seed: int,
+    annealing: dict[str, int],
+) -> dict[str, float]:
+    """Mean log-likelihood of states in nats, and what log Z was annealed to."""
+    key = key_for(seed, "annealing of kinds of units")
+    found = named_recipes.log_partition(key, machine, moments(data), **annealing)
+    likelihoods = jax.jit(vpf_jax.rbm_log_likelihood)(machine, states, 0.0)
+    return found | {"log_likelihood": float(jnp.mean(likelihoods)) - found["log_z"]}
+
+
 def measure(
     folder: Path, work: Work, images: runs.Images, name: str, data: Form, rule: str, index: int, seed: int
 ) -> dict[str, float]:
     """Trains one machine; its test log-likelihood; pictures of the first one."""
     machine, seconds = learn(data, rule, seed, work)
-    key = key_for(seed, "annealing of kinds of units")
-    found = named_recipes.log_partition(key, machine, moments(data), **work.annealing)
-    scores = jax.jit(vpf_jax.rbm_log_likelihood)(machine, data.test, 0.0)
-    found |= {"log_likelihood": float(jnp.mean(scores)) - found["log_z"], "seconds": seconds}
+    found = score(data, machine, data.test, seed, work.annealing) | {"seconds": seconds}
     told = f"{RULES[rule][0]}, {images.name} as {FORMS[name]}"
     print(f"{told}, seed {seed}: {found['log_likelihood']:.2f} nats, {seconds:.0f} s", flush=True)
     if index == 0:

@@ -438,7 +438,7 @@ def test_devices_are_timed_in_turn():
         "vmap",
         "one on each of 2 devices",
     ]
-    assert [row.split(" | ")[:2] for row in processes.splitlines()[2:]] == [["| 400", "1"], ["| 400", "2"]]
+    assert [row.split(" | ")[:2] for row in processes.strip().splitlines()[2:]] == [["| 400", "1"], ["| 400", "2"]]
 
 
 def test_seeds_and_minibatches_that_devices_do_not_divide_are_refused():
