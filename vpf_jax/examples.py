@@ -125,18 +125,20 @@ def ordered(stream: Stream, examples: Examples) -> Int[Array, " n"]:
     return jnp.minimum(chosen, last)[order]
 
 
-def completed(
-    stream: Stream,
-    stack: Stack,
-    examples: Examples,
-    order: Int[Array, " rows"],
-    places: Int[Array, " rows"] | None = None,
-) -> Shaped[Array, "rows n_0"]:
-    """Values of the examples in this order, drawn where they are probabilities or missing.
+def picked(examples: Examples, order: Int[Array, " rows"]) -> Examples:
+    """Some of the examples in an order; weights say how often they are picked, and have no more to say."""
+    missing = None if examples.missing is None else jnp.asarray(examples.missing)[order]
+    return Examples(jnp.asarray(examples.values)[order], missing=missing, drawn=examples.drawn)
 
-    With `places` the rows are those at these places of a longer order, and are drawn as they would be in it.
+
+def completed(
+    stream: Stream, stack: Stack, examples: Examples, places: Int[Array, " rows"] | None = None
+) -> Shaped[Array, "rows n_0"]:
+    """Values of the examples, drawn where they are probabilities or missing.
+
+    With `places` the examples are those at these places of a longer array, and are drawn as they would be in it.
     """
-    values = jnp.asarray(examples.values)[order]
+    values = jnp.asarray(examples.values)
     if not examples.drawn:
         values = stack[0].layer_units[0].widened(values)
     else:
@@ -146,7 +148,7 @@ def completed(
         values = unit.at(numbers < values).astype(unit.dtype)
     if examples.missing is None:
         return values
-    missing = jnp.asarray(examples.missing)[order]
+    missing = jnp.asarray(examples.missing)
 
     filling = substream(stream, 1)
     if places is not None:

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int, Shaped
 
 from vpf_jax import checks
 from vpf_jax.couplings import Coupling
@@ -126,6 +127,18 @@ def described(tree: Any, mesh: Mesh, seeds: bool = False) -> str:
         place = jax.tree_util.keystr(path).lstrip(".")
         lines.append(f"{place:40} {tuple(np.shape(leaf))!s:16} {tuple(spec)!s:24} {size:>14,} bytes")
     return "\n".join(lines)
+
+
+def rows_of_process(mesh: Mesh, count: int) -> Int[np.ndarray, " _"]:
+    """Which rows of a minibatch lie on devices of this process: those that it has to read for `together`."""
+    places = NamedSharding(mesh, _of_rows(mesh, count)).addressable_devices_indices_map((count,)).values()
+    return np.array(sorted({row for found in places for row in range(*(found or (slice(None),))[0].indices(count))}))
+
+
+def together(values: Shaped[np.ndarray, "steps _ ..."], mesh: Mesh, shape: tuple[int, ...]) -> Array:
+    """Minibatches [steps, rows, ...] of this shape over the devices of a mesh, each process giving its own rows."""
+    place = NamedSharding(mesh, P(None, *_of_rows(mesh, shape[1])))
+    return jax.make_array_from_process_local_data(place, values, shape)
 
 
 def laid(array: Tree, *axes: str | tuple[str, ...] | None) -> Tree:
@@ -245,6 +258,12 @@ def _free(mesh: Any) -> tuple[str, ...]:
         for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
         if name in AXES and kind == AxisType.Auto and mesh.shape[name] > 1
     )
+
+
+def _of_rows(mesh: Mesh, count: int) -> P:
+    """How the rows of a minibatch are cut: over the data axis, or not where that does not divide them."""
+    parts = mesh.shape.get(DATA, 1)
+    return P(DATA) if parts > 1 and count % parts == 0 else P()
 
 
 def _known(spec: P, names: Sequence[str]) -> P:

@@ -22,7 +22,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from vpf_jax import checks
 from vpf_jax.checks import AnyArray
-from vpf_jax.examples import Examples, as_examples, check_shapes, check_values, completed, ordered
+from vpf_jax.examples import Examples, as_examples, check_shapes, check_values, completed, ordered, picked
 from vpf_jax.exporting import exported
 from vpf_jax.machine import BoltzmannMachine, State
 from vpf_jax.optimizers import Adam, average_of, centred
@@ -126,7 +126,7 @@ def init_state(key: PRNGKeyArray, stack: Stack, config: TrainConfig) -> TrainSta
       ValueError: a stack that the rule does not take, no key, or no settings.
     """
     checks.random_key(key)
-    _check_config(config)
+    check_config(config)
     check_stack(stack)
     _check_rule(stack, config)
     # Copies of its own: training donates its input, and what the caller holds should survive.
@@ -162,7 +162,7 @@ def start_phase(state: TrainState, visible: AnyExamples, config: TrainConfig) ->
     stack, key, epoch = jax.tree.map(jnp.copy, (learnt(state), state.key, state.epoch))
     order_stream, stream, completing = substreams(stream_of(jax.random.fold_in(key, _START)), 3)
     order = ordered(order_stream, examples)[: config.batch_size]
-    some = completed(completing, stack, examples, order).astype(stack[0].layer_units[0].dtype)
+    some = completed(completing, stack, picked(examples, order)).astype(stack[0].layer_units[0].dtype)
     return _started(stream, stack, key, epoch, join_states(some, climb(stream, stack, some)), config)
 
 
@@ -332,52 +332,116 @@ def _one_epoch(state: TrainState, visible: AnyExamples, config: TrainConfig) -> 
     examples = laid(as_examples(visible))
     _check_training(state, examples, config)
     num_examples = examples.values.shape[0]
-    order_stream, estep_stream, completing = substreams(stream_of(jax.random.fold_in(state.key, state.epoch)), 3)
-    order = ordered(order_stream, examples)
-    # The stack that the hidden states of the whole epoch are sampled with; None: each step's own.
-    inference = _narrowed(state.stack, config) if config.rule.estep_per_epoch else None
-    num_full, rest = divmod(num_examples, config.batch_size)
-    optimizer = _optimizer(config, num_full + (rest > 0))
+    steps = steps_of(state, state.stack, config, num_examples)
+    order = ordered(steps.streams.order, examples)
+    if spread(DATA) * spread(MODEL) > 1:
 
-    def estep(stream: Stream, rows: Shaped[Array, "rows n_0"]) -> Any:
-        return None if inference is None else climb(stream, inference, rows)
+        def own(batch: tuple[Array, Array]) -> tuple[Array, Any]:
+            chosen, places = laid(batch, DATA)
+            return steps.own(picked(examples, chosen), places)
 
-    def own(order: Array, places: Array) -> tuple[Array, Any]:
-        # Of the examples of a minibatch each device takes its own, and draws what it would draw for them alone.
-        order, places = laid((order, places), DATA)
-        visible = laid(completed(completing, state.stack, examples, order, places), DATA, None)
-        return visible, estep(rows_in_chunks(estep_stream, places), visible)
-
-    over_devices = spread(DATA) * spread(MODEL) > 1
-
-    def step(carry, inputs):
-        number, batch = inputs
-        if over_devices:
-            batch = own(*batch)
-        return _minibatch_step(optimizer, config, inference, carry, substream(estep_stream, number), batch)
-
-    if over_devices:
-        batches, last = _cut((order, jnp.arange(num_examples)), num_full, config.batch_size)
+        carry, total = steps.run(state, steps.cut((order, jnp.arange(num_examples))), own)
     else:
-        visible = completed(completing, state.stack, examples, order)
-        hidden = None if inference is None else in_chunks(estep_stream, estep, visible)
-        batches, last = _cut((visible, hidden), num_full, config.batch_size)
-    start = state.stack, state.optimizer, state.carry
-    carry, objectives = jax.lax.scan(step, start, (jnp.arange(num_full), batches))
-    total = jnp.sum(objectives) * config.batch_size
-    if rest:
-        carry, objective = step(carry, (num_full, last))
-        total += objective * rest
-    stack, optimizer_state, rule_carry = carry
-    metrics = Metrics(objective=total / num_examples, max_abs_weight=largest_weight(stack))
-    return TrainState(stack, optimizer_state, state.key, state.epoch + 1, rule_carry), metrics
+        visible = completed(steps.streams.completing, state.stack, picked(examples, order))
+        hidden = None if steps.inference is None else in_chunks(steps.streams.estep, steps.estep, visible)
+        carry, total = steps.run(state, steps.cut((visible, hidden)), lambda batch: batch)
+    return closed(state, carry, total / num_examples)
 
 
-def _cut(data, num_full, batch_size):
-    """Full minibatches, stacked along a new first axis, and what is left after them."""
-    end = num_full * batch_size
-    full = jax.tree.map(lambda a: a[:end].reshape(num_full, batch_size, *a.shape[1:]), data)
-    return full, jax.tree.map(lambda a: a[end:], data)
+class EpochStreams(NamedTuple):
+    """Random numbers of an epoch."""
+
+    order: Stream
+    estep: Stream
+    completing: Stream
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Steps:
+    """The steps of an epoch: all of them, or some of its examples' at a time."""
+
+    streams: EpochStreams
+    config: TrainConfig
+    num_examples: int
+    """Of the whole epoch."""
+    began: Stack
+    """At the start of the epoch."""
+    inference: Stack | None
+    """With which the hidden states of the whole epoch are sampled; None: with each step's own."""
+
+    def estep(self, stream: Stream, rows: Shaped[Array, "rows n_0"]) -> Any:
+        """Samples of the hidden states of some examples."""
+        return None if self.inference is None else climb(stream, self.inference, rows)
+
+    def own(self, rows: Examples, places: Int[Array, " rows"]) -> tuple[Array, Any]:
+        """A minibatch, each device with its own examples; it draws what it would draw for them alone.
+
+        Args:
+          rows: the examples.
+          places: where they stand in the epoch's order.
+        """
+        places = laid(places, DATA)
+        visible = laid(completed(self.streams.completing, self.began, rows, places), DATA, None)
+        return visible, self.estep(rows_in_chunks(self.streams.estep, places), visible)
+
+    def cut(self, rows: Any) -> tuple[Any, Any]:
+        """Full minibatches of arrays with a row for each example, along a new first axis, and what is left."""
+        size = self.config.batch_size
+        num_full, rest = divmod(jax.tree.leaves(rows)[0].shape[0], size)
+        end = num_full * size
+        full = jax.tree.map(lambda a: a[:end].reshape(num_full, size, *a.shape[1:]), rows)
+        return full, jax.tree.map(lambda a: a[end:], rows) if rest else None
+
+    def run(
+        self, state: TrainState, batches: tuple[Any, Any], batch: Callable[[Any], tuple[Array, Any]], first: Any = 0
+    ) -> tuple[Any, Float[Array, ""]]:
+        """Steps on consecutive minibatches of the epoch's order.
+
+        Args:
+          state: as it is before them.
+          batches: those of one size, trees of arrays [steps, rows, ...], and a last short one or None.
+          batch: from one of them its visible states and samples (`own`).
+          first: number of the first step.
+
+        Returns:
+          Stack, optimizer and carry after them; the sum of the examples' objectives.
+        """
+        optimizer = _optimizer(self.config, -(-self.num_examples // self.config.batch_size))
+
+        def step(carry, inputs):
+            number, some = inputs
+            stream = substream(self.streams.estep, number)
+            return _minibatch_step(optimizer, self.config, self.inference, carry, stream, batch(some))
+
+        full, last = batches
+        num_full = jax.tree.leaves(full)[0].shape[0]
+        carry, objectives = jax.lax.scan(
+            step, (state.stack, state.optimizer, state.carry), (first + jnp.arange(num_full), full)
+        )
+        total = jnp.sum(objectives) * jax.tree.leaves(full)[0].shape[1]
+        if last is not None:
+            carry, objective = step(carry, (first + num_full, last))
+            total += objective * jax.tree.leaves(last)[0].shape[0]
+        return carry, total
+
+
+def epoch_streams(key: PRNGKeyArray, epoch: Int[Array, ""]) -> EpochStreams:
+    """Of the epoch after so many, in a run with this key."""
+    return EpochStreams(*substreams(stream_of(jax.random.fold_in(key, epoch)), 3))
+
+
+def steps_of(state: TrainState, began: Stack, config: TrainConfig, num_examples: int) -> Steps:
+    """Of the epoch that comes after those of the state, or that it is in, from the stack with which this began."""
+    streams = epoch_streams(state.key, state.epoch)
+    inference = _narrowed(began, config) if config.rule.estep_per_epoch else None
+    return Steps(streams, config, num_examples, began, inference)
+
+
+def closed(state: TrainState, carry: Any, objective: Float[Array, ""]) -> tuple[TrainState, Metrics]:
+    """The state after an epoch, and what it reports."""
+    stack, optimizer, rule_carry = carry
+    metrics = Metrics(objective=objective, max_abs_weight=largest_weight(stack))
+    return TrainState(stack, optimizer, state.key, state.epoch + 1, rule_carry), metrics
 
 
 def _minibatch_step(optimizer, config, inference, carry, stream, batch):
@@ -412,14 +476,14 @@ _run_epoch = jax.jit(_epoch, static_argnames="config", donate_argnames="state")
 _run_seeds_epoch = jax.jit(_epochs, static_argnames=("config", "at_once"), donate_argnames="states")
 
 
-def _check_config(config: TrainConfig) -> None:
+def check_config(config: TrainConfig) -> None:
     if not isinstance(config, TrainConfig):
         raise ValueError(f"got a {type(config).__name__} for the settings; it takes a TrainConfig")
 
 
 def _check_call(state: TrainState, visible: AnyExamples, config: TrainConfig) -> None:
     """Raises ValueError for what cannot be seen inside the compiled epoch: types and values."""
-    _check_config(config)
+    check_config(config)
     if not isinstance(state, TrainState):
         raise ValueError(f"got a {type(state).__name__} for the state; it takes a TrainState, as init_state gives")
     checks.array("a state", state.epoch)
@@ -434,7 +498,7 @@ def _check_training(state: TrainState, examples: Examples, config: TrainConfig) 
     devices = spread(DATA)
     told = f"multiples of the {devices} devices along the data axis"
     checks.require(config.batch_size % devices == 0, "batch_size", config.batch_size, told)
-    _check_belongs(state, config)
+    check_belongs(state, config)
     # Seen here under `checks.checked` alone.
     check_values(examples, state.stack)
 
@@ -443,7 +507,7 @@ def _check_at_once(at_once: int | None) -> int | None:
     return None if at_once is None else checks.integer("at_once", at_once, 1)
 
 
-def _check_belongs(state: TrainState, config: TrainConfig) -> None:
+def check_belongs(state: TrainState, config: TrainConfig) -> None:
     """Raises ValueError unless the state has the optimizer and the chains of these settings."""
     made = "start_phase goes on from a trained stack under other settings"
     wanted = jax.eval_shape(functools.partial(_first, config=config), state.key, state.stack)

@@ -319,7 +319,7 @@ class Placed:
 
 @jax.jit
 def _completed(key: PRNGKeyArray, stack: vpf_jax.Stack, examples: Examples) -> jax.Array:
-    return completed(stream_of(key), stack, examples, jnp.arange(examples.values.shape[0]))
+    return completed(stream_of(key), stack, examples)
 
 
 class Images:

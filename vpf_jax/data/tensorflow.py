@@ -22,19 +22,13 @@ SCHEME = "tfds:"
 @contextlib.contextmanager
 def read_tfds(name: str, data_dir: str | os.PathLike[str] | None, array: str | None) -> Iterator[Contents]:
     """A data set by its name, downloaded and prepared where it is not in `data_dir`, or the package's own folder."""
-    needed = ("tensorflow_datasets", "tensorflow", "importlib_resources")
-    if missing := [package for package in needed if importlib.util.find_spec(package) is None]:
-        told = f"got {name} and no {' and '.join(missing)}, which it is read with"
-        raise DatasetError(f"{told}; it takes `pip install vpf_jax[tfds]`")
+    check_installed(name)
     try:
         contents = _contents(name, data_dir, array)
     except DatasetError:
         raise
-    # The network, the disk, the checksums and TensorFlow each fail with errors of their own.
     except Exception as error:
-        summary = (str(error).strip().splitlines() or ["no message"])[0].rstrip(":.")[:160]
-        takes = "the name of a data set that tensorflow-datasets knows and can prepare"
-        raise DatasetError(f"got {name}, which fails ({type(error).__name__}: {summary}); it takes {takes}") from error
+        raise _failed(name, error) from error
     yield contents
 
 
@@ -82,3 +76,57 @@ def _examples(name: str, features: Any, array: str | None) -> str:
     if shape is None or None in shape:
         refuse(name, f"whose feature {chosen} has shape {shape}", "examples of one shape")
     return chosen
+
+
+def open_tfds(name: str, split: str, array: str | None, data_dir: str | os.PathLike[str] | None) -> "Rows":
+    """The examples of a split, by their numbers, which stay on disk.
+
+    Raises:
+      DatasetError: no such data set, split or feature, or one that cannot be had in the format array_record.
+    """
+    check_installed(name)
+    try:
+        import tensorflow_datasets as tfds
+
+        folder = None if data_dir is None else os.fspath(data_dir)
+        builder = tfds.builder(name.removeprefix(SCHEME), data_dir=folder, file_format="array_record")
+        chosen = _examples(name, builder.info.features, array)
+        if not builder.is_prepared():
+            builder.download_and_prepare()
+        if split not in builder.info.splits:
+            refuse(
+                name, f"which has the splits {', '.join(builder.info.splits) or 'none'}", f"one of them, not {split}"
+            )
+        return Rows(builder.as_data_source(split=split), chosen)
+    except DatasetError:
+        raise
+    except Exception as error:
+        raise _failed(name, error) from error
+
+
+class Rows:
+    """One feature of the examples of a source."""
+
+    def __init__(self, source: Any, feature: str) -> None:
+        self._source, self._feature = source, feature
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return np.asarray(self._source[index][self._feature])
+
+
+def check_installed(name: str) -> None:
+    """Raises DatasetError where a package is missing that data sets of tensorflow-datasets are read with."""
+    needed = ("tensorflow_datasets", "tensorflow", "importlib_resources")
+    if missing := [package for package in needed if importlib.util.find_spec(package) is None]:
+        told = f"got {name} and no {' and '.join(missing)}, which it is read with"
+        raise DatasetError(f"{told}; it takes `pip install vpf_jax[tfds]`")
+
+
+def _failed(name: str, error: Exception) -> DatasetError:
+    """The network, the disk, the checksums and TensorFlow each fail with errors of their own."""
+    summary = (str(error).strip().splitlines() or ["no message"])[0].rstrip(":.")[:160]
+    takes = "the name of a data set that tensorflow-datasets knows and can prepare"
+    return DatasetError(f"got {name}, which fails ({type(error).__name__}: {summary}); it takes {takes}")

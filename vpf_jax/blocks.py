@@ -1,0 +1,227 @@
+"""An epoch in blocks of minibatches: training on more examples than memory holds.
+
+`train_epoch_from` is `train.train_epoch` on examples that a source reads in the order in which they are needed, such as
+files (`data.on_disk`). Order and random numbers are those of `train_epoch`, so that both learn the same, and no number
+depends on how large blocks are, or over how many devices and processes a machine lies: each process reads those rows
+of every minibatch that its devices work on. Its three parts are there for loops of one's own, which may keep what is
+between them and go on from there: `open_epoch`, `train_block` for each block, `close_epoch`.
+
+Not here: seeds at once, missing entries; how a source reads (`data.on_disk`).
+"""
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Shaped
+
+from vpf_jax import checks
+from vpf_jax.checks import AnyArray
+from vpf_jax.examples import Examples, check_values, ordered
+from vpf_jax.exporting import exported
+from vpf_jax.sharding import automatic, laid_out, mesh_of, rows_of_process, together, where
+from vpf_jax.stack import Stack
+from vpf_jax.train import Metrics, TrainConfig, TrainState, check_belongs, check_config, closed, epoch_streams, steps_of
+
+# Of a block, where nobody says how large it is.
+BLOCK_BYTES = 2**27
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What examples are read from, as `data.on_disk.OnDisk`."""
+
+    def __len__(self) -> int:
+        """How many examples there are."""
+
+    @property
+    def num_visible(self) -> int:
+        """Entries of an example."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of an entry."""
+
+    def blocks(self, rows: Sequence[Int[np.ndarray, "..."]]) -> Iterator[Shaped[np.ndarray, "... n_0"]]:
+        """For each array of numbers of examples the examples, in an array with one more axis."""
+
+
+@exported("vpf_jax.OpenEpoch")
+@struct.dataclass
+class OpenEpoch:
+    """An epoch that is under way; a pytree, from which it goes on."""
+
+    state: TrainState
+    """After the steps so far; its number of epochs does not count this one."""
+    began: Stack
+    """The stack at the start of the epoch."""
+    total: Float[Array, ""]
+    """Sum of the objectives of the examples so far."""
+    step: Int[Array, ""]
+    """Steps that are done."""
+
+
+def open_epoch(state: TrainState, config: TrainConfig) -> OpenEpoch:
+    """The epoch after those of the state, which is donated, before its first step; it keeps the stack as it begins.
+
+    Raises:
+      ValueError: no state of one run under these settings.
+    """
+    _check_state(state, config)
+    with where(state):
+        return _open(state, config=config)
+
+
+def order_of(state: TrainState, num_examples: int) -> Int[np.ndarray, " num_examples"]:
+    """The order in which the next epoch sees the examples, the same as in `train.train_epoch`.
+
+    Args:
+      state: before the epoch.
+      num_examples: at least 1.
+    """
+    count = checks.integer("num_examples", num_examples, 1)
+    return np.asarray(_order(state.key, state.epoch, count=count))
+
+
+def train_block(
+    epoch: OpenEpoch, values: Shaped[AnyArray, "steps rows n_0"], *, config: TrainConfig, num_examples: int
+) -> OpenEpoch:
+    """Steps on the next minibatches of an epoch.
+
+    Args:
+      epoch: so far; donated, use the returned one.
+      values: of the visible units, [steps, rows, n_0]: minibatches of `config.batch_size` rows, or the last one of the
+        epoch with those that are left.
+      config: the settings, static.
+      num_examples: of the whole epoch, static.
+
+    Raises:
+      ValueError: values that are none of the units or do not fit the machine or the epoch.
+    """
+    check_config(config)
+    num_examples = checks.integer("num_examples", num_examples, config.batch_size)
+    checks.array("values", values, "an array [steps, rows, n_0] of visible values")
+    shape, n_0 = jnp.shape(values), epoch.state.stack[0].sizes[0]
+    rest = num_examples % config.batch_size
+    fits = len(shape) == 3 and shape[2] == n_0 and shape[0] > 0 and (shape[1] == config.batch_size or shape[0] == 1)
+    if not fits or shape[1] not in (config.batch_size, rest) or 0 in shape:
+        last = f", or the last one, [1, {rest}, {n_0}]" if rest else ""
+        raise ValueError(
+            f"got values of shape {shape}; a block takes minibatches [steps, {config.batch_size}, {n_0}]{last}"
+        )
+    if mesh_of(values) is None or jax.process_count() == 1:
+        flat = values.reshape(-1, n_0)
+        check_values(Examples(flat), epoch.state.stack)
+    with where(epoch):
+        return _train(epoch, values, config=config, num_examples=num_examples)
+
+
+def close_epoch(epoch: OpenEpoch, num_examples: int) -> tuple[TrainState, Metrics]:
+    """The state after an epoch all of whose blocks are done, and what it reports.
+
+    Args:
+      epoch: donated.
+      num_examples: of the whole epoch.
+    """
+    with where(epoch):
+        return _close(epoch, checks.integer("num_examples", num_examples, 1))
+
+
+def train_epoch_from(
+    state: TrainState, source: Source, *, config: TrainConfig, steps_at_once: int | None = None
+) -> tuple[TrainState, Metrics]:
+    """`train.train_epoch` on examples that are read while others are learnt.
+
+    Args:
+      state: the state so far; donated, use the returned one. Where it lies over a mesh the examples do, too.
+      source: of values of the visible units; each process reads its own rows of each minibatch.
+      config: the settings.
+      steps_at_once: minibatches in a block, at least 1; None: as many as `BLOCK_BYTES` hold. Some blocks are in memory
+        at a time: one that is learnt and those that are read ahead.
+
+    Raises:
+      ValueError: examples that are no values of the units, do not fit the stack or are fewer than a minibatch, or a
+        state that was made for other settings.
+    """
+    _check_state(state, config)
+    count, size, width = len(source), config.batch_size, source.num_visible
+    if width != state.stack[0].sizes[0]:
+        raise ValueError(f"got examples of {width} entries; the stack takes {state.stack[0].sizes[0]}")
+    if count < size:
+        raise ValueError(f"got batch_size={size} with {count} examples; it is allowed up to their number")
+    mesh = mesh_of(state)
+    if steps_at_once is None:
+        steps_at_once = max(1, BLOCK_BYTES // (size * width * source.dtype.itemsize))
+    steps_at_once = checks.integer("steps_at_once", steps_at_once, 1)
+    places = [
+        np.arange(first, min(first + steps_at_once * size, count - count % size)).reshape(-1, size)
+        for first in range(0, count - count % size, steps_at_once * size)
+    ]
+    if count % size:
+        places.append(np.arange(count - count % size, count)[None])
+    order, epoch = order_of(state, count), open_epoch(state, config)
+    mine = [slice(None) if mesh is None else rows_of_process(mesh, some.shape[1]) for some in places]
+    read = source.blocks([order[some[:, own]] for some, own in zip(places, mine, strict=True)])
+    for some, values in zip(places, read, strict=True):
+        check_values(Examples(values.reshape(-1, width)), epoch.state.stack)
+        whole = _placed(values, mesh, some.shape)
+        with where(epoch):
+            epoch = _train(epoch, whole, config=config, num_examples=count)
+    return close_epoch(epoch, count)
+
+
+def _check_state(state: TrainState, config: TrainConfig) -> None:
+    check_config(config)
+    if not isinstance(state, TrainState):
+        raise ValueError(f"got a {type(state).__name__} for the state; it takes a TrainState, as init_state gives")
+    if jnp.ndim(state.epoch) > 0:
+        raise ValueError("got a state of several seeds; an epoch in blocks takes that of one run")
+
+
+def _placed(values: Shaped[np.ndarray, "steps _ n_0"], mesh: Mesh | None, shape: tuple[int, ...]) -> Array:
+    """A block on its devices, of which this process has read its rows."""
+    return jnp.asarray(values) if mesh is None else together(values, mesh, (*shape, values.shape[2]))
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _order(key: Array, epoch: Array, count: int) -> Array:
+    return ordered(epoch_streams(key, epoch).order, Examples(jnp.zeros((count, 0), jnp.uint8)))
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
+def _open(state: TrainState, config: TrainConfig) -> OpenEpoch:
+    def opened(state: TrainState) -> OpenEpoch:
+        check_belongs(state, config)
+        return OpenEpoch(state, jax.tree.map(jnp.copy, state.stack), jnp.zeros(()), jnp.zeros((), jnp.int32))
+
+    return automatic(opened, state)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "num_examples"), donate_argnames="epoch")
+def _train(epoch: OpenEpoch, values: Array, config: TrainConfig, num_examples: int) -> OpenEpoch:
+    def trained(epoch: OpenEpoch, values: Array) -> OpenEpoch:
+        state, began = laid_out(epoch.state), laid_out(epoch.began)
+        steps = steps_of(state, began, config, num_examples)
+        first = epoch.step * config.batch_size
+        places = first + jnp.arange(math.prod(values.shape[:2])).reshape(values.shape[:2])
+
+        def own(batch: tuple[Array, Array]) -> tuple[Array, Any]:
+            return steps.own(Examples(batch[0]), batch[1])
+
+        (stack, optimizer, carry), total = steps.run(state, ((values, places), None), own, epoch.step)
+        after = TrainState(stack, optimizer, state.key, state.epoch, carry)
+        return OpenEpoch(after, began, epoch.total + total, epoch.step + values.shape[0])
+
+    return automatic(trained, epoch, values)
+
+
+@functools.partial(jax.jit, static_argnames="num_examples", donate_argnames="epoch")
+def _close(epoch: OpenEpoch, num_examples: int) -> tuple[TrainState, Metrics]:
+    state = epoch.state
+    return closed(state, (state.stack, state.optimizer, state.carry), epoch.total / num_examples)
