@@ -77,7 +77,7 @@ def test_init_weights_have_the_stated_spread():
 
 
 def test_init_takes_more_weights_than_32_bits_count():
-    (weights,) = jax.eval_shape(lambda key: vpf_jax.init_machine(key, (1000, 2**23)), jax.random.key(0)).weights
+    (weights,) = jax.eval_shape(lambda key: init_machine(key, (1000, 2**23)), jax.random.key(0)).weights
     assert weights.shape == (1000, 2**23)
 
 
