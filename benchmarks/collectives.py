@@ -3,7 +3,7 @@
     found = collectives(jax.jit(f).lower(...).compile().as_text())
 
 Loops of known length count as often as they run. Bytes are those of the result on one device: of an all-reduce the
-array that is summed, of an all-gather the whole that each device then has. Not here: how long that takes (`scaling`).
+array that is summed, of an all-gather the whole that each device then has. Not here: how long that takes (`hardware`).
 """
 
 import math
@@ -21,6 +21,12 @@ _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(?:-start)?\(")
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:body|to_apply|calls|condition|branch_computations=\{?)=?%?([\w.\-]+)")
 _TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
+_PARTITIONS = re.compile(r"num_partitions=(\d+)")
+# Three ways to write which devices speak to one another: all lists, a reshaped and transposed range, axes of a mesh.
+_LISTS = re.compile(r"replica_groups=\{(?:\{([\d,]+)\}[^}]*)?")
+_RANGE = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}")
+_AXIS = re.compile(r"'(\w+)'(?::\((\d+)\)(\d+))?")
 
 
 class Collective(NamedTuple):
@@ -33,6 +39,8 @@ class Collective(NamedTuple):
     """Of all of them on one device, each time."""
     times: int
     """That it runs."""
+    group: tuple[int, ...] = ()
+    """Numbers of the devices that it joins, of the first of several such groups; none: it is not said."""
 
     @property
     def total(self) -> int:
@@ -51,7 +59,9 @@ def collectives(program: str) -> list[Collective]:
         raise ValueError("got a text without an ENTRY computation; it takes that of a compiled HLO module")
     found: list[Collective] = []
     _collect(computations, entry, 1, found)
-    return found
+    partitions = _PARTITIONS.search(program)
+    everybody = tuple(range(int(partitions[1]) if partitions else 1))
+    return [one if one.group or one.kind == "collective-permute" else one._replace(group=everybody) for one in found]
 
 
 def bytes_of(some: Sequence[Collective], at_least: int = 0) -> int:
@@ -82,7 +92,7 @@ def _collect(
         if collective:
             if times is None:
                 raise ValueError(f"got a loop of unknown length with {collective[2]}; it takes loops of known length")
-            found.append(_read(collective[2], collective[1], times))
+            found.append(_read(collective[2], collective[1], times)._replace(group=_group(line)))
             continue
         loop = " while(" in line
         trips = _TRIPS.search(line) if loop else None
@@ -96,3 +106,42 @@ def _read(kind: str, results: str, times: int) -> Collective:
     some = [(name, tuple(int(size) for size in sizes.split(",") if size)) for name, sizes in _SHAPE.findall(results)]
     size = sum(_SIZES[name] * math.prod(shape) for name, shape in some)
     return Collective(kind, tuple(shape for _, shape in some), int(np.int64(size)), times)
+
+
+def _group(line: str) -> tuple[int, ...]:
+    """The first of the groups of devices that a line names; () for all devices as one, and for no groups."""
+    if "replica_groups=" not in line:
+        return ()
+    mesh, ranged, lists = _MESH.search(line), _RANGE.search(line), _LISTS.search(line)
+    if mesh:
+        sizes = dict(part.split("=") for part in mesh[1].replace("'", "").split(","))
+        shape = [int(size) for size in sizes.values()]
+        devices = _ranged(mesh[2], mesh[3]) if mesh[2] else np.arange(math.prod(shape))
+        return _along(devices.reshape(shape), list(sizes), mesh[4])
+    if ranged:
+        return tuple(_ranged(ranged[2], ranged[3]).reshape(_integers(ranged[1]))[0].ravel().tolist())
+    if lists:
+        return _integers(lists[1] or "")
+    raise ValueError(f"got groups of devices in another form than the three known ones: {line.strip()[:200]}")
+
+
+def _along(devices: np.ndarray, names: list[str], axes: str) -> tuple[int, ...]:
+    """The first group along some axes of a mesh, or parts of axes, as in "'x','y':(2)4"."""
+    takes = {}
+    for name, before, size in _AXIS.findall(axes):
+        place = names.index(name)
+        full = devices.shape[place]
+        inner = full // (int(before) * int(size)) if size else 1
+        takes[place] = [inner * number for number in range(int(size or full))]
+    first = devices[np.ix_(*(takes.get(place, [0]) for place in range(devices.ndim)))]
+    return tuple(first.ravel().tolist())
+
+
+def _ranged(sizes: str, order: str | None) -> np.ndarray:
+    shape = _integers(sizes)
+    numbers = np.arange(math.prod(shape)).reshape(shape)
+    return numbers.transpose(_integers(order)) if order else numbers
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in text.split(",") if word)

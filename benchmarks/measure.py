@@ -1,9 +1,10 @@
 """Timing: cases run in turn, round after round, so that what else a machine does falls on all of them alike.
 
 A case is set up, run once to warm up (compilation, caches), and then timed once per round. Its figures are the median
-and the range over the rounds; ratios are medians of the ratios within each round. The rate of a large matrix product
-is a case like the others, and rates read as fractions of its best round. Not here: what is measured (`cases`,
-`peers`), how it is printed (`report`).
+and the range over the rounds; ratios are medians of the ratios within each round, and those of medians and of minima,
+which differ where a shared host gives a case now more of itself and now less: timings that fall into two `modes`. The
+rate of a large matrix product is a case like the others, and rates read as fractions of its best round. Not here: what
+is measured (`cases`, `peers`), how it is printed (`report`).
 """
 
 import dataclasses
@@ -20,6 +21,10 @@ from vpf_jax.app.keys import key_for
 _PAUSE_SECONDS = 0.3
 _PEAK_SIZE = 2048
 _PEAK_REPEATS = 20
+LEAST_GAP = 1.15
+"""Two modes: the longest of the fast timings and the shortest of the slow ones are at least so many times apart."""
+FEWEST = 2
+"""Timings of each mode; one alone is an accident."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +58,48 @@ class Row:
     @property
     def median(self) -> float:
         return float(np.median(self.seconds))
+
+    @property
+    def least(self) -> float:
+        return min(self.seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Modes:
+    """Timings in two groups."""
+
+    fast: tuple[float, ...]
+    slow: tuple[float, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Median of the slow ones divided by that of the fast ones."""
+        return float(np.median(self.slow) / np.median(self.fast))
+
+    @property
+    def share(self) -> float:
+        """Of the slow ones among all."""
+        return len(self.slow) / (len(self.slow) + len(self.fast))
+
+
+def modes(seconds: Sequence[float]) -> Modes | None:
+    """Two groups, split at the largest gap between timings in their order, gaps and ranges being ratios.
+
+    None: they are one group, as the gap is less than `LEAST_GAP`, or no wider than one of the groups beside it, or has
+    fewer than `FEWEST` timings on one side.
+    """
+    logs = np.sort(np.log(seconds))
+    if len(logs) < 2 * FEWEST:
+        return None
+    gaps = np.diff(logs)
+    place = int(np.argmax(gaps)) + 1
+    fast, slow = logs[:place], logs[place:]
+    widest = max(np.ptp(fast), np.ptp(slow))
+    gap = gaps[place - 1]
+    if gap < np.log(LEAST_GAP) or gap <= widest or min(len(fast), len(slow)) < FEWEST:
+        return None
+    ordered = tuple(sorted(seconds))
+    return Modes(ordered[:place], ordered[place:])
 
 
 def measure(cases: Sequence[Case], rounds: int, say: Callable[[str], None]) -> list[Row]:

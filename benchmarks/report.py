@@ -9,18 +9,47 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from benchmarks.measure import Row, ratio
+from benchmarks.measure import FEWEST, LEAST_GAP, Row, modes, ratio
 from benchmarks.quality import Curve, Goal, Race
 from vpf_jax import figures
 from vpf_jax.app.tables import markdown_table
 
-_COLUMNS = ("what", "seconds", "range", "GFLOP/s", "of the product peak", "times as long as", "note")
+_COLUMNS = (
+    "what",
+    "seconds, median",
+    "least",
+    "most",
+    "modes",
+    "GFLOP/s",
+    "of the product peak",
+    "times as long as, within rounds",
+    "by medians",
+    "by minima",
+    "note",
+)
 
 
 def table(rows: Sequence[Row], peak: Row) -> str:
-    """A Markdown table: medians, ranges, rates, fractions of the peak and ratios within rounds."""
+    """A Markdown table: medians, ranges, modes, rates, fractions of the peak, ratios; and a line on the modes."""
     by_name = {row.case.name: row for row in rows}
-    return markdown_table(_COLUMNS, [_cells(row, by_name, peak) for row in rows])
+    return markdown_table(_COLUMNS, [_cells(row, by_name, peak) for row in rows]) + told_modes(rows)
+
+
+def told_modes(rows: Sequence[Row]) -> str:
+    """A sentence: how many cases were timed in two modes, and how far these lie apart."""
+    found = [modes(row.seconds) for row in rows if len(row.seconds) >= 2 * FEWEST]
+    two = [one for one in found if one is not None]
+    split = f"a gap of {LEAST_GAP:g} x or more, wider than what lies on either side, {FEWEST} timings or more on each"
+    if not found:
+        return f"\nmodes are told of {2 * FEWEST} timings or more\n"
+    if not two:
+        return f"\nno case of {len(found)} was timed in two modes ({split})\n"
+    ratios, shares = ([getattr(one, name) for one in two] for name in ("ratio", "share"))
+    return (
+        f"\n{len(two)} of {len(found)} cases were timed in two modes ({split}): slow {min(ratios):.2f} to "
+        f"{max(ratios):.2f} x fast, {min(shares):.0%} to {max(shares):.0%} of the timings slow; ratios by minima "
+        "compare the fast ones\n"
+    )
 
 
 def growth_table(curves: dict[str, list[tuple[int, Row]]]) -> str:
@@ -110,22 +139,34 @@ def race_plot(path: Path, race: Race, curves: Sequence[Curve], machine: str) -> 
 
 def _cells(row: Row, by_name: dict[str, Row], peak: Row) -> list[str]:
     if not row.seconds:
-        return [row.case.name, "not measured", "", "", "", "", row.note]
+        return [row.case.name, "not measured", *[""] * (len(_COLUMNS) - 3), row.note]
     rate = share = ""
     if row.case.flops:
         rate = f"{row.case.flops / row.median / 1e9:.0f}"
         # Of the best round: what the machine can do, not what it did while something else ran.
         share = f"{row.case.flops / row.median / (peak.case.flops / min(peak.seconds)):.0%}"
-    others = [by_name[name] for name in row.case.against if name in by_name]
+    others = [by_name[name] for name in row.case.against if name in by_name and by_name[name].seconds]
     return [
         row.case.name,
         f"{row.median:.3g}",
-        f"{min(row.seconds):.3g} to {max(row.seconds):.3g}",
+        f"{row.least:.3g}",
+        f"{max(row.seconds):.3g}",
+        _told(row),
         rate,
         share,
-        "; ".join(f"{ratio(row, other):.3g} x {other.case.name}" for other in others if other.seconds),
+        "; ".join(f"{ratio(row, other):.3g} x {other.case.name}" for other in others),
+        "; ".join(f"{row.median / other.median:.3g} x" for other in others),
+        "; ".join(f"{row.least / other.least:.3g} x" for other in others),
         row.note,
     ]
+
+
+def _told(row: Row) -> str:
+    """The modes of a row's timings."""
+    if len(row.seconds) < 2 * FEWEST:
+        return ""
+    found = modes(row.seconds)
+    return "one" if found is None else f"two: slow {found.ratio:.2f} x fast, {found.share:.0%} slow"
 
 
 def growth_plot(path: Path, curves: dict[str, list[tuple[int, Row]]], title: str) -> None:

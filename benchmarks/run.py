@@ -22,7 +22,7 @@ import numpy as np
 import vpf_jax
 from benchmarks import quality, report, start, target
 from benchmarks.cases import epoch_case, gibbs_case, parzen_case, spiking_case
-from benchmarks.measure import Case, Row, measure, peak_case
+from benchmarks.measure import Case, Row, measure, modes, peak_case
 from benchmarks.peers import port_case, rbms_case, sklearn_case, thrml_case
 from experiments import named_recipes
 from vpf_jax.app import command, runs
@@ -256,7 +256,15 @@ def _machine() -> str:
 
 
 def _plain(row: Row) -> dict[str, Any]:
-    return {"name": row.case.name, "seconds": row.seconds, "flops": row.case.flops, "note": row.note}
+    found = modes(row.seconds)
+    told = None if found is None else {"slow_to_fast": found.ratio, "slow": found.share}
+    return {
+        "name": row.case.name,
+        "seconds": row.seconds,
+        "modes": told,
+        "flops": row.case.flops,
+        "note": row.note,
+    }
 
 
 def _plain_curve(curve: quality.Curve) -> dict[str, Any]:

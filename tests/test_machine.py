@@ -76,6 +76,11 @@ def test_init_weights_have_the_stated_spread():
         assert abs(np.mean(values**4) / deviation**4 - 3) < 4 * np.sqrt(96 / values.size)
 
 
+def test_init_takes_more_weights_than_32_bits_count():
+    (weights,) = jax.eval_shape(lambda key: init_machine(key, (1000, 2**23)), jax.random.key(0)).weights
+    assert weights.shape == (1000, 2**23)
+
+
 def test_init_is_determined_by_the_key_and_blocks_are_independent():
     def draw(seed):
         return jax.tree.leaves(init_machine(jax.random.key(seed), (6, 6, 6), intra=(0, 1)))

@@ -148,7 +148,7 @@ def init_machine(
     return BoltzmannMachine(
         biases=tuple(jnp.zeros(n) for n in sizes),
         weights=tuple(
-            jax.random.normal(pair_keys[i], (n, m)) / jnp.sqrt(n * m)
+            jax.random.normal(pair_keys[i], (n, m)) / jnp.sqrt(float(n * m))
             for i, (n, m) in enumerate(itertools.pairwise(sizes))
         ),
         intra=tuple(

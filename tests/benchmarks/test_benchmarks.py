@@ -66,8 +66,52 @@ def test_the_table_holds_medians_rates_shares_and_ratios_within_rounds():
     ours = row("ours", (2.0, 4.0, 3.0), flops=60e9)
     peer = row("peer", (8.0, 12.0, 6.0), against=("ours",))
     lines = report.table([peak, ours, peer], peak).splitlines()
-    assert lines[3] == "| ours | 3 | 2 to 4 | 20 | 20% |  |  |"
-    assert lines[4] == "| peer | 8 | 6 to 12 |  |  | 3 x ours |  |"
+    assert lines[3] == "| ours | 3 | 2 | 4 |  | 20 | 20% |  |  |  |  |"
+    # Within rounds 4, 3 and 2; medians 8 and 3; minima 6 and 2.
+    assert lines[4] == "| peer | 8 | 6 | 12 |  |  |  | 3 x ours | 2.67 x | 3 x |  |"
+
+
+FAST, SLOW = (1.0, 1.01, 1.02), (1.4, 1.41)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_timings_of_two_modes_are_split_at_their_gap(order):
+    found = measure.modes(np.random.default_rng(order).permutation([*FAST, *SLOW]).tolist())
+    assert found == measure.Modes(FAST, SLOW)
+    np.testing.assert_allclose((found.ratio, found.share), (1.405 / 1.01, 0.4))
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        (),
+        (1.0, 2.0, 2.0),
+        # A spread without a gap, one slow timing among many, a gap that is too small, one no wider than a group.
+        tuple(np.linspace(1, 2, 9)),
+        (1.0, 1.01, 1.02, 1.03, 3.0),
+        (1.0, 1.01, 1.14, 1.15),
+        (1.0, 1.1, 1.2, 1.4, 1.5, 1.6),
+        tuple(np.exp(np.random.default_rng(3).normal(0, 0.05, 30))),
+    ],
+    ids=str,
+)
+def test_timings_of_one_mode_are_not_split(seconds):
+    assert measure.modes(seconds) is None
+
+
+def test_the_table_says_which_modes_it_saw():
+    def row(name, seconds, against=()):
+        return measure.Row(case(name, [], 0.0, against), seconds, "")
+
+    ours, peer = row("ours", (1.0, 1.4, 1.4, 1.4, 1.0)), row("peer", (3.1, 3.1, 3.1, 3.1, 3.1), ("ours",))
+    table = report.table([ours, peer], ours)
+    assert "| ours | 1.4 | 1 | 1.4 | two: slow 1.40 x fast, 60% slow |" in table
+    # Medians compare the slow epochs with the peer's, minima the clean ones.
+    assert "| peer | 3.1 | 3.1 | 3.1 | one |  |  | 2.21 x ours | 2.21 x | 3.1 x |  |" in table
+    assert "1 of 2 cases were timed in two modes" in table
+    assert "slow 1.40 to 1.40 x fast, 60% to 60% of the timings slow" in table
+    assert "no case of 1 was timed in two modes" in report.table([peer], peer)
+    assert "modes are told of 4 timings or more" in report.table([row("few", (1.0, 2.0))], ours)
 
 
 def test_seconds_are_divided_by_the_share_of_the_work():
