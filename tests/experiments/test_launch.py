@@ -23,12 +23,18 @@ from vpf_jax.settings import options
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "experiments" / "launch"
 SHELL = sorted(path.name for path in LAUNCH.glob("*.sh"))
-TRAINED = ["--dataset=digits_8x8", "--model=rbm", "--hidden=4", "--batch_size=100", "--evaluation=likelihood"]
-TRAINED += ["--evaluate_every=0", "--num_samples=20", "--checkpoint_every=2"]
+TRAINED = ["--hidden=4", "--batch_size=20", "--evaluate_every=0", "--num_samples=20", "--checkpoint_every=2"]
 PATIENCE = 120
 # Of the objectives of one process and of several, which add in another order.
 ROUNDING = 1e-5
 
+# What ends by SIGTERM as a run does that has saved.
+ENDLESS = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+print("begun", file=open("begun", "a"))
+time.sleep(60)
+"""
 SRUN = """
 import os, signal, subprocess, sys
 print("srun", *sys.argv[1:], file=open(os.environ["TOLD"], "a"))
@@ -82,11 +88,11 @@ def free_port():
         return free.getsockname()[1]
 
 
-def begin(file, *arguments, **environment):
+def begin(file, *arguments, cwd=ROOT, **environment):
     """A launch file as a process."""
     environment = os.environ | {"PYTHON": sys.executable, "JAX_NUM_CPU_DEVICES": "1"} | environment
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([LAUNCH / file, *map(str, arguments)], cwd=ROOT, env=environment, **pipes)
+    return subprocess.Popen([LAUNCH / file, *map(str, arguments)], cwd=cwd, env=environment, **pipes)
 
 
 def end(process):
@@ -117,10 +123,18 @@ def assert_flags_are_taken(words):
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory):
+def trained(tmp_path_factory):
+    """Flags of a small training."""
+    file = tmp_path_factory.mktemp("data") / "bits.npy"
+    np.save(file, np.random.default_rng(0).integers(0, 2, (200, 6)))
+    return [f"--dataset={file}", *TRAINED]
+
+
+@pytest.fixture(scope="module")
+def single(trained, tmp_path_factory):
     """The objectives of one process."""
     folder = tmp_path_factory.mktemp("single") / "run"
-    command = [sys.executable, "-m", "vpf_jax", "train", *TRAINED, "--epochs=4", f"--workdir={folder}"]
+    command = [sys.executable, "-m", "vpf_jax", "train", *trained, "--epochs=4", f"--workdir={folder}"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
     return objectives(folder)
 
@@ -234,60 +248,69 @@ def test_processes_are_counted(given):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
-def test_processes_of_one_machine_are_one_run(single, tmp_path, count):
+def test_processes_of_one_machine_are_one_run(trained, single, tmp_path):
     folder = tmp_path / "run"
-    command = [count, "vpf_jax", "train", *TRAINED, "--epochs=4", f"--workdir={folder}"]
+    command = [4, "vpf_jax", "train", *trained, "--epochs=4", f"--workdir={folder}"]
     status, output, errors = end(begin("local.sh", *command))
     assert (status, errors) == (0, "")
-    for number in range(count):
-        assert f"process {number} of {count}: 1 of {count} devices (cpu)" in output
+    for number in range(4):
+        assert f"process {number} of 4: 1 of 4 devices (cpu)" in output
     np.testing.assert_allclose(objectives(folder), single, rtol=ROUNDING)
 
 
 @pytest.mark.slow
-def test_a_signal_saves_and_the_same_command_goes_on(single, tmp_path):
+def test_a_signal_saves_what_all_have_done(trained, single, tmp_path):
     folder = tmp_path / "run"
-    command = [2, "vpf_jax", "train", *TRAINED, f"--workdir={folder}"]
-    process = begin("local.sh", *command, "--epochs=4000")
-    wait_for(folder / "metrics.csv", "\n3,")
+    process = begin("local.sh", 2, "vpf_jax", "train", *trained, f"--workdir={folder}", "--epochs=4000")
+    wait_for(folder / "metrics.csv", "\n4,")
     process.send_signal(signal.SIGTERM)
     status, _, errors = end(process)
-    assert status == 128 + signal.SIGTERM
+    assert status == 128 + signal.SIGTERM, errors
     assert errors.count("stopped by SIGTERM; epoch") == 2
-    done = len(objectives(folder))
-    assert (folder / "checkpoints" / str(done)).exists()
-    np.testing.assert_allclose(objectives(folder)[:4], single[:done], rtol=ROUNDING)
+    found = objectives(folder)
+    assert (folder / "checkpoints" / str(len(found))).exists()
+    np.testing.assert_allclose(found[:4], single, rtol=ROUNDING)
 
 
-@pytest.mark.slow
 def test_one_that_fails_ends_all_with_its_status(tmp_path):
-    # No process of that number can join, and the others would wait for it.
-    command = [2, "vpf_jax", "train", *TRAINED, f"--workdir={tmp_path / 'run'}", "--process=7"]
-    began = time.monotonic()
-    status, _, errors = end(begin("local.sh", *command))
-    assert status == 2
-    assert "--process=7" in errors
-    # The process that is killed before it has joined: the others wait for it no longer than for this.
-    program = "import os, signal, sys, time; '--process=1' in sys.argv and os.kill(os.getpid(), 9); time.sleep(60)"
+    # Killed before it joins: the others would wait for it.
+    program = "import os, sys, time; '--process=1' in sys.argv and os.kill(os.getpid(), 9); time.sleep(60)"
     (tmp_path / "killed.py").write_text(program)
-    status, _, _ = end(begin("local.sh", 3, "killed", PYTHONPATH=str(tmp_path)))
+    began = time.monotonic()
+    status, _, _ = end(begin("local.sh", 3, "killed", cwd=tmp_path))
     assert status == 128 + signal.SIGKILL
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 30
 
 
-def slurm(folder, count, *flags, state="RUNNING"):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_each_process_once(tmp_path, number):
+    program = (
+        "import os, signal, sys, time\n"
+        f"signal.signal({int(number)}, lambda number, frame: print('received', flush=True))\n"
+        "print('begun', file=open('begun', 'a'))\n"
+        "time.sleep(1.5)\n"
+    )
+    (tmp_path / "received.py").write_text(program)
+    process = begin("local.sh", 2, "received", cwd=tmp_path)
+    wait_for(tmp_path / "begun", "begun\nbegun\n")
+    process.send_signal(number)
+    assert end(process)[:2] == (0, "received\nreceived\n")
+
+
+def slurm(folder, count, *flags, state="RUNNING", **environment):
     """slurm.sh as a job of so many tasks, whose first one listens on a port that is free."""
-    environment = stand_in(folder / "bin", srun=SRUN, scontrol=SCONTROL)
+    environment |= stand_in(folder / "bin", srun=SRUN, scontrol=SCONTROL)
     environment |= {"SLURM_JOB_ID": "1", "SLURM_NTASKS": str(count), "STATE": state}
     environment |= {"JAX_COORDINATOR_PORT": str(free_port())}
-    return begin("slurm.sh", *TRAINED, *flags, f"--workdir={folder / 'run'}", **environment)
+    return begin("slurm.sh", *flags, **environment)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
-def test_tasks_of_slurm_are_one_run(single, tmp_path, count):
-    status, output, errors = end(slurm(tmp_path, count, "--epochs=4"))
+@pytest.mark.parametrize(
+    "count", [2, pytest.param(4, marks=pytest.mark.skipif("VPF_DRILLS" not in os.environ, reason="VPF_DRILLS"))]
+)
+def test_tasks_of_slurm_are_one_run(trained, single, tmp_path, count):
+    status, output, errors = end(slurm(tmp_path, count, *trained, "--epochs=4", f"--workdir={tmp_path / 'run'}"))
     assert (status, errors) == (0, "")
     assert f"process 1 of {count}: 1 of {count} devices (cpu)" in output
     np.testing.assert_allclose(objectives(tmp_path / "run"), single, rtol=ROUNDING)
@@ -297,15 +320,20 @@ def test_tasks_of_slurm_are_one_run(single, tmp_path, count):
     assert_flags_are_taken(words[words.index("train") + 1 :])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("state", "requeued"), [("RUNNING", True), ("CANCELLED", False)])
-def test_a_job_that_is_told_to_end_saves_and_goes_back_into_the_queue(tmp_path, state, requeued):
-    process = slurm(tmp_path, 2, "--epochs=4000", state=state)
-    wait_for(tmp_path / "run" / "metrics.csv", "\n3,")
-    process.send_signal(signal.SIGUSR1)
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_job_that_is_told_to_end_goes_back_into_the_queue(tmp_path, state, requeued, number):
+    programs = stand_in(tmp_path / "programs", python=ENDLESS)["PATH"].partition(":")[0]
+    process = slurm(tmp_path, 2, state=state, PYTHON=f"{programs}/python", cwd=tmp_path)
+    wait_for(tmp_path / "begun", "begun\nbegun\n")
+    process.send_signal(number)
     status, _, errors = end(process)
-    assert status == 128 + signal.SIGTERM
-    assert errors.count("stopped by SIGTERM; epoch") == 2
-    done = len(objectives(tmp_path / "run"))
-    assert (tmp_path / "run" / "checkpoints" / str(done)).exists()
+    assert status == 128 + signal.SIGTERM, errors
     assert ("scontrol requeue 1" in (tmp_path / "bin" / "told").read_text()) == requeued
+
+
+def test_a_job_that_fails_does_not_go_back_into_the_queue(tmp_path):
+    programs = stand_in(tmp_path / "programs", python="exit(1)")["PATH"].partition(":")[0]
+    status, _, errors = end(slurm(tmp_path, 2, PYTHON=f"{programs}/python"))
+    assert status == 1, errors
+    assert "scontrol" not in (tmp_path / "bin" / "told").read_text()
