@@ -113,6 +113,11 @@ def objectives(folder):
     return np.genfromtxt(folder / "metrics.csv", delimiter=",", names=True)["objective"]
 
 
+def train(trained, folder, epochs):
+    """What follows `python -m`."""
+    return ["vpf_jax", "train", *trained, f"--epochs={epochs}", f"--workdir={folder}"]
+
+
 def assert_flags_are_taken(words):
     """The program's own settings take these flags together."""
     known = {option.flag: option for option in options(training.Config).values()}
@@ -134,7 +139,7 @@ def trained(tmp_path_factory):
 def single(trained, tmp_path_factory):
     """The objectives of one process."""
     folder = tmp_path_factory.mktemp("single") / "run"
-    command = [sys.executable, "-m", "vpf_jax", "train", *trained, "--epochs=4", f"--workdir={folder}"]
+    command = [sys.executable, "-m", *train(trained, folder, 4)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
     return objectives(folder)
 
@@ -250,23 +255,23 @@ def test_processes_are_counted(given):
 @pytest.mark.slow
 def test_processes_of_one_machine_are_one_run(trained, single, tmp_path):
     folder = tmp_path / "run"
-    command = [4, "vpf_jax", "train", *trained, "--epochs=4", f"--workdir={folder}"]
-    status, output, errors = end(begin("local.sh", *command))
+    status, output, errors = end(begin("local.sh", 2, *train(trained, folder, 4)))
     assert (status, errors) == (0, "")
-    for number in range(4):
-        assert f"process {number} of 4: 1 of 4 devices (cpu)" in output
+    for number in range(2):
+        assert f"process {number} of 2: 1 of 2 devices (cpu)" in output
     np.testing.assert_allclose(objectives(folder), single, rtol=ROUNDING)
 
 
 @pytest.mark.slow
 def test_a_signal_saves_what_all_have_done(trained, single, tmp_path):
     folder = tmp_path / "run"
-    process = begin("local.sh", 2, "vpf_jax", "train", *trained, f"--workdir={folder}", "--epochs=4000")
+    process = begin("local.sh", 4, *train(trained, folder, 4000))
     wait_for(folder / "metrics.csv", "\n4,")
     process.send_signal(signal.SIGTERM)
-    status, _, errors = end(process)
+    status, output, errors = end(process)
     assert status == 128 + signal.SIGTERM, errors
-    assert errors.count("stopped by SIGTERM; epoch") == 2
+    assert "process 3 of 4: 1 of 4 devices (cpu)" in output
+    assert errors.count("stopped by SIGTERM; epoch") == 4
     found = objectives(folder)
     assert (folder / "checkpoints" / str(len(found))).exists()
     np.testing.assert_allclose(found[:4], single, rtol=ROUNDING)
