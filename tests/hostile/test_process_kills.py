@@ -110,15 +110,16 @@ def test_a_killed_process_ends_the_other_and_nothing_saved_is_lost(flags, cache,
     seconds = time.monotonic() - began
     status, _, errors = found[1 - moment.victim]
     assert seconds < PATIENCE
+    jaxs_own = "This most likely indicates that another task died"
     if status == 1:
-        assert len(errors.splitlines()) == 1, errors
-        assert "another of the 2 processes has ended; what was saved stays" in errors
+        *rest, last = errors.splitlines()
+        assert "another of the 2 processes has ended; what was saved stays" in last
+        assert not rest or jaxs_own in errors
     else:
-        # JAX's own end of one that computes for itself, where the first process, which listens for all, has ended.
+        # JAX's own end of one that computes for itself.
         assert status == -signal.SIGABRT, (status, errors)
-        assert moment.victim == 0
         assert moment.phase in ("compilation", "evaluation")
-        assert "This most likely indicates that another task died" in errors
+        assert jaxs_own in errors
     done = (folder / "metrics.csv").read_text().count("\n") - 1 if (folder / "metrics.csv").exists() else 0
     count, devices = AFTERWARDS[number % 3]
     mesh = ["--mesh=auto"] if count * devices > 1 else []
