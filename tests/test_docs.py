@@ -12,6 +12,7 @@ import pytest
 
 import vpf_jax
 from vpf_jax.__main__ import COMMANDS
+from vpf_jax.app import training
 from vpf_jax.settings import options
 
 ROOT = Path(__file__).parents[1]
@@ -86,7 +87,12 @@ def test_commands_can_be_given(path):
         program, *words = line.removeprefix("vpf ").split()
         if line.startswith("vpf "):
             program, *words = f"python -m vpf_jax {line.removeprefix('vpf ')}".split()
-        if program == "make":
+        launched = re.search(r"\bexperiments/launch/\S+", line)
+        if launched:
+            assert (ROOT / launched[0]).exists(), line
+            if launched[0].endswith(".sh"):
+                assert_settings_are_taken(training.Config, [word for word in words if word.startswith("--")])
+        elif program == "make":
             assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE), line
         elif program == "pip":
             project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -1,24 +1,19 @@
 """--mesh, and several processes that work as one: what they compute, how they stop, and how they end."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 
 import jax
-import numpy as np
+import processes
 import pytest
+from processes import assert_same_run, ended
 
 from vpf_jax.app import devices
 from vpf_jax.checks import SettingError
-from vpf_jax.models import load_model
 
 TRAINED = ["--dataset=digits_8x8", "--model=rbm", "--hidden=6", "--batch_size=100", "--evaluation=likelihood"]
 TRAINED += ["--evaluate_every=0", "--num_samples=20", "--checkpoint_every=2"]
-PATIENCE = 120
 
 
 def test_a_mesh_as_it_is_typed():
@@ -88,44 +83,15 @@ def test_a_single_process_agrees_with_itself():
 
 def start(folder, count=1, *flags, devices=1):
     """The processes of one run, each with its devices."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vpf_jax", "train", *TRAINED, f"--workdir={folder}", *flags]
-    several = [f"--coordinator=127.0.0.1:{port}", f"--processes={count}"] if count > 1 else []
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
-    return [
-        subprocess.Popen(
-            command + ([*several, f"--process={i}"] if several else []),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for i in range(count)
-    ]
-
-
-def ended(processes):
-    """Of each process its status, output and errors, once all have ended."""
-    told = [process.communicate(timeout=PATIENCE) for process in processes]
-    return [(process.returncode, *text) for process, text in zip(processes, told, strict=True)]
+    return processes.start([*TRAINED, f"--workdir={folder}", *flags], count, devices)
 
 
 def wait_for(file, text):
-    for _ in range(10 * PATIENCE):
+    for _ in range(10 * processes.PATIENCE):
         if file.exists() and text in file.read_text():
             return
         time.sleep(0.1)
     raise AssertionError(f"{file} has no {text!r}")
-
-
-def assert_same_run(found, wanted, tolerance=1e-5):
-    rows = [np.genfromtxt(folder / "metrics.csv", delimiter=",", names=True)["objective"] for folder in (found, wanted)]
-    np.testing.assert_allclose(rows[0], rows[1], rtol=tolerance)
-    stacks = [load_model(folder / "model.safetensors").stack for folder in (found, wanted)]
-    for a, b in zip(*map(jax.tree.leaves, stacks), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=10 * tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -166,10 +132,10 @@ def test_two_processes_are_one_run(single, tmp_path):
 @pytest.mark.slow
 def test_a_signal_at_one_process_stops_both_and_one_process_goes_on(tmp_path):
     folder, whole = tmp_path / "run", tmp_path / "whole"
-    processes = start(folder, 2, "--epochs=300", "--mesh=auto")
+    both = start(folder, 2, "--epochs=300", "--mesh=auto")
     wait_for(folder / "metrics.csv", "\n3,")
-    processes[1].send_signal(signal.SIGTERM)
-    for status, _, errors in ended(processes):
+    both[1].send_signal(signal.SIGTERM)
+    for status, _, errors in ended(both):
         assert status == 128 + signal.SIGTERM
         assert "stopped by SIGTERM; epoch" in errors
     # The last checkpoint is of the epoch at which both have stopped.
@@ -186,11 +152,11 @@ def test_a_signal_at_one_process_stops_both_and_one_process_goes_on(tmp_path):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_the_death_of_one_process_ends_the_other_with_a_sentence(tmp_path, victim):
     folder = tmp_path / "run"
-    processes = start(folder, 2, "--epochs=4000", "--mesh=auto")
+    both = start(folder, 2, "--epochs=4000", "--mesh=auto")
     wait_for(folder / "metrics.csv", "\n3,")
-    processes[victim].kill()
+    both[victim].kill()
     began = time.monotonic()
-    found = ended(processes)
+    found = ended(both)
     assert time.monotonic() - began < 60
     status, _, errors = found[1 - victim]
     assert status == 1, errors

@@ -124,6 +124,8 @@ class ProcessSettings(MeshSettings):
         if self.coordinator is None:
             return
         address = None if self.coordinator == AUTO else self.coordinator
+        # It takes SIGTERM for itself, which then goes unnoticed until a run asks for signals.
+        jax.config.update("jax_enable_preemption_service", False)
         try:
             jax.distributed.initialize(
                 address,
