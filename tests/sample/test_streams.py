@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.extend.random import threefry_2x32 as reference
 
-from vpf_jax.sample.streams import permutation, stream_of, substream, substreams, threefry_2x32, uniform
+from vpf_jax.sample.streams import of_rows, permutation, stream_of, substream, substreams, threefry_2x32, uniform
 
 
 @pytest.mark.parametrize(
@@ -86,3 +86,28 @@ def test_a_permutation_holds_every_number_and_each_order_is_as_likely():
     assert len(counts) == 24
     # Chi-square with 23 degrees of freedom, of standard deviation sqrt(46): four of them.
     assert abs(np.sum((counts - 1000) ** 2) / 1000 - 23) < 4 * np.sqrt(46)
+
+
+def test_rows_far_apart_have_numbers_of_their_own():
+    stream = stream_of(jax.random.key(3))
+    few = uniform(of_rows(stream, jnp.array([0, 1, 5])), (3, 8))
+    np.testing.assert_array_equal(few, uniform(stream, (6, 8))[jnp.array([0, 1, 5])])
+    # Numbers 2^32 apart, which 32 bits do not tell from one another: the cipher's counter goes on in its other word.
+    assert np.all(uniform(of_rows(stream, jnp.array([2**29, 2**29 + 1])), (2, 8)) != few[:2])
+
+
+@pytest.mark.parametrize(("row", "count"), [(2**31 + 12345, 8), (2**32 - 1, 70_001), (613_566_756, 7)])
+def test_places_are_counted_in_64_bits(row, count):
+    stream = stream_of(jax.random.key(4))
+    places = [divmod(row * count + entry, 2**32) for entry in range(count)]
+    # The last case goes over in the middle of its row.
+    assert (places[0][0] < places[-1][0]) == (count == 7)
+    high, low = (jnp.asarray(words, jnp.uint32) for words in zip(*places, strict=True))
+    words = threefry_2x32((stream[0], stream[1]), (high, low))[0]
+    found = uniform(of_rows(stream, jnp.asarray([row - 2**32 * (row >= 2**31)], jnp.int32)), (1, count))[0]
+    np.testing.assert_array_equal(found, np.asarray(words >> 8, np.float32) * 2.0**-24)
+
+
+def test_a_row_holds_no_more_than_a_stream():
+    with pytest.raises(ValueError, match="up to 4294967296 in a row"):
+        jax.eval_shape(lambda stream: uniform(stream, (2, 2**32 + 8)), stream_of(jax.random.key(0)))

@@ -74,7 +74,7 @@ def uniform(stream: Stream, shape: tuple[int, ...]) -> Float[Array, "..."]:
 
     Args:
       stream: of `stream_of` or `substream`; a stream of each row where the first axis of the result is the rows'.
-      shape: of the result, up to 2^32 numbers.
+      shape: of the result, up to 2^32 numbers in a row.
     """
     bits = _words(stream, 0, shape)
     return jnp.right_shift(bits, 8).astype(jnp.float32) * jnp.float32(2**-24)
@@ -112,11 +112,29 @@ def threefry_2x32(
 
 
 def _words(stream: Stream, which: int, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
-    """One of the two words of each of the blocks 0, 1, 2, ..."""
-    if stream.ndim == 1:
-        counters = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+    """One of the two words of each of the blocks 0, 1, 2, ..., in 64 bits where there may be more than 2^32 of them."""
+    size = math.prod(shape)
+    if stream.ndim == 1 and size <= 2**32:
+        counters = jax.lax.iota(jnp.uint32, size).reshape(shape)
         return threefry_2x32((stream[0], stream[1]), (jnp.zeros_like(counters), counters))[which]
+    rows = jnp.arange(shape[0], dtype=jnp.uint32) if stream.ndim == 1 else stream[:, 2]
+    keys = (jnp.broadcast_to(word, shape[:1]) for word in (stream[:2] if stream.ndim == 1 else stream.T[:2]))
     count = math.prod(shape[1:])
-    first, second, rows = (jnp.broadcast_to(words[:, None], (shape[0], count)) for words in stream.T)
-    counters = rows * jnp.uint32(count) + jax.lax.broadcasted_iota(jnp.uint32, (shape[0], count), 1)
-    return threefry_2x32((first, second), (jnp.zeros_like(counters), counters))[which].reshape(shape)
+    if count > 2**32:
+        raise ValueError(f"got a row of {count} random numbers; a stream has up to {2**32} in a row")
+    first, second, high, low = (
+        jnp.broadcast_to(one[:, None], (shape[0], count)) for one in (*keys, *_times(rows, count))
+    )
+    counters = low + jax.lax.broadcasted_iota(jnp.uint32, (shape[0], count), 1)
+    carried = high + (counters < low).astype(jnp.uint32)
+    return threefry_2x32((first, second), (carried, counters))[which].reshape(shape)
+
+
+def _times(rows: UInt32[Array, " rows"], count: int) -> tuple[UInt32[Array, " rows"], UInt32[Array, " rows"]]:
+    """The two words of rows * count, the upper one first."""
+    upper, lower = jnp.right_shift(rows, 16), rows & 0xFFFF
+    top, bottom = jnp.uint32(count >> 16), jnp.uint32(count & 0xFFFF)
+    middle = lower * top
+    sums = jnp.right_shift(lower * bottom, 16) + (middle & 0xFFFF) + ((upper * bottom) & 0xFFFF)
+    high = upper * top + jnp.right_shift(middle, 16) + jnp.right_shift(upper * bottom, 16) + jnp.right_shift(sums, 16)
+    return high, rows * jnp.uint32(count & 0xFFFFFFFF)
