@@ -152,3 +152,67 @@ def test_what_averages_and_centring_do_not_take():
             optimizers.averaged(optax.sgd(0.1), decay)
     with pytest.raises(ValueError, match="averaging"):
         optimizers.Adam(averaging=-0.1)
+
+
+def test_weights_below_the_threshold_are_zero_and_others_come_nearer():
+    machine = RBM.machine
+    thresholds = [0.05, 0.2]
+    transformation = optimizers.sparse(optax.sgd(0.1), lambda step: jnp.asarray(thresholds)[step])
+    state = transformation.init((machine,))
+    for least in thresholds:
+        gradient = jax.tree.map(lambda a: jnp.cos(7 * a), machine)
+        updates, state = transformation.update((gradient,), state, (machine,))
+        (found,) = optax.apply_updates((machine,), updates)
+        moved = np.asarray(machine.weights[0] - 0.1 * gradient.weights[0])
+        wanted = np.where(np.abs(moved) <= least, 0, moved - least * np.sign(moved))
+        np.testing.assert_allclose(found.weights[0], wanted, atol=1e-6)
+        np.testing.assert_allclose(found.biases[1], machine.biases[1] - 0.1 * gradient.biases[1], atol=1e-6)
+        machine = found
+    assert np.mean(np.asarray(machine.weights[0]) == 0) > 0.05
+    # A number is the schedule that is always the same.
+    constant = optimizers.sparse(optax.sgd(0.1), 0.05)
+    first = constant.update((gradient,), constant.init((machine,)), (machine,))[0]
+    again = optimizers.sparse(optax.sgd(0.1), lambda step: 0.05)
+    assert_same_machine(first[0], again.update((gradient,), again.init((machine,)), (machine,))[0][0])
+
+
+def test_hidden_biases_follow_activity_alone():
+    stack = vpf_jax.init_stack(jax.random.key(0), (5, 4, 3))
+    states = tuple(
+        tuple(jnp.asarray(np.random.default_rng(i).random((8, n)) < 0.4, jnp.uint8) for n in machine.sizes)
+        for i, machine in enumerate(stack)
+    )
+    transformation = optimizers.homeostatic(optax.sgd(0.1), 0.25, 2.0)
+    gradient = jax.tree.map(jnp.ones_like, stack)
+    updates, _ = transformation.update(gradient, transformation.init(stack), stack, states=states)
+    for update, layers in zip(updates, states, strict=True):
+        np.testing.assert_allclose(update.biases[1], 2 * (0.25 - np.mean(layers[1], axis=0)), rtol=1e-6)
+        np.testing.assert_allclose(update.biases[0], -0.1, rtol=1e-6)
+        np.testing.assert_allclose(update.weights[0], -0.1, rtol=1e-6)
+
+
+def test_probability_flow_from_fresh_states_does_not_move_hidden_biases():
+    # Why there is `homeostatic`: the expected gradient by hidden biases is 0, by enumeration of the hidden states.
+    machine = RBM.machine
+    visible = jnp.asarray(np.random.default_rng(2).integers(0, 2, (1, 6)), jnp.float32)
+    hidden = jnp.asarray(np.indices((2,) * 4).reshape(4, -1).T, jnp.float32)
+    states = (jnp.repeat(visible, 16, axis=0), hidden)
+    log_p = hidden @ machine.biases[1] + jnp.sum((visible @ machine.weights[0]) * hidden, axis=1)
+    p = jax.nn.softmax(log_p)
+    of_each = jax.vmap(lambda h: vpf_jax.local_gradient(machine, (visible, h[None])).biases[1])(states[1])
+    assert np.abs(of_each).max() > 0.1
+    np.testing.assert_allclose(p @ of_each, 0, atol=1e-5)
+
+
+def test_what_sparse_and_homeostatic_need_is_said():
+    stack = (RBM.machine,)
+    with pytest.raises(vpf_jax.SettingError, match="threshold"):
+        optimizers.sparse(optax.sgd(0.1), -0.1)
+    for activity, rate, name in ((0.0, 1.0, "activity"), (1.0, 1.0, "activity"), (0.5, 0.0, "rate")):
+        with pytest.raises(vpf_jax.SettingError, match=name):
+            optimizers.homeostatic(optax.sgd(0.1), activity, rate)
+    sparse, homeostatic = optimizers.sparse(optax.sgd(0.1), 0.1), optimizers.homeostatic(optax.sgd(0.1), 0.5, 1.0)
+    with pytest.raises(vpf_jax.SettingError, match="the parameters, which are thresholded"):
+        sparse.update(stack, sparse.init(stack))
+    with pytest.raises(vpf_jax.SettingError, match="whose means the biases follow"):
+        homeostatic.update(stack, homeostatic.init(stack), stack)

@@ -171,6 +171,8 @@ def train_epoch_from(
     for some, values in zip(places, read, strict=True):
         check_values(Examples(values.reshape(-1, width)), epoch.state.stack)
         whole = _placed(values, mesh, some.shape)
+        # Else blocks would wait in memory, as a call returns before it is done.
+        jax.block_until_ready(epoch.step)
         with where(epoch):
             epoch = _train(epoch, whole, config=config, num_examples=count)
     return close_epoch(epoch, count)

@@ -1,7 +1,7 @@
-"""What turns gradients into updates: the paper's Adam, averages of the weights, centring.
+"""What turns gradients into updates: the paper's Adam, averages, sparse weights, homeostasis, centring.
 
 Each is an `optax.GradientTransformation` on the stack, or makes one of another, so that they combine with all of Optax.
-`averaged` and `centred` keep what they need in the optimizer's state, and leave the machine an ordinary one.
+`averaged`, `sparse` and `centred` keep what they need in the optimizer's state, and leave the machine an ordinary one.
 
 Centring (Montavon and Mueller 2012; Melchior, Fischer and Wiskott, "How to center deep Boltzmann machines", 2016) lets
 weights act on x - mu instead of x, mu being running means of the units over completed data:
@@ -17,6 +17,7 @@ back into w and b. A change of mu changes no probability. Not here: what is mini
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +30,7 @@ from vpf_jax.exporting import exported
 from vpf_jax.machine import BoltzmannMachine, State
 from vpf_jax.settings import Settings, setting
 from vpf_jax.stack import Stack
+from vpf_jax.units import two_valued
 
 SCHEDULES = ("constant", "cosine")
 # Share of a minibatch's means in the running means, and 1/t in the t-th step where that is more.
@@ -82,6 +84,14 @@ class CentredState(NamedTuple):
     """Minibatches in them."""
 
 
+@exported("vpf_jax.SteppedState")
+class SteppedState(NamedTuple):
+    """Of `sparse`."""
+
+    inner: Any
+    steps: Int[Array, "*runs"]
+
+
 def averaged(inner: optax.GradientTransformation, decay: float) -> optax.GradientTransformationExtraArgs:
     """The transformation, with an average of the parameters beside it, which `average_of` finds in its state.
 
@@ -113,6 +123,93 @@ def average_of(optimizer_state: Any) -> Any:
     """The average that `averaged` keeps, wherever in an optimizer's state; None where nothing is averaged."""
     found = [node for node in jax.tree.leaves(optimizer_state, is_leaf=_is_averaged) if _is_averaged(node)]
     return found[0].average if found else None
+
+
+def sparse(
+    inner: optax.GradientTransformation, threshold: float | Callable[[Array], Array | float]
+) -> optax.GradientTransformationExtraArgs:
+    """The transformation, after whose steps weights nearer to 0 than a threshold are 0, and others nearer by it.
+
+    That is the proximal step of a penalty on the sum of |w| (Daubechies, Defrise and De Mol 2004). Of a rate r and a
+    threshold of c r a weight stays at 0 where the mean of its gradient is less than about c of its size. Biases are
+    left alone.
+
+    Args:
+      inner: such as `optax.adam(rate)`.
+      threshold: at least 0; or a schedule of it, a function of the number of steps, as a learning rate is.
+
+    Raises:
+      SettingError: a threshold below 0, and, of the update, no parameters.
+    """
+    if not callable(threshold):
+        fits = checks.finite_number("threshold", threshold) >= 0
+        checks.require(fits, "threshold", threshold, "at least 0, or a schedule")
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: Any) -> SteppedState:
+        return SteppedState(inner.init(params), jnp.zeros((), jnp.int32))
+
+    def update(updates: Any, state: SteppedState, params: Any = None, **more: Any) -> tuple[Any, SteppedState]:
+        checks.require(params is not None, "params", params, "the parameters, which are thresholded")
+        updates, inner_state = inner.update(updates, state.inner, params, **more)
+        least = threshold(state.steps) if callable(threshold) else threshold
+
+        def thresholded(step: Array, weight: Array) -> Array:
+            moved = weight + step
+            return jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - least, 0) - weight
+
+        def of(step: BoltzmannMachine, machine: BoltzmannMachine) -> BoltzmannMachine:
+            fields = ("weights", "intra", "backward")
+            found = {name: jax.tree.map(thresholded, getattr(step, name), getattr(machine, name)) for name in fields}
+            return dataclasses.replace(step, **found)
+
+        return tuple(map(of, updates, params)), SteppedState(inner_state, state.steps + 1)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def homeostatic(
+    inner: optax.GradientTransformation, activity: float, rate: float
+) -> optax.GradientTransformationExtraArgs:
+    """The transformation, but hidden biases move so that each hidden unit is on in a given share of the examples.
+
+    After each step the bias of a hidden unit changes by rate times the share less its mean over the minibatch
+    (homeostasis, as in Foldiak 1990, and in Lee, Ekanadham and Ng 2008). Probability flow needs something of the kind
+    where hidden states are sampled just before each step: its expected gradient by hidden biases then is 0, as flips of
+    visible units do not hold them and those of hidden units balance.
+
+    Args:
+      inner: moves all other parameters. Its `update` may need `states`, as that of the result does: for each machine
+        one array [batch, n_l] per layer.
+      activity: share of the upper value of two-valued hidden units, above 0 and below 1.
+      rate: above 0, in units of a bias.
+
+    Raises:
+      SettingError: numbers out of range, and, of the update, no states.
+      ValueError: of the update, hidden units of more than two values.
+    """
+    fits = 0 < checks.finite_number("activity", activity) < 1
+    checks.require(fits, "activity", activity, "above 0 and below 1")
+    checks.require(checks.finite_number("rate", rate) > 0, "rate", rate, "above 0")
+    inner = optax.with_extra_args_support(inner)
+
+    def update(
+        updates: Stack, state: Any, params: Any = None, *, states: tuple[State, ...] | None = None, **more: Any
+    ) -> tuple[Stack, Any]:
+        checks.require(states is not None, "states", states, "those of the stack, whose means the biases follow")
+        updates, state = inner.update(updates, state, params, states=states, **more)
+
+        def of(machine: BoltzmannMachine, layers: State) -> BoltzmannMachine:
+            biases = list(machine.biases)
+            for i in range(1, len(biases)):
+                unit = two_valued(machine.layer_units[i], "homeostasis")
+                mean = jnp.mean(unit.share(layers[i].astype(biases[i].dtype)), axis=0)
+                biases[i] = rate * (activity - mean)
+            return dataclasses.replace(machine, biases=tuple(biases))
+
+        return tuple(map(of, updates, states or ())), state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def centred(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:

@@ -180,7 +180,7 @@ class _File:
 
     def read(self, rows: Int[np.ndarray, " _"], places: Int[np.ndarray, " _"], into: np.ndarray) -> None:
         """Reads some rows into these places of an array."""
-        raw = memoryview(into).cast("B")
+        raw = memoryview(into).cast("B")  # type: ignore[arg-type]
         try:
             with self.path.open("rb", buffering=0) as file:
                 for row, place in zip(rows.tolist(), places.tolist(), strict=True):

@@ -77,8 +77,8 @@ class Recording(Settings):
         """Number of files."""
         return -(-self.bins // PART)
 
-    def write(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Writes the files that are not there yet, each whole or not at all; gives all of them, in their order.
+    def write(self, folder: str | os.PathLike[str], part: int) -> Path:
+        """Writes the file of a part where it is not there yet, whole or not at all.
 
         Raises:
           DatasetError: a folder with another recording.
@@ -89,13 +89,12 @@ class Recording(Settings):
         if told.exists() and told.read_text() != wanted:
             raise DatasetError(f"got {folder}, which holds another recording ({told.name}); it takes an empty folder")
         atomic.write_bytes(told, wanted.encode())
-        paths = [folder / f"bins-{PART * part:09d}.npy" for part in range(self.parts)]
-        for part, path in enumerate(paths):
-            if not path.exists():
-                writing = path.with_suffix(".writing")
-                with writing.open("wb") as file:
-                    np.save(file, self.spikes(part))
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(writing, path)
-        return paths
+        path = folder / f"bins-{PART * part:09d}.npy"
+        if not path.exists():
+            writing = path.with_suffix(".writing")
+            with writing.open("wb") as file:
+                np.save(file, self.spikes(part))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(writing, path)
+        return path
