@@ -29,6 +29,7 @@ from benchmarks.cost import Plan
 from vpf_jax import checks, sharding, train
 from vpf_jax.app import command
 from vpf_jax.app.folder import UsageError
+from vpf_jax.app.keys import key_for
 from vpf_jax.settings import Settings, like, setting
 
 # In an epoch, so that what a step sends differs from what is sent once.
@@ -213,7 +214,7 @@ def compiled_epoch(plan: Plan, precision: str = "float32") -> jax.stages.Compile
     def epoch(state: train.TrainState, visible: jax.Array) -> tuple[train.TrainState, train.Metrics]:
         return train.train_epoch(state, visible, config=config)
 
-    state = jax.eval_shape(start, jax.random.key(0))
+    state = jax.eval_shape(start, key_for(0, "a step that is compiled and never run"))
     state = jax.tree.map(lying, state, sharding.layout(state))
     rows = jax.ShapeDtypeStruct((STEPS * plan.batch, plan.sizes[0]), jnp.uint8)
     visible = lying(rows, PartitionSpec())

@@ -112,7 +112,8 @@ def run(config: Config) -> dict[str, Any]:
     num_hidden = config.assemblies if config.hidden is None else config.hidden
     # Weights with the moments of Adam, gradient and copies; a sample; blocks.
     needed = 32 * config.neurons * num_hidden + config.num_sampled * config.neurons + 4 * blocks.BLOCK_BYTES
-    runs.check_memory("neurons", config.neurons, needed)
+    largest = max(("neurons", "hidden", "assemblies"), key=lambda name: getattr(config, name) or 0)
+    runs.check_memory(largest, getattr(config, largest), needed + 5 * config.neurons * config.assemblies)
     recording, settings = config.recording(), config.training()
 
     def work(folder: Path, stops: list[int]) -> tuple[dict[str, Any], str]:
@@ -152,8 +153,7 @@ def write(recording: Recording, folder: Path, stops: list[int]) -> OnDisk:
 
 def begin(source: OnDisk, num_hidden: int, start: str, num_sampled: int, seed: int) -> vpf_jax.BoltzmannMachine:
     """The machine before training: rates of the neurons, and weights to seeds or at random."""
-    rng = np.random.default_rng([seed, 3])
-    sample = source.read(np.sort(rng.choice(len(source), min(num_sampled, len(source)), replace=False)))
+    sample = source.sample(num_sampled, seed)
     machine = vpf_jax.init_machine(key_for(seed, "start on a recording"), (source.num_visible, num_hidden))
     rates = np.maximum(np.mean(sample, axis=0, dtype=np.float64), _LEAST_RATE)
     machine = vpf_jax.with_visible_means(machine, jax.numpy.asarray(rates, jax.numpy.float32))

@@ -6,6 +6,8 @@ the images.
 """
 
 import contextlib
+import importlib
+import importlib.util
 import io
 import logging
 import os
@@ -92,8 +94,10 @@ def start_here(name: str, *arguments: str) -> Ended:
 @contextlib.contextmanager
 def process_state() -> Iterator[None]:
     """Puts back what a program sets for its whole process: flags, logging, handlers of signals, JAX's settings."""
-    # absl defines its flags at the first start of a program; they are none of that program's.
+    # absl and Grain define their flags when they are first used; they are none of a program's.
     app.define_help_flags()
+    if importlib.util.find_spec("grain"):
+        importlib.import_module("grain")
     flag_values = flagsaver.save_flag_values()
     parsed = flags.FLAGS.is_parsed()
     verbosity = absl_logging.get_verbosity()

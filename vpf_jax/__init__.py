@@ -1,10 +1,11 @@
 """Variational probability flow for Boltzmann machines, in JAX (Liu, Quek and Lin, arXiv 1711.07732).
 
 The public functions stand here; the modules they come from hold one concept each and say so in their first lines:
-`units`, `couplings`, `machine`, `energy`, `gauges`, `sample`, `stack`, `examples`, `rules`, `train`, `evaluate`,
-`spikes`, `data`, `checkpoint`, `loading`, `models`, `figures`, `settings`, `checks`. Neighbouring learning
-systems lie in `vpf_jax.related`, what turns functions into programs in `vpf_jax.app`; both are imported by name. What
-deals with files, pictures, data and training is loaded when it is first used: it needs more than the pure functions do.
+`units`, `couplings`, `machine`, `energy`, `gauges`, `sample`, `stack`, `examples`, `rules`, `train`, `blocks`,
+`seeding`, `evaluate`, `spikes`, `data`, `checkpoint`, `loading`, `models`, `figures`, `settings`, `checks`.
+Neighbouring learning systems lie in `vpf_jax.related`, what turns functions into programs in `vpf_jax.app`; both are
+imported by name. What deals with files, pictures, data and training is loaded when it is first used: it needs more
+than the pure functions do.
 """
 
 import importlib

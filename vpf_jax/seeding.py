@@ -19,6 +19,8 @@ from vpf_jax.units import BINARY
 # Standard errors from which on a difference counts as one; cosines from which on descriptions are of one group, and up
 # to which they may be of different ones. A unit of two groups lies between.
 DIFFERENCE, SAME, APART = 3.0, 0.75, 0.35
+# Features of a description.
+LEAST = 5
 # Numbers of a product that are in memory at a time.
 _PIECE = 2**26
 
@@ -64,7 +66,8 @@ def seeds_of(
     described = np.where(described > DIFFERENCE, described, 0)
     described /= np.maximum(np.linalg.norm(described, axis=1, keepdims=True), 1e-9)
     alike = described @ described.T
-    supporters = np.sum(alike > SAME, axis=1)
+    # What differs in a few features alone may do so by chance.
+    supporters = np.where(np.sum(described > 0, axis=1) >= LEAST, np.sum(alike > SAME, axis=1), 0)
     chosen: list[int] = []
     for candidate in np.argsort(-supporters, kind="stable"):
         alone = supporters[candidate] < 2

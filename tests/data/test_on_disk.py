@@ -26,6 +26,15 @@ def test_files_of_a_folder_are_one_array(folder):
     np.testing.assert_array_equal(source.read(order[:56].reshape(2, 4, 7)), ROWS[order[:56]].reshape(2, 4, 7, 6))
 
 
+def test_a_sample_has_every_row_once(folder):
+    source = open_on_disk(folder)
+    np.testing.assert_array_equal(source.sample(100), ROWS)
+    some = source.sample(10, seed=1)
+    assert some.shape == (10, 6)
+    np.testing.assert_array_equal(source.sample(10, seed=1), some)
+    assert not np.array_equal(source.sample(10, seed=2), some)
+
+
 def test_blocks_come_in_the_order_that_is_asked_for(folder):
     source = open_on_disk(sorted(folder.glob("*.npy")))
     order = np.random.default_rng(2).permutation(57)

@@ -45,6 +45,10 @@ PROGRAMS = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if "__main
 HALVES, NUM_VALIDATION = {"train": 60, "t10k": 20}, 10
 
 
+# Those that draw their data.
+DRAWN = ("planted_units", "recordings")
+
+
 class Command(NamedTuple):
     """A wrong command."""
 
@@ -428,6 +432,26 @@ OWN: dict[str, tuple[tuple[str, ...], ...]] = {
         ("--steps=0", "--steps=0", "from 1 to"),
         ("--learning_rate=0", "--learning_rate=0;", "a positive finite number"),
     ),
+    "recordings": (
+        ("--dataset=mnist_5k", "got --dataset=mnist_5k;", "planted, as recordings are drawn"),
+        ("--data_dir=data", "got --data_dir=data;", "recordings are drawn"),
+        ("--neurons=1", "--neurons=1;", "at least 2"),
+        ("--neurons=99999999999", "got --neurons=99999999999;", "GiB of memory"),
+        ("--bins=199", "got --batch_size=200;", "up to 199"),
+        ("--members=40001", "got --members=40001;", "up to 40000"),
+        ("--assemblies=0", "--assemblies=0;", "at least 1"),
+        ("--hidden=0", "--hidden=0;", "at least 1"),
+        ("--hidden=99999999999", "got --hidden=99999999999;", "GiB of memory"),
+        ("--assemblies=99999999999", "got --assemblies=99999999999;", "GiB of memory"),
+        ("--active=1", "--active=1;", "below 1"),
+        ("--background=0", "--background=0;", "above 0"),
+        ("--firing=nan", "--firing=nan;", "below 1"),
+        ("--activity=0", "--activity=0;", "above 0"),
+        ("--start=pca", "--start=pca;", "seeds, random"),
+        ("--start=random --num_sampled=100", "--num_sampled=100;", "no seeds are looked for"),
+        ("--homeostasis=0", "--homeostasis=0;", "a positive finite number"),
+        ("--sparsity=-1", "--sparsity=-1;", "at least 0"),
+    ),
     "unit_machines": (
         ("--forms=", "got --forms=;", "each once"),
         ("--forms=bits,bits", "--forms=bits,bits", "each once"),
@@ -690,11 +714,12 @@ COMMANDS = (
         Command(program, given, told, FILES_FOR_ALL)
         for program in PROGRAMS
         for given, told in FOR_ALL
-        # Machines are drawn there, from no data set.
-        if program != "planted_units" or "--dataset=" not in given
+        # Machines and recordings are drawn there, from no data set.
+        if program not in DRAWN or "--dataset=" not in given
     ),
     *(
-        Command("planted_units", given.removeprefix("--dataset=mnist_5k "), told, FILES_FOR_ALL)
+        Command(program, given.removeprefix("--dataset=mnist_5k "), told, FILES_FOR_ALL)
+        for program in DRAWN
         for given, told in FOR_ALL
         if given.startswith("--dataset=mnist_5k ")
     ),

@@ -105,6 +105,12 @@ class OnDisk:
             )
         return values.reshape(*numbers.shape, -1)
 
+    def sample(self, count: int, seed: int = 0) -> Shaped[np.ndarray, "rows n_0"]:
+        """So many examples drawn at random, all where there are fewer, in their order."""
+        # Apart from the streams of what is planted (`planted_recordings`) from the same seed.
+        rng = np.random.default_rng([seed, 3])
+        return self.read(np.sort(rng.choice(len(self), min(count, len(self)), replace=False)))
+
     def blocks(self, rows: Sequence[Int[np.ndarray, "..."]]) -> Iterator[Shaped[np.ndarray, "... n_0"]]:
         """The examples of each array of numbers, read ahead by threads of Grain's in the order given."""
         grain = _grain(self._told)
