@@ -4,6 +4,7 @@ The first one prints as it runs, what the second has said follows. The exit stat
 the other is ended.
 """
 
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +22,8 @@ PAUSE, PATIENCE = 0.2, 180
 
 def run(arguments: Sequence[str]) -> int:
     """The exit status of both: 0, or the larger one."""
+    # Whoever ends this one ends both.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -34,8 +37,8 @@ def run(arguments: Sequence[str]) -> int:
             for process in both:
                 process.kill()
                 process.wait()
-        said.seek(0)
-        print("\nThe second process:\n", said.read().decode(errors="replace"), sep="", flush=True)
+            said.seek(0)
+            print("\nThe second process:\n", said.read().decode(errors="replace"), sep="", flush=True)
     return max(abs(status) for status in found)
 
 
