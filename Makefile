@@ -11,7 +11,7 @@ DEMO := runs/demo
 EPOCHS := 60
 REFINE_EPOCHS := 300
 
-.PHONY: install demo docs bench test check fast oldest newest versions lint format clean
+.PHONY: install demo docs bench test check fast devices processes oldest newest versions lint format clean
 
 install: $(INSTALLED)
 
@@ -57,6 +57,15 @@ check: lint fast
 # The tests that take no more than about a second each.
 fast: versions
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile -m "not slow"
+
+# The fast tests where a mesh of two devices is current, so that the library cuts over both whatever it can.
+devices: versions
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile -m "not slow" --mesh=data:2
+
+# The fast tests in two processes that are one cluster, and all tests of trainings over a mesh with devices of both.
+processes: versions
+	$(BIN)/python tests/two_processes.py -m "not slow"
+	$(BIN)/python tests/two_processes.py tests/test_sharding.py tests/test_blocks.py
 
 # The lower bounds of pyproject.toml themselves, in an environment of their own. Few epochs: the question is whether the
 # demo runs, not how well it learns.

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import jax
+import layouts
 import pytest
 import quick_compile
 import typed
@@ -15,19 +16,24 @@ import typed
 quick_compile.install()
 typed.install()
 
-# For tests of meshes; what lies on no mesh is on the first.
-jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
 
-def pytest_configure() -> None:
-    """The small data sets are sources before a script is imported, whose choices they then are among."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--mesh, --process and --coordinator."""
+    layouts.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Devices first. The small data sets are sources before a script is imported, whose choices they then are among."""
+    layouts.join(config)
     import programs  # noqa: F401
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files of slow tests first, so that no worker is long at the last of them when the other has none left."""
+    layouts.skip(config, items)
     slow, count = Counter(), Counter()
     for item in items:
         count[item.path] += 1
@@ -52,6 +58,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def same_entries() -> None:
     """Of a sequence beartype looks at one entry, drawn at random: at the same ones in every run of a test."""
     random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def devices_of_the_run(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A mesh is current, or both processes begin the test together, where pytest was asked for it."""
+    with layouts.current(request.config, request.node.nodeid):
+        yield
 
 
 @pytest.fixture

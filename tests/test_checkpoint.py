@@ -384,3 +384,11 @@ def test_typed_keys_keep_their_kind(tmp_path, impl):
     _, found, _ = restore_checkpoint(tmp_path, {"key": jax.random.key(0, impl=impl)})
     assert found["key"].dtype == jax.random.key(3, impl=impl).dtype
     assert_same(found, {"key": jax.random.key(3, impl=impl)})
+
+
+def test_of_several_processes_the_first_one_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(CheckpointError, match="got process 1 of 2, counted from 0; the first one writes"):
+        save_checkpoint(tmp_path, 1, {"a": jnp.zeros(3)})
+    assert not list(tmp_path.iterdir())

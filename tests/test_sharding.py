@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import layouts
 import numpy as np
 import optax
 import pytest
@@ -16,6 +17,7 @@ from typed import refused
 import vpf_jax
 from benchmarks.collectives import bytes_of, collectives
 from vpf_jax import rules, sharding, train
+from vpf_jax.app.devices import local
 from vpf_jax.evaluate.ais import ais_log_partition
 from vpf_jax.examples import Examples
 from vpf_jax.sample import streams
@@ -36,7 +38,7 @@ def bits(shape, seed=0, share=0.3):
 
 
 def close(found, wanted, tolerance=ROUNDING):
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+    for a, b in zip(jax.tree.leaves(local(found)), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=tolerance)
 
 
@@ -95,7 +97,7 @@ def trained(name, axes=None, visible=None, epochs=2):
     state = train.init_state(jax.random.key(0), make(), config)
     visible = bits((NUM, SIZES[0])) if visible is None else visible
     if axes is not None:
-        state, visible = sharding.shard((state, visible), sharding.make_mesh(axes))
+        state, visible = sharding.shard((state, visible), layouts.mesh(axes))
     objectives = []
     for _ in range(epochs):
         state, metrics = train.train_epoch(state, visible, config=config)
@@ -142,6 +144,15 @@ def test_a_mesh_says_what_it_takes():
         sharding.shard(rbm(), {"data": 2})
     with refused(ValueError, match="for \\[0\\].biases\\[1\\] of shape \\(8,\\); it takes a number that divides 8"):
         sharding.shard(rbm(), sharding.make_mesh({"model": 3}))
+
+
+def test_arrays_lie_on_devices_of_one_process_too():
+    first = [device for device in jax.devices() if device.process_index == 0]
+    given = {"key": jax.random.key(1), "machine": rbm()[0], "bits": np.asarray(bits((8, 4)))}
+    found = sharding.shard(given, sharding.make_mesh({"model": 2}, first))
+    for leaf, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(given), strict=True):
+        assert (leaf.shape, leaf.dtype) == (wanted.shape, wanted.dtype)
+        assert len(leaf.addressable_shards) == (2 if jax.process_index() == 0 else 0)
 
 
 def test_where_arrays_lie():
@@ -203,9 +214,9 @@ def test_passes_over_rows_draw_the_same_over_devices(number):
         return rows, streams.uniform(streams.substream(stream, 1), (rows.shape[0], 2))
 
     wanted = in_chunks(stream, of, jnp.arange(number))
-    with jax.set_mesh(sharding.make_mesh({"data": 4})):
+    with jax.set_mesh(layouts.mesh({"data": 4})):
         found = jax.jit(lambda stream: in_chunks(stream, of, jnp.arange(number)))(stream)
-    for a, b in zip(found, wanted, strict=True):
+    for a, b in zip(local(found), wanted, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -219,7 +230,7 @@ def test_several_seeds_each_on_devices_of_its_own():
 
     wanted, _ = train.train_seeds_epoch(start(), visible, config=config, at_once=1)
     for axes in ({"seeds": 4}, {"seeds": 2, "data": 2, "model": 2}):
-        mesh = sharding.make_mesh(axes)
+        mesh = layouts.mesh(axes)
         states = sharding.shard(start(), mesh, seeds=True)
         found, metrics = train.train_seeds_epoch(states, sharding.shard(visible, mesh), config=config, at_once=1)
         close(found.stack, wanted.stack)
@@ -231,7 +242,7 @@ def test_several_seeds_each_on_devices_of_its_own():
 def test_explicit_axes_and_meshes_of_ones_own(name):
     make, rule, settings = TRAINED[name]
     config = train.TrainConfig(rule, SGD, epochs=2, batch_size=BATCH, **settings)
-    devices = np.array(jax.devices()[:4]).reshape(2, 2)
+    devices = layouts.mesh(BOTH).devices.reshape(2, 2)
     mesh = Mesh(devices, ("data", "model"), axis_types=(AxisType.Explicit, AxisType.Explicit))
     wanted, _ = train.train_epoch(train.init_state(jax.random.key(0), make(), config), bits((NUM, 16)), config=config)
     state, visible = sharding.shard((train.init_state(jax.random.key(0), make(), config), bits((NUM, 16))), mesh)
@@ -243,7 +254,7 @@ def test_explicit_axes_and_meshes_of_ones_own(name):
 @pytest.mark.slow
 def test_data_that_are_cut_by_rows_are_put_together_once_an_epoch():
     config = train.TrainConfig(rules.VPF(), SGD, epochs=1, batch_size=BATCH)
-    mesh = sharding.make_mesh({"data": 4})
+    mesh = layouts.mesh({"data": 4})
     state = sharding.shard(train.init_state(jax.random.key(0), rbm(), config), mesh)
     rows = jax.device_put(bits((NUM, 16)), NamedSharding(mesh, P("data")))
     with jax.set_mesh(mesh):
@@ -260,7 +271,7 @@ def test_data_that_are_cut_by_rows_are_put_together_once_an_epoch():
 def test_inside_a_users_own_compiled_function():
     config = train.TrainConfig(rules.VPF(), SGD, epochs=2, batch_size=BATCH)
     wanted, _ = train.train_epoch(train.init_state(jax.random.key(0), rbm(), config), bits((NUM, 16)), config=config)
-    mesh = sharding.make_mesh({"data": 2, "model": 2})
+    mesh = layouts.mesh({"data": 2, "model": 2})
     state, visible = sharding.shard((train.init_state(jax.random.key(0), rbm(), config), bits((NUM, 16))), mesh)
 
     @jax.jit
@@ -280,12 +291,12 @@ def test_inside_a_users_own_shard_map():
         state = train.init_state(jax.random.key(0), rbm(), config)
         return jax.tree.map(lambda a: a[None], train.train_epoch(state, visible, config=config)[0].stack)
 
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    mesh = Mesh(layouts.mesh({"data": 2}).devices.reshape(2), ("data",), axis_types=(AxisType.Auto,))
     found = jax.jit(jax.shard_map(mine, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False))(visible)
     for i in range(2):
         state = train.init_state(jax.random.key(0), rbm(), config)
         wanted, _ = train.train_epoch(state, visible[20 * i : 20 * i + 20], config=config)
-        close(jax.tree.map(lambda a, i=i: a[i], found), wanted.stack)
+        close(jax.tree.map(lambda a, i=i: a[i], local(found)), wanted.stack)
 
 
 def program(name, axes, sizes=(64, 32, 32)):
@@ -294,7 +305,7 @@ def program(name, axes, sizes=(64, 32, 32)):
     inside = make is intra
     stack = vpf_jax.init_stack(jax.random.key(1), sizes if inside else sizes[:2], intra=inside)
     config = train.TrainConfig(rule, SGD, batch_size=BATCH, epochs=1, **settings)
-    mesh = sharding.make_mesh(axes)
+    mesh = layouts.mesh(axes)
     state, visible = sharding.shard((train.init_state(jax.random.key(0), stack, config), bits((400, sizes[0]))), mesh)
     with jax.set_mesh(mesh):
         lowered = jax.jit(lambda state, visible: train.train_epoch(state, visible, config=config)).lower(state, visible)
@@ -339,7 +350,7 @@ def test_along_both_axes_a_step_sends_both_by_the_parts_of_a_device(name):
 
 @pytest.mark.slow
 def test_sampling_and_evaluation_over_devices():
-    mesh = sharding.make_mesh(BOTH)
+    mesh = layouts.mesh(BOTH)
     stack = intra()
     over = sharding.shard(stack, mesh)
     machine = vpf_jax.init_machine(jax.random.key(8), SIZES[:2])

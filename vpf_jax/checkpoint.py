@@ -84,7 +84,7 @@ class Found(NamedTuple):
 
 
 def save_checkpoint(directory: str | Path, step: int, tree: PyTree, info: dict[str, Any] | None = None) -> None:
-    """Writes checkpoint number `step`; returns when it is on disk.
+    """Writes checkpoint number `step`; returns when it is on disk. Of several processes the first one alone writes.
 
     It and the newest `KEPT` - 1 of the others stay, in the order of saving. Others are removed, but for those that
     cannot be read.
@@ -98,7 +98,14 @@ def save_checkpoint(directory: str | Path, step: int, tree: PyTree, info: dict[s
     Raises:
       ValueError: a step that is no such number, or info that JSON cannot hold.
       OSError: it cannot be written, as on a full disk; those that were there stay.
+      CheckpointError: this is another process than the first, or it cannot be written for another reason.
     """
+    if jax.process_index() > 0:
+        # Orbax leaves out NumPy arrays there, in silence.
+        raise CheckpointError(
+            f"got process {jax.process_index()} of {jax.process_count()}, counted from 0; the first one writes "
+            "checkpoints, and all of them read them"
+        )
     step = checks.integer("step", step, 0)
     directory = Path(directory).absolute()
     structure, found = _described(tree)

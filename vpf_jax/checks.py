@@ -269,8 +269,9 @@ def values(
     key = id(value), kind
     if lasting and (known := _passed.get(key)) is not None and known() is value:
         return
-    # On a CPU NumPy sees the same memory, and is at once where JAX would compile.
-    near = not lasting or all(device.platform == "cpu" for device in value.devices())
+    # On a CPU NumPy sees the same memory, and is at once where JAX would compile; of several processes each has a part.
+    whole = not lasting or value.is_fully_addressable or value.is_fully_replicated
+    near = whole and (not lasting or all(device.platform == "cpu" for device in value.devices()))
     # A constant of a function that is being traced has its numbers at hand, too.
     with jax.ensure_compile_time_eval():
         fits = bool(holds(np.asarray(value), np) if near else holds(value, jnp))

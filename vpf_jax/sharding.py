@@ -234,17 +234,20 @@ def along_seeds(function: Callable[..., Tree], states: Any, shared: Any) -> Tree
 
 
 def _put(leaf: Any, place: NamedSharding) -> Any:
-    """The array laid out so; over several processes each of them has all of it, or it is theirs together already."""
+    """The array laid out so; over several processes each of them has all of it, or it is theirs together already.
+
+    The dtype is told, as a process may have none of the devices.
+    """
     if place.is_fully_addressable:
         return jax.device_put(leaf, place)
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return jax.jit(lambda leaf: leaf, out_shardings=place)(leaf)
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         words = np.asarray(jax.random.key_data(leaf))
-        whole = jax.make_array_from_callback(words.shape, place, lambda index: words[index])
+        whole = jax.make_array_from_callback(words.shape, place, lambda index: words[index], dtype=words.dtype)
         return jax.random.wrap_key_data(whole, impl=jax.random.key_impl(leaf))
     values = np.asarray(leaf)
-    return jax.make_array_from_callback(values.shape, place, lambda index: values[index])
+    return jax.make_array_from_callback(values.shape, place, lambda index: values[index], dtype=values.dtype)
 
 
 def _is_spec(node: Any) -> bool:
