@@ -137,7 +137,7 @@ def run(config: Config) -> dict[str, Any]:
             "peak_memory_gb": peak_memory(),
             "overlaps": overlap.tolist(),
         }
-        return measured, tabulate(config, measured)
+        return measured, tabulate(config.start, measured)
 
     return runs.carry_out(config, work)
 
@@ -193,7 +193,7 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def tabulate(config: Config, measured: dict[str, Any]) -> str:
+def tabulate(start: str, measured: dict[str, Any]) -> str:
     header = [
         "start",
         "overlap at the start",
@@ -205,7 +205,7 @@ def tabulate(config: Config, measured: dict[str, Any]) -> str:
         "GB of memory",
     ]
     row = [
-        config.start,
+        start,
         f"{measured['overlap_at_start']:.3f}",
         f"{measured['overlap']:.3f}",
         f"{measured['least_overlap']:.3f}",

@@ -804,7 +804,7 @@ def test_a_wrong_command_is_refused_in_one_line(command, folder, monkeypatch, ca
 def test_the_table_is_large_and_holds_every_program():
     assert len(COMMANDS) >= 250
     assert len(FILES) >= 25
-    assert len(PROGRAMS) == 15
+    assert len(PROGRAMS) == 16
     assert set(OWN) == set(PROGRAMS)
     # The tests of the two others that write pages have rows of their own.
     assert set(LIBRARY) == set(COMMANDS_OF_THE_LIBRARY) - {"report", "playground"}

@@ -109,5 +109,5 @@ def test_places_are_counted_in_64_bits(row, count):
 
 
 def test_a_row_holds_no_more_than_a_stream():
-    with pytest.raises(ValueError, match="up to 4294967296 in a row"):
+    with pytest.raises(OverflowError, match="up to 4294967296 rows of as many"):
         jax.eval_shape(lambda stream: uniform(stream, (2, 2**32 + 8)), stream_of(jax.random.key(0)))

@@ -9,6 +9,7 @@ import functools
 import math
 import os
 import shlex
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -454,7 +455,10 @@ def check_memory(name: str, given: Any, needed: int | Callable[[], Any], times: 
     """
     if callable(needed):
         try:
-            leaves = jax.tree.leaves(jax.eval_shape(needed))
+            # Of shapes that no machine has JAX warns that they need integers of 64 bits.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                leaves = jax.tree.leaves(jax.eval_shape(needed))
             one = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
         except OverflowError:
             one = 2**63

@@ -74,7 +74,10 @@ def uniform(stream: Stream, shape: tuple[int, ...]) -> Float[Array, "..."]:
 
     Args:
       stream: of `stream_of` or `substream`; a stream of each row where the first axis of the result is the rows'.
-      shape: of the result, up to 2^32 numbers in a row.
+      shape: of the result, up to 2^32 rows of as many numbers.
+
+    Raises:
+      OverflowError: a larger shape.
     """
     bits = _words(stream, 0, shape)
     return jnp.right_shift(bits, 8).astype(jnp.float32) * jnp.float32(2**-24)
@@ -117,11 +120,11 @@ def _words(stream: Stream, which: int, shape: tuple[int, ...]) -> UInt32[Array, 
     if stream.ndim == 1 and size <= 2**32:
         counters = jax.lax.iota(jnp.uint32, size).reshape(shape)
         return threefry_2x32((stream[0], stream[1]), (jnp.zeros_like(counters), counters))[which]
-    rows = jnp.arange(shape[0], dtype=jnp.uint32) if stream.ndim == 1 else stream[:, 2]
-    keys = (jnp.broadcast_to(word, shape[:1]) for word in (stream[:2] if stream.ndim == 1 else stream.T[:2]))
     count = math.prod(shape[1:])
-    if count > 2**32:
-        raise ValueError(f"got a row of {count} random numbers; a stream has up to {2**32} in a row")
+    if max(shape[0], count) > 2**32:
+        raise OverflowError(f"got random numbers of shape {shape}; a stream has up to {2**32} rows of as many")
+    rows = jax.lax.iota(jnp.uint32, shape[0]) if stream.ndim == 1 else stream[:, 2]
+    keys = (jnp.broadcast_to(word, shape[:1]) for word in (stream[:2] if stream.ndim == 1 else stream.T[:2]))
     first, second, high, low = (
         jnp.broadcast_to(one[:, None], (shape[0], count)) for one in (*keys, *_times(rows, count))
     )
