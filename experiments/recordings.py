@@ -67,7 +67,7 @@ class Config(runs.Config):
     firing: float = like(Recording, "firing")
     hidden: int | None = setting(None, "Hidden units; left out: as many as assemblies", least=1)
     start: str = setting("seeds", "Weights of hidden units at the start", choices=STARTS)
-    num_sampled: int = setting(10_000, "Bins, drawn at random, in which seeds are looked for", least=2)
+    num_sampled: int = setting(10_000, "Bins, drawn at random, from which the start takes rates and seeds", least=2)
     epochs: int = like(TrainConfig, "epochs", default=3)
     batch_size: int = like(TrainConfig, "batch_size", default=200)
     learning_rate: float = like(train.Adam, "learning_rate", default=0.05)
@@ -85,8 +85,6 @@ class Config(runs.Config):
         for name, most in (("members", self.neurons), ("batch_size", self.bins)):
             given = getattr(self, name)
             vpf_jax.checks.require(given <= most, name, given, f"up to {most}")
-        if self.start == "random":
-            refuse_given(self, ["num_sampled"], "no seeds are looked for with --start=random")
 
     @property
     def folder(self) -> Path:
@@ -111,7 +109,11 @@ def run(config: Config) -> dict[str, Any]:
     """Plants, writes, learns and compares; resumes. Returns what summary.json holds (errors: `app.runs`)."""
     num_hidden = config.assemblies if config.hidden is None else config.hidden
     # Weights with the moments of Adam, gradient and copies; a sample; blocks.
-    needed = 32 * config.neurons * num_hidden + config.num_sampled * config.neurons + 4 * blocks.BLOCK_BYTES
+    needed = (
+        32 * config.neurons * num_hidden
+        + min(config.num_sampled, config.bins) * config.neurons
+        + 4 * blocks.BLOCK_BYTES
+    )
     largest = max(("neurons", "hidden", "assemblies"), key=lambda name: getattr(config, name) or 0)
     runs.check_memory(largest, getattr(config, largest), needed + 5 * config.neurons * config.assemblies)
     recording, settings = config.recording(), config.training()

@@ -47,11 +47,10 @@ def test_files_are_written_once_and_whole(tmp_path, monkeypatch):
 
     paths[1].unlink()
 
-    def full(file, array):
-        file.write(b"half")
+    def full(number):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(planted_recordings.np, "save", full)
+    monkeypatch.setattr(planted_recordings.atomic.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         SMALL.write(tmp_path, 1)
     assert not paths[1].exists()

@@ -35,6 +35,14 @@ def test_an_assembly_without_a_unit_has_no_overlap():
     np.testing.assert_array_equal(found.unit, [-1, 0, -1])
 
 
+def test_weights_that_are_not_finite_match_nothing():
+    weights = np.ones((20, 4), np.float32)
+    weights[3, 1] = np.inf
+    found = matched(weights, MEMBERSHIP)
+    assert np.isnan(found.overlap).all()
+    np.testing.assert_array_equal(found.unit, [-1, -1, -1])
+
+
 def test_arrays_that_do_not_fit_are_refused():
     with refused(ValueError, match="got weights of shape \\(19, 2\\) and membership of \\(3, 20\\)"):
         matched(np.zeros((19, 2), np.float32), MEMBERSHIP)

@@ -448,7 +448,7 @@ OWN: dict[str, tuple[tuple[str, ...], ...]] = {
         ("--firing=nan", "--firing=nan;", "below 1"),
         ("--activity=0", "--activity=0;", "a positive finite number below 1"),
         ("--start=pca", "--start=pca;", "seeds, random"),
-        ("--start=random --num_sampled=100", "--num_sampled=100;", "no seeds are looked for"),
+        ("--num_sampled=1", "--num_sampled=1;", "at least 2"),
         ("--homeostasis=0", "--homeostasis=0;", "a positive finite number"),
         ("--sparsity=-1", "--sparsity=-1;", "at least 0"),
     ),

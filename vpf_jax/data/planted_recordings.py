@@ -7,6 +7,7 @@ their own, so that they are the same whatever is in memory. Not here: small mach
 """
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -91,10 +92,7 @@ class Recording(Settings):
         atomic.write_bytes(told, wanted.encode())
         path = folder / f"bins-{PART * part:09d}.npy"
         if not path.exists():
-            writing = path.with_suffix(".writing")
-            with writing.open("wb") as file:
-                np.save(file, self.spikes(part))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(writing, path)
+            content = io.BytesIO()
+            np.save(content, self.spikes(part))
+            atomic.write_bytes(path, content.getvalue())
         return path

@@ -16,7 +16,7 @@ class Matched(NamedTuple):
 
     overlap: Float[np.ndarray, " assemblies"]
     """Correlation of the unit's weights with the membership, its size: 1 where weights are one number inside and
-    another outside; 0 of an assembly that is left without a unit."""
+    another outside; 0 of an assembly that is left without a unit, and nan where a weight is not finite."""
     unit: Int[np.ndarray, " assemblies"]
     """Its number; -1: none."""
 
@@ -32,6 +32,8 @@ def matched(weights: Float[AnyArray, "n_0 n_1"], membership: Bool[np.ndarray, "a
     w, m = np.asarray(weights, np.float32), np.asarray(membership, np.float32).T
     if w.ndim != 2 or m.ndim != 2 or len(w) != len(m):
         raise ValueError(f"got weights of shape {w.shape} and membership of {m.T.shape}; it takes [n_0, n_1], [_, n_0]")
+    if not np.isfinite(w).all():
+        return Matched(np.full(m.shape[1], np.nan), np.full(m.shape[1], -1))
     w, m = (one - one.mean(axis=0) for one in (w, m))
     w, m = (one / np.maximum(np.linalg.norm(one, axis=0), 1e-12) for one in (w, m))
     overlaps = np.abs(m.T @ w)
