@@ -40,11 +40,9 @@ from vpf_jax import BoltzmannMachine, couplings, figures, rules, train
 from vpf_jax.app import command, runs
 from vpf_jax.app.keys import key_for
 from vpf_jax.app.tables import cell, markdown_table, mean_and_error
-from vpf_jax.data.loading import Names
-from vpf_jax.settings import like, refuse_given, setting
+from vpf_jax.settings import like, setting
 from vpf_jax.units import BINARY, COUNT, GAUSSIAN, SPIN, Categorical, Gaussian, Groups, Unit
 
-PLANTED = "planted"
 TITLES = {"mpf": "MPF", "pl": "pseudo-likelihood", "pcd": "PCD-1"}
 RULES: dict[str, rules.Rule] = {
     "mpf": rules.VPF(estep="minibatch", epsilon=1.0),
@@ -85,9 +83,7 @@ class Config(runs.SeedsConfig):
 
     experiment = "planted_units"
 
-    dataset: str = like(
-        runs.Config, "dataset", default=PLANTED, help="Machines are drawn: planted", choices=Names(PLANTED)
-    )
+    dataset: str = runs.planted("Machines")
     kinds: tuple[str, ...] = setting(tuple(KINDS), "Kinds of neurons", choices=tuple(KINDS))
     rules: tuple[str, ...] = setting(tuple(TITLES), "Rules to compare", choices=tuple(TITLES))
     sample_sizes: tuple[int, ...] = setting(
@@ -101,9 +97,7 @@ class Config(runs.SeedsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        allowed = f"{PLANTED}, as machines are drawn"
-        vpf_jax.checks.require(self.dataset == PLANTED, "dataset", self.dataset, allowed)
-        refuse_given(self, ["data_dir", "binarise"], "machines are drawn")
+        runs.check_planted(self, "machines")
 
     @property
     def folder(self) -> Path:

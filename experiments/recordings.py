@@ -34,14 +34,12 @@ from vpf_jax.app import command, loop, runs
 from vpf_jax.app.keys import key_for
 from vpf_jax.app.tables import markdown_table
 from vpf_jax.couplings import dense
-from vpf_jax.data.loading import Names
 from vpf_jax.data.on_disk import OnDisk, open_on_disk
 from vpf_jax.data.planted_recordings import Recording
 from vpf_jax.evaluate.assemblies import matched
-from vpf_jax.settings import like, refuse_given, setting
+from vpf_jax.settings import like, setting
 from vpf_jax.train import TrainConfig
 
-PLANTED = "planted"
 STARTS = ("seeds", "random")
 # Overlap from which on an assembly counts as recovered.
 RECOVERED = 0.9
@@ -55,9 +53,7 @@ class Config(runs.Config):
 
     experiment = "recordings"
 
-    dataset: str = like(
-        runs.Config, "dataset", default=PLANTED, help="Recordings are drawn: planted", choices=Names(PLANTED)
-    )
+    dataset: str = runs.planted("Recordings")
     neurons: int = like(Recording, "neurons")
     bins: int = like(Recording, "bins")
     assemblies: int = like(Recording, "assemblies")
@@ -79,9 +75,7 @@ class Config(runs.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        allowed = f"{PLANTED}, as recordings are drawn"
-        vpf_jax.checks.require(self.dataset == PLANTED, "dataset", self.dataset, allowed)
-        refuse_given(self, ["data_dir", "binarise"], "recordings are drawn")
+        runs.check_planted(self, "recordings")
         for name, most in (("members", self.neurons), ("batch_size", self.bins)):
             given = getattr(self, name)
             vpf_jax.checks.require(given <= most, name, given, f"up to {most}")

@@ -99,6 +99,23 @@ def test_an_epoch_that_is_kept_in_its_middle_goes_on_to_the_same_end(tmp_path):
     np.testing.assert_allclose(told.max_abs_weight, metrics.max_abs_weight, rtol=1e-6)
 
 
+def test_a_block_waits_for_the_one_before_it(monkeypatch):
+    # Else all blocks of an epoch would be in memory, as calls return before they are done.
+    make, rule, _ = TRAINED["vpf"]
+    config = train.TrainConfig(rule, SGD, epochs=1, batch_size=2)
+    state = train.init_state(jax.random.key(0), make(), config)
+    run, ready = blocks._train, []
+
+    def watched(epoch, *given, **settings):
+        ready.append(epoch.step.is_ready())
+        return run(epoch, *given, **settings)
+
+    monkeypatch.setattr(blocks, "_train", watched)
+    source = InMemory(bits((8000, SIZES[0])))
+    blocks.train_epoch_from(state, source, config=config, steps_at_once=1000)
+    assert ready == [True] * 4
+
+
 def test_no_more_than_its_rows_is_asked_of_a_process():
     mesh = layouts.mesh({"data": 2})
     rows = sharding.rows_of_process(mesh, 12)
@@ -135,6 +152,9 @@ def test_what_does_not_fit_is_refused():
         epoch(InMemory(data[:, :15]))
     with refused(ValueError, match="got batch_size=40 with 39 examples"):
         epoch(InMemory(data[:39]))
+    over = sharding.shard(started(), sharding.make_mesh({"data": 3}))
+    with refused(ValueError, match="multiples of the 3 devices along the data axis"):
+        blocks.train_epoch_from(over, InMemory(data), config=config)
     with refused(ValueError, match="steps_at_once"):
         epoch(InMemory(data), steps_at_once=0)
     with refused(ValueError, match="visible states"):

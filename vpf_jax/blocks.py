@@ -25,9 +25,20 @@ from vpf_jax import checks
 from vpf_jax.checks import AnyArray
 from vpf_jax.examples import Examples, check_values, ordered
 from vpf_jax.exporting import exported
-from vpf_jax.sharding import automatic, laid_out, mesh_of, rows_of_process, together, where
+from vpf_jax.sharding import DATA, automatic, laid_out, mesh_of, rows_of_process, together, where
 from vpf_jax.stack import Stack
-from vpf_jax.train import Metrics, TrainConfig, TrainState, check_belongs, check_config, closed, epoch_streams, steps_of
+from vpf_jax.train import (
+    Metrics,
+    TrainConfig,
+    TrainState,
+    check_belongs,
+    check_config,
+    check_minibatch,
+    check_state,
+    closed,
+    epoch_streams,
+    steps_of,
+)
 
 # Of a block, where nobody says how large it is.
 BLOCK_BYTES = 2**27
@@ -146,16 +157,16 @@ def train_epoch_from(
         at a time: one that is learnt and those that are read ahead.
 
     Raises:
-      ValueError: examples that are no values of the units, do not fit the stack or are fewer than a minibatch, or a
-        state that was made for other settings.
+      ValueError: examples that do not fit the stack or are fewer than a minibatch, minibatches that the devices do not
+        divide, or a state that was made for other settings; in the middle of the epoch, when the state is gone already:
+        examples that are no values of the units.
     """
     _check_state(state, config)
     count, size, width = len(source), config.batch_size, source.num_visible
     if width != state.stack[0].sizes[0]:
         raise ValueError(f"got examples of {width} entries; the stack takes {state.stack[0].sizes[0]}")
-    if count < size:
-        raise ValueError(f"got batch_size={size} with {count} examples; it is allowed up to their number")
     mesh = mesh_of(state)
+    check_minibatch(config, count, 1 if mesh is None else mesh.shape.get(DATA, 1))
     if steps_at_once is None:
         steps_at_once = max(1, BLOCK_BYTES // (size * width * source.dtype.itemsize))
     steps_at_once = checks.integer("steps_at_once", steps_at_once, 1)
@@ -180,8 +191,7 @@ def train_epoch_from(
 
 def _check_state(state: TrainState, config: TrainConfig) -> None:
     check_config(config)
-    if not isinstance(state, TrainState):
-        raise ValueError(f"got a {type(state).__name__} for the state; it takes a TrainState, as init_state gives")
+    check_state(state)
     if jnp.ndim(state.epoch) > 0:
         raise ValueError("got a state of several seeds; an epoch in blocks takes that of one run")
 

@@ -42,6 +42,8 @@ from vpf_jax.units.base import owners
 State = tuple[Shaped[Array, "*batch _n_l"], ...]
 # What functions take that convert by themselves.
 AnyState = tuple[Shaped[AnyArray, "*batch _n_l"], ...]
+# Of a machine: what decays, is bounded or thresholded, biases not among it.
+WEIGHT_FIELDS = ("weights", "intra", "backward")
 
 
 def _named(static: tuple) -> bytes:

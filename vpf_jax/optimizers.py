@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int
 
 from vpf_jax import checks, couplings
 from vpf_jax.exporting import exported
-from vpf_jax.machine import BoltzmannMachine, State
+from vpf_jax.machine import WEIGHT_FIELDS, BoltzmannMachine, State
 from vpf_jax.settings import Settings, setting
 from vpf_jax.stack import Stack
 from vpf_jax.units import two_valued
@@ -159,9 +159,8 @@ def sparse(
             return jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - least, 0) - weight
 
         def of(step: BoltzmannMachine, machine: BoltzmannMachine) -> BoltzmannMachine:
-            fields = ("weights", "intra", "backward")
-            found = {name: jax.tree.map(thresholded, getattr(step, name), getattr(machine, name)) for name in fields}
-            return dataclasses.replace(step, **found)
+            pairs = {name: (getattr(step, name), getattr(machine, name)) for name in WEIGHT_FIELDS}
+            return dataclasses.replace(step, **{name: jax.tree.map(thresholded, *pair) for name, pair in pairs.items()})
 
         return tuple(map(of, updates, params)), SteppedState(inner_state, state.steps + 1)
 

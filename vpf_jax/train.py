@@ -34,7 +34,7 @@ from vpf_jax import checks
 from vpf_jax.checks import AnyArray
 from vpf_jax.examples import Examples, as_examples, check_shapes, check_values, completed, ordered, picked
 from vpf_jax.exporting import exported
-from vpf_jax.machine import BoltzmannMachine, State
+from vpf_jax.machine import WEIGHT_FIELDS, BoltzmannMachine, State
 from vpf_jax.optimizers import Adam, average_of, centred
 from vpf_jax.rules import VPF, Rule
 from vpf_jax.sample.streams import Stream, stream_of, substream, substreams, uniform
@@ -45,8 +45,6 @@ from vpf_jax.stack import Stack, check_stack, climb, in_chunks, join_states, row
 # Of visible units: values alone, such as zeros and ones, or more.
 AnyExamples = Shaped[AnyArray, "num_examples n_0"] | Examples
 PRECISIONS = ("float32", "bfloat16")
-# Of a machine: what decays and is bounded, biases not among it.
-WEIGHT_FIELDS = ("weights", "intra", "backward")
 
 # Apart from the numbers of epochs, with which the key is folded too.
 _START = 2**31 - 1
@@ -156,7 +154,7 @@ def start_phase(state: TrainState, visible: AnyExamples, config: TrainConfig) ->
     _check_call(state, visible, config)
     examples = as_examples(visible)
     check_shapes(examples, state.stack)
-    _check_batch_size(config, examples)
+    check_minibatch(config, examples.values.shape[0], 1)
     _check_rule(state.stack, config)
     # Copies: see `init_state`.
     stack, key, epoch = jax.tree.map(jnp.copy, (learnt(state), state.key, state.epoch))
@@ -477,15 +475,30 @@ _run_seeds_epoch = jax.jit(_epochs, static_argnames=("config", "at_once"), donat
 
 
 def check_config(config: TrainConfig) -> None:
+    """Raises ValueError for anything but settings of training."""
     if not isinstance(config, TrainConfig):
         raise ValueError(f"got a {type(config).__name__} for the settings; it takes a TrainConfig")
+
+
+def check_state(state: TrainState) -> None:
+    """Raises ValueError for anything but a state of training."""
+    if not isinstance(state, TrainState):
+        raise ValueError(f"got a {type(state).__name__} for the state; it takes a TrainState, as init_state gives")
+
+
+def check_minibatch(config: TrainConfig, num_examples: int, devices: int) -> None:
+    """Raises ValueError for minibatches of more than all examples, or that so many devices along data do not divide."""
+    if config.batch_size > num_examples:
+        told = f"got batch_size={config.batch_size} with {num_examples} examples; it is allowed up to their number"
+        raise ValueError(told)
+    told = f"multiples of the {devices} devices along the data axis"
+    checks.require(config.batch_size % devices == 0, "batch_size", config.batch_size, told)
 
 
 def _check_call(state: TrainState, visible: AnyExamples, config: TrainConfig) -> None:
     """Raises ValueError for what cannot be seen inside the compiled epoch: types and values."""
     check_config(config)
-    if not isinstance(state, TrainState):
-        raise ValueError(f"got a {type(state).__name__} for the state; it takes a TrainState, as init_state gives")
+    check_state(state)
     checks.array("a state", state.epoch)
     if state.stack:
         check_values(as_examples(visible), state.stack)
@@ -494,10 +507,7 @@ def _check_call(state: TrainState, visible: AnyExamples, config: TrainConfig) ->
 def _check_training(state: TrainState, examples: Examples, config: TrainConfig) -> None:
     """Raises ValueError unless the data fit the state and the state the settings; of shapes, so that it may trace."""
     check_shapes(examples, state.stack)
-    _check_batch_size(config, examples)
-    devices = spread(DATA)
-    told = f"multiples of the {devices} devices along the data axis"
-    checks.require(config.batch_size % devices == 0, "batch_size", config.batch_size, told)
+    check_minibatch(config, examples.values.shape[0], spread(DATA))
     check_belongs(state, config)
     # Seen here under `checks.checked` alone.
     check_values(examples, state.stack)
@@ -530,12 +540,6 @@ def _shapes(tree: Any) -> Any:
 def _check_rule(stack: Stack, config: TrainConfig) -> None:
     for machine in stack:
         config.rule.accepts(machine)
-
-
-def _check_batch_size(config: TrainConfig, examples: Examples) -> None:
-    count = examples.values.shape[0]
-    if config.batch_size > count:
-        raise ValueError(f"got batch_size={config.batch_size} with {count} examples; it is allowed up to their number")
 
 
 def _narrowed(stack: Stack, config: TrainConfig) -> Stack:

@@ -65,6 +65,10 @@ def test_anything_with_rows_is_a_source():
         OnDisk([ROWS[0], ROWS[0][:3]]).read(np.array([1]))
     with pytest.raises(DatasetError, match="numbers from 0 to 56"):
         OnDisk(ROWS).read(np.array([57]))
+    with pytest.raises(DatasetError, match="and number -1 of its examples"):
+        OnDisk(ROWS).read(np.array([-1, 3]))
+    with pytest.raises(ValueError, match="count"):
+        OnDisk(ROWS).sample(0)
     with pytest.raises(DatasetError, match="an array \\[rows, entries\\] of numbers"):
         OnDisk(ROWS, transform=lambda rows: rows.sum())
 

@@ -65,6 +65,8 @@ END_OF_SEEDS, MOST_SEEDS = 2**32, 100_000
 # Settings that say which data they are and how they are read.
 OF_DATA = ("dataset", "data_dir", *OF_FILES, "binarise")
 BINARISE = ("threshold", "sample")
+# What stands for data that a script draws itself.
+PLANTED = "planted"
 # Of the SHA-256 of a file, which says whether a run goes on with the same data.
 _DIGITS = 16
 
@@ -187,6 +189,17 @@ class Config(Settings):
         fits = self.binarise == "threshold" or "drawn" in self.takes
         checks.require(fits, "binarise", self.binarise, "threshold here")
         return images
+
+
+def planted(what: str) -> Any:
+    """The setting `dataset` of scripts that draw what they learn from, such as machines."""
+    return like(Config, "dataset", default=PLANTED, help=f"{what} are drawn: planted", choices=Names(PLANTED))
+
+
+def check_planted(config: Config, what: str) -> None:
+    """Raises SettingError where such a script is given data."""
+    checks.require(config.dataset == PLANTED, "dataset", config.dataset, f"{PLANTED}, as {what} are drawn")
+    refuse_given(config, ["data_dir", "binarise"], f"{what} are drawn")
 
 
 @dataclasses.dataclass(frozen=True)

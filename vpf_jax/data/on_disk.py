@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from vpf_jax import checks
 from vpf_jax.data.base import DatasetError, needs
 from vpf_jax.data.stored import refuse
 from vpf_jax.data.tensorflow import SCHEME, open_tfds
@@ -54,10 +55,12 @@ class OnDisk:
           DatasetError: no rows, or such as are no arrays of numbers.
         """
         self._rows, self._transform, self._told = rows, transform, told
+        # Not known before the first row.
+        self._width: int | None = None
         if len(rows) == 0:
             refuse(told, "which holds no examples", "at least one")
         first = self.read(np.zeros(1, np.int64))
-        self._shape, self._dtype = first.shape[1:], first.dtype
+        self._width, self._dtype = first.shape[1], first.dtype
 
     def __len__(self) -> int:
         """How many examples there are."""
@@ -69,7 +72,7 @@ class OnDisk:
     @property
     def num_visible(self) -> int:
         """Entries of an example."""
-        return int(self._shape[0])
+        return int(self._width or 0)
 
     @property
     def dtype(self) -> np.dtype:
@@ -85,9 +88,8 @@ class OnDisk:
         numbers = np.asarray(rows)
         flat = numbers.reshape(-1)
         if flat.size and not 0 <= flat.min() <= flat.max() < len(self):
-            refuse(
-                self._told, f"of {len(self)} examples, and number {flat.max()}", f"numbers from 0 to {len(self) - 1}"
-            )
+            wrong = flat.min() if flat.min() < 0 else flat.max()
+            refuse(self._told, f"and number {wrong} of its examples", f"numbers from 0 to {len(self) - 1}")
         many = getattr(self._rows, "read", None)
         try:
             found = many(flat) if many else np.stack([np.asarray(self._rows[int(row)]) for row in flat])
@@ -97,7 +99,7 @@ class OnDisk:
             refuse(self._told, f"whose rows differ in shape ({error})", "rows of one shape")
         values = np.asarray(self._transform(found) if self._transform else found.reshape(len(flat), -1))
         fits = values.ndim == 2 and len(values) == len(flat) and values.dtype.kind in "buif"
-        if not fits or values.shape[1:] != getattr(self, "_shape", values.shape[1:]):
+        if not fits or self._width not in (None, values.shape[1]):
             refuse(
                 self._told,
                 f"whose rows become an array {values.shape} of {values.dtype} for {len(flat)} of them",
@@ -107,6 +109,7 @@ class OnDisk:
 
     def sample(self, count: int, seed: int = 0) -> Shaped[np.ndarray, "rows n_0"]:
         """So many examples drawn at random, all where there are fewer, in their order."""
+        count = checks.integer("count", count, 1)
         # Apart from the streams of what is planted (`planted_recordings`) from the same seed.
         rng = np.random.default_rng([seed, 3])
         return self.read(np.sort(rng.choice(len(self), min(count, len(self)), replace=False)))
