@@ -29,6 +29,7 @@ NOT_WITH_A_MESH = {
     "test_examples.py::test_several_seeds_and_further_phases_take_examples": ODD,
     "test_optimizers.py::test_an_average_follows_its_definition_and_leaves_the_run_alone": ODD,
     "test_optimizers.py::test_several_seeds_are_averaged_and_centred_apart": ODD,
+    "hostile/test_calls.py::test_a_state_of_other_settings_is_refused": ODD,
     "test_sklearn.py::test_other_rates_passes_and_seeds_compile_nothing": ODD,
     "test_sharding.py::test_passes_over_rows_draw_the_same_over_devices": OWN_MESH,
     "hostile/test_kills.py": STARTS,

@@ -95,10 +95,13 @@ def test_damaged_files_are_refused_in_a_sentence(folder):
         with pytest.raises(DatasetError, match=match):
             open_on_disk(path)
 
-    refused(folder / "none.npy", "none.npy, which cannot be read")
+    refused(folder / "none.npy", "none.npy, which does not exist")
+    refused(folder / "typo", "typo, which does not exist")
     refused(folder / "notes.txt", "either .npy or .array_record")
     refused([], "holds no files")
-    refused([folder / "part-0.npy", folder / "none.array_record"], "either .npy or .array_record")
+    (folder / "some.array_record").write_bytes(b"")
+    refused([folder / "part-0.npy", folder / "some.array_record"], "either .npy or .array_record")
+    (folder / "some.array_record").unlink()
     refused(folder / "none.array_record", "which does not exist")
     (folder / "empty").mkdir()
     refused(folder / "empty", "which holds no files")

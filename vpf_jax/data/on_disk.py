@@ -236,6 +236,9 @@ def open_on_disk(
     told = os.fspath(some[0]) if len(some) == 1 else f"{len(some)} files"
     if not files:
         refuse(told, "which holds no files", f"files of {' or '.join(('.npy', *RECORDS))}")
+    missing = [file for file in files if not file.exists()]
+    if missing:
+        refuse(missing[0], "which does not exist", "a file or a folder")
     kinds = {file.suffix.lower() for file in files}
     if kinds == {".npy"}:
         return OnDisk(NpyFiles(files), transform, told)
@@ -249,9 +252,6 @@ class _Records:
 
     def __init__(self, files: Sequence[Path], told: str) -> None:
         grain = _grain(told)
-        missing = [file for file in files if not file.is_file()]
-        if missing:
-            refuse(missing[0], "which does not exist", "an array-record file")
         try:
             self._rows = grain.sources.ArrayRecordDataSource([os.fspath(file) for file in files])
         # Its reader is one of C++ and raises what it will.
