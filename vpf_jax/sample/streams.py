@@ -46,7 +46,9 @@ def substream(stream: Stream, index: int | Int[Array, ""]) -> Stream:
     """One of 2^32 independent streams derived from a stream, apart from its own numbers."""
     counter = jnp.uint32(_DERIVED), jnp.asarray(index).astype(jnp.uint32)
     if stream.ndim == 1:
-        return jnp.stack(threefry_2x32((stream[0], stream[1]), counter))
+        # The barrier keeps the rounds that derive a stream out of every kernel that draws from it: some of these, with
+        # a sum in them, took the compiler fifteen seconds.
+        return jax.lax.optimization_barrier(jnp.stack(threefry_2x32((stream[0], stream[1]), counter)))
     first, second, rows = stream.T
     words = threefry_2x32((first, second), (jnp.full_like(rows, counter[0]), jnp.broadcast_to(counter[1], rows.shape)))
     return jnp.stack((*words, rows), axis=1)
