@@ -11,6 +11,10 @@ DEMO := runs/demo
 EPOCHS := 60
 REFINE_EPOCHS := 300
 
+# Where every core has a process of its own, threads of NumPy's linear algebra wait for one another: a hundred times as
+# long, at worst.
+test check fast devices processes docs: export OPENBLAS_NUM_THREADS := 1
+
 .PHONY: install demo docs bench test check fast devices processes oldest newest versions lint format clean
 
 install: $(INSTALLED)

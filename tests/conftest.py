@@ -2,10 +2,13 @@
 key are errors; interrupts arrive.
 """
 
+import os
 import random
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import layouts
@@ -20,6 +23,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
 
+# Bytes that must be free in memory for temporary files to lie there.
+ROOM = 4 * 2**30
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """--mesh, --process and --coordinator."""
     layouts.add_options(parser)
@@ -27,8 +34,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Devices first. The small data sets are sources before a script is imported, whose choices they then are among."""
+    keep_in_memory()
     layouts.join(config)
     import programs  # noqa: F401
+
+
+def keep_in_memory() -> None:
+    """Temporary files lie in memory, where there is room: of a disk the tests wait for what is written to last."""
+    memory = Path("/dev/shm")
+    if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -213,9 +213,9 @@ def test_passes_over_rows_draw_the_same_over_devices(number):
     def of(stream, rows):
         return rows, streams.uniform(streams.substream(stream, 1), (rows.shape[0], 2))
 
-    wanted = in_chunks(stream, of, jnp.arange(number))
+    wanted = in_chunks(stream, of, jnp.arange(number), 2)
     with jax.set_mesh(layouts.mesh({"data": 4})):
-        found = jax.jit(lambda stream: in_chunks(stream, of, jnp.arange(number)))(stream)
+        found = jax.jit(lambda stream: in_chunks(stream, of, jnp.arange(number), 2))(stream)
     for a, b in zip(local(found), wanted, strict=True):
         np.testing.assert_array_equal(a, b)
 

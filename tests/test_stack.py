@@ -1,5 +1,7 @@
 """Stacks: the E-step and confabulation against exact distributions, shapes, and what is refused."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,10 @@ from families import joined, make_case
 from typed import refused
 
 import vpf_jax
-from vpf_jax.sample.streams import stream_of, uniform
-from vpf_jax.stack import CHUNK, in_chunks
+from vpf_jax import stack as stack_module
+from vpf_jax.evaluate import likelihood
+from vpf_jax.sample.streams import stream_of, substream, uniform
+from vpf_jax.stack import CHUNK, CPU_BYTES, in_chunks, rows_at_once
 
 NUM_SAMPLES = 40_000
 # Largest deviation of a count or mean that chance is granted, in standard errors.
@@ -198,7 +202,7 @@ def test_mean_activations_are_the_exact_feed_forward_ones(cases):
 @pytest.mark.parametrize("num_rows", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
 def test_chunks_cover_every_row_once_in_order(num_rows):
     rows = jnp.arange(num_rows)
-    found = in_chunks(stream_of(jax.random.key(0)), lambda stream, part: (2 * part, part[:, None]), rows)
+    found = in_chunks(stream_of(jax.random.key(0)), lambda stream, part: (2 * part, part[:, None]), rows, 1)
     np.testing.assert_array_equal(found[0], 2 * rows)
     assert found[1].shape == (num_rows, 1)
 
@@ -207,8 +211,65 @@ def test_chunks_draw_from_different_streams():
     def draw(stream, part):
         return uniform(stream, part.shape)
 
-    found = in_chunks(stream_of(jax.random.key(0)), draw, jnp.arange(2 * CHUNK + 500))
+    found = in_chunks(stream_of(jax.random.key(0)), draw, jnp.arange(2 * CHUNK + 500), 1)
     assert len(np.unique(found)) > 2 * CHUNK
+
+
+class Accelerator:
+    """A device that says how much memory it has."""
+
+    def __init__(self, limit):
+        self.limit = limit
+
+    def memory_stats(self):
+        return {"bytes_limit": self.limit, "bytes_in_use": 0}
+
+
+def test_rows_that_pass_together_are_as_many_as_memory_has_room_for(monkeypatch):
+    assert rows_at_once(980) == CHUNK
+    # 40,200 entries of four bytes, two of them at a time.
+    assert rows_at_once(40_200) == 2**26 // (8 * 40_200) == 208
+    assert rows_at_once(10**9) == 1
+    assert rows_at_once(0) == CHUNK
+    monkeypatch.setattr(jax, "local_devices", lambda: [Accelerator(80 * 10**9)])
+    assert rows_at_once(980) == 10**10 // (8 * 980)
+    monkeypatch.setattr(jax, "local_devices", lambda: [Accelerator(10**6)])
+    assert rows_at_once(980) == 15
+
+
+@pytest.mark.parametrize("size", [7, CHUNK - 1, 2 * CHUNK])
+def test_numbers_are_the_same_whatever_passes_together(monkeypatch, size):
+    stream, rows = stream_of(jax.random.key(0)), jnp.arange(2 * CHUNK + 500)
+
+    def draw(stream, part):
+        return uniform(substream(stream, 1), (*part.shape, 3)), 2 * part
+
+    wanted = in_chunks(stream, draw, rows, 1)
+    monkeypatch.setattr(stack_module, "rows_at_once", lambda width: size)
+    found = in_chunks(stream, draw, rows, 1)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+PASSES = {
+    "confabulate": lambda key, stack, x: vpf_jax.confabulate(key, stack, len(x), 2),
+    "mean activations": vpf_jax.mean_activations,
+    "pseudo-likelihood": lambda key, stack, x: vpf_jax.pseudo_log_likelihood(key, stack[0], x),
+    "repair": lambda key, stack, x: vpf_jax.inpaint(key, stack[0], x, jnp.arange(x.shape[1]) % 2 > 0, 2),
+    "mean field": lambda key, stack, x: likelihood.mean_field(stack[0], x),
+    "bound": lambda key, stack, x: vpf_jax.stack_bound(key, stack, x, 0.0, 2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PASSES)
+def test_passes_over_wide_machines_take_the_memory_they_may(name):
+    stack = vpf_jax.init_stack(jax.random.key(0), (30_000, 5))
+    visible = jax.ShapeDtypeStruct((CHUNK + 1, 30_000), jnp.uint8)
+    program = jax.jit(functools.partial(PASSES[name], jax.random.key(1), stack)).lower(visible).compile()
+    memory = program.memory_analysis()
+    # Beside the rows as they are given and the result.
+    assert memory.temp_size_in_bytes < CPU_BYTES + memory.argument_size_in_bytes + memory.output_size_in_bytes
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from vpf_jax.exporting import exported
 from vpf_jax.machine import BoltzmannMachine, State, check_whole_units
 from vpf_jax.sample.gibbs import draw_uniforms, sweep_around
 from vpf_jax.sample.streams import Stream, of_rows, permutation, substream, substreams, uniform
-from vpf_jax.stack import Stack, check_stack, check_visible_shape, climb, in_chunks, rows_in_chunks
+from vpf_jax.stack import Stack, check_stack, check_visible_shape, climb, entries, in_chunks, rows_in_chunks
 from vpf_jax.units import two_valued
 
 # Of the bottom machine, by which missing entries are drawn before each epoch.
@@ -157,7 +157,7 @@ def completed(
     def of(stream: Stream, rows: Array) -> Array:
         return _filled(stream, stack[0], values[rows], missing[rows])
 
-    return in_chunks(filling, of, jnp.arange(len(values)))
+    return in_chunks(filling, of, jnp.arange(len(values)), entries(stack[:1]))
 
 
 def _filled(

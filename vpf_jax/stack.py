@@ -43,8 +43,12 @@ class Hidden(NamedTuple):
     """States after the asynchronous sweep; None for a layer without intra-layer weights, which keeps its own."""
 
 
-# Rows that pass through a stack together where the whole batch is large: their states fit the cache of a core.
+# Rows whose random numbers are drawn from one stream, however many pass through a stack together.
 CHUNK = 1000
+# Bytes that a pass over many rows takes on a CPU; of the memory of another device it is a share.
+CPU_BYTES, SHARE = 2**26, 1 / 8
+# Numbers of four bytes that a compiled pass holds for each entry of a row; the others never reach memory.
+_NUMBERS = 2
 
 
 def init_stack(
@@ -178,7 +182,8 @@ def mean_activations(
                 found.append(unit.mean(field))
         return found
 
-    means = tuple(jnp.mean(a, axis=0) for a in in_chunks(stream_of(key), activations, jnp.asarray(visible)))
+    found = in_chunks(stream_of(key), activations, jnp.asarray(visible), entries(stack))
+    means = tuple(jnp.mean(a, axis=0) for a in found)
     return checks.spoilt(means, stack, visible)
 
 
@@ -248,19 +253,41 @@ def generated(
             x, means = _descend(substream(stream, i), stack[i], x, num_steps)
         return x, means
 
-    values, means = in_chunks(stream_of(key), sample, jnp.arange(num_samples))
+    values, means = in_chunks(stream_of(key), sample, jnp.arange(num_samples), entries(stack))
     return values, checks.spoilt(means, stack, prior)
 
 
-def in_chunks(stream: Stream, function: Callable[[Stream, Array], Tree], rows: Array) -> Tree:
-    """Applies function(stream, rows) to `CHUNK` rows at a time, each with its own stream, and joins the results.
+def entries(stack: Stack) -> int:
+    """Of all layers of all machines of a stack together."""
+    return sum(sum(machine.sizes) for machine in stack)
 
-    Bounds the memory of passes over whole data sets and keeps what they touch in cache. Over devices each takes as many
-    rows at a time, consecutive ones, and the same random numbers (`rows_in_chunks`).
+
+def rows_at_once(width: int) -> int:
+    """Rows of so many entries that pass together, as many as the device's memory has room for.
+
+    On a CPU `CHUNK` at most: the states of so many, of machines of usual size, fit the cache of a core.
     """
-    count = spread(DATA)
-    if count > 1:
-        return _over_devices(stream, function, rows, count)
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    room = CPU_BYTES if limit is None else int(SHARE * limit)
+    rows = max(1, room // (4 * _NUMBERS * max(1, width)))
+    return min(CHUNK, rows) if limit is None else rows
+
+
+def in_chunks(stream: Stream, function: Callable[[Stream, Array], Tree], rows: Array, width: int) -> Tree:
+    """Applies function(stream, rows) to some rows at a time, and joins the results.
+
+    Bounds the memory of passes over whole data sets. The random numbers are those of `CHUNK` rows at a time, each
+    with its own stream, whatever number passes together (`rows_in_chunks`); over devices each takes consecutive ones.
+
+    Args:
+      stream: of all rows.
+      function: of a stream, or one for each row, and rows.
+      rows: along the first axis.
+      width: entries of the states of a row (`rows_at_once`).
+    """
+    count, size = spread(DATA), rows_at_once(width)
+    if count > 1 or size != CHUNK:
+        return _by_places(stream, function, rows, count, size)
     full, rest = divmod(rows.shape[0], CHUNK)
     streams = substreams(stream, full + 1)
     parts = []
@@ -278,13 +305,13 @@ def rows_in_chunks(stream: Stream, rows: Int[Array, " rows"]) -> Stream:
     return of_rows(jax.vmap(substream, in_axes=(None, 0))(stream, rows // CHUNK), rows % CHUNK)
 
 
-def _over_devices(stream: Stream, function: Callable[[Stream, Array], Tree], rows: Array, count: int) -> Tree:
-    """`in_chunks` over devices along the data axis."""
+def _by_places(stream: Stream, function: Callable[[Stream, Array], Tree], rows: Array, count: int, size: int) -> Tree:
+    """`in_chunks` of so many rows at a time on each of some devices along the data axis, with a stream for each row."""
     number = rows.shape[0]
     each = -(-number // count)
     # The last rows once more, so that all devices have as many.
     places = laid(jnp.minimum(jnp.arange(count * each), number - 1).reshape(count, each), DATA, None)
-    full, rest = divmod(each, CHUNK)
+    full, rest = divmod(each, size)
 
     def of(places: Array) -> Tree:
         flat = laid(places.reshape(-1), DATA)
@@ -293,11 +320,11 @@ def _over_devices(stream: Stream, function: Callable[[Stream, Array], Tree], row
 
     some = []
     if full:
-        chunks = jnp.moveaxis(places[:, : full * CHUNK].reshape(count, full, CHUNK), 1, 0)
+        chunks = jnp.moveaxis(places[:, : full * size].reshape(count, full, size), 1, 0)
         mapped = jax.lax.map(of, chunks)
-        some.append(jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1).reshape(count, full * CHUNK, *a.shape[3:]), mapped))
+        some.append(jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1).reshape(count, full * size, *a.shape[3:]), mapped))
     if rest:
-        some.append(of(places[:, full * CHUNK :]))
+        some.append(of(places[:, full * size :]))
     joined = some[0] if len(some) == 1 else jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis=1), *some)
     return jax.tree.map(lambda a: laid(a.reshape(count * each, *a.shape[2:]), DATA)[:number], joined)
 

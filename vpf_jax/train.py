@@ -40,7 +40,7 @@ from vpf_jax.rules import VPF, Rule
 from vpf_jax.sample.streams import Stream, stream_of, substream, substreams, uniform
 from vpf_jax.settings import Settings, setting
 from vpf_jax.sharding import DATA, MODEL, along_seeds, automatic, laid, laid_out, spread, where
-from vpf_jax.stack import Stack, check_stack, climb, in_chunks, join_states, rows_in_chunks
+from vpf_jax.stack import Stack, check_stack, climb, entries, in_chunks, join_states, rows_in_chunks
 
 # Of visible units: values alone, such as zeros and ones, or more.
 AnyExamples = Shaped[AnyArray, "num_examples n_0"] | Examples
@@ -341,7 +341,9 @@ def _one_epoch(state: TrainState, visible: AnyExamples, config: TrainConfig) -> 
         carry, total = steps.run(state, steps.cut((order, jnp.arange(num_examples))), own)
     else:
         visible = completed(steps.streams.completing, state.stack, picked(examples, order))
-        hidden = None if steps.inference is None else in_chunks(steps.streams.estep, steps.estep, visible)
+        hidden = None
+        if steps.inference is not None:
+            hidden = in_chunks(steps.streams.estep, steps.estep, visible, entries(steps.inference))
         carry, total = steps.run(state, steps.cut((visible, hidden)), lambda batch: batch)
     return closed(state, carry, total / num_examples)
 

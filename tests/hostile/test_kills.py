@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 import vpf_jax
+from vpf_jax.data import load_dataset
 
 ROOT = Path(__file__).parents[2]
-# Small, as most of a start is what every start takes; with several checkpoints, of more bytes than a report has.
+# Small, as most of a start is what every start takes; with several checkpoints, more bytes than a report has at first.
 FLAGS = [
-    "--dataset=digits_8x8",
-    "--model=intra_dbm",
-    "--hidden=48,4",
+    "--model=rbm",
+    "--hidden=64",
     "--epochs=12",
     "--num_samples=20",
     "--checkpoint_every=2",
@@ -42,7 +42,15 @@ def environment(tmp_path_factory):
     return os.environ | kept
 
 
-def begin(folder, environment, under=(), flags=FLAGS):
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Flags of a run on images of a file, which are read sooner than scikit-learn is imported."""
+    file = tmp_path_factory.mktemp("data") / "digits.npy"
+    np.save(file, load_dataset("digits_8x8").train.examples.reshape(-1, 8, 8))
+    return [*FLAGS, f"--dataset={file}"]
+
+
+def begin(folder, environment, flags, under=()):
     command = [*under, sys.executable, "-m", "experiments.mnist_dbm", *flags, f"--workdir={folder}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
@@ -55,14 +63,14 @@ def end(process):
 
 
 @pytest.fixture(scope="module")
-def straight(environment, tmp_path_factory):
+def straight(environment, digits, tmp_path_factory):
     """What a run that nothing happens to arrives at, and the seconds that it takes."""
     folder = tmp_path_factory.mktemp("straight") / "run"
-    assert end(begin(folder, environment)) == (0, "")
+    assert end(begin(folder, environment, digits)) == (0, "")
     # The first start has compiled; the next ones take as long as this.
     shutil.rmtree(folder)
     kept, started = compiled(environment), time.perf_counter()
-    assert end(begin(folder, environment)) == (0, "")
+    assert end(begin(folder, environment, digits)) == (0, "")
     seconds = time.perf_counter() - started
     assert any("epoch" in name for name in kept)
     assert compiled(environment) == kept
@@ -88,13 +96,13 @@ def assert_quiet(errors, lines=1):
 
 
 @pytest.mark.slow
-def test_a_run_killed_again_and_again_arrives_at_the_same_bits(straight, environment, tmp_path):
+def test_a_run_killed_again_and_again_arrives_at_the_same_bits(straight, environment, digits, tmp_path):
     """At random moments, and twice in the middle of writing a checkpoint."""
     expected, seconds = straight
     folder = tmp_path / "run"
     rng = np.random.default_rng(5)
     for number in range(KILLS):
-        process = begin(folder, environment)
+        process = begin(folder, environment, digits)
         if number % 3 == 2:
             wait_for_checkpoint(process)
             # In the middle, and shortly after.
@@ -102,7 +110,7 @@ def test_a_run_killed_again_and_again_arrives_at_the_same_bits(straight, environ
         else:
             time.sleep(rng.uniform(0.3, 1) * seconds)
         kill(process)
-    assert end(begin(folder, environment)) == (0, "")
+    assert end(begin(folder, environment, digits)) == (0, "")
     assert outcome(folder) == expected
 
 
@@ -168,7 +176,7 @@ def wait_for_line(beginning):
 
 
 @pytest.mark.slow
-def test_signals_at_every_stage_end_quietly_and_the_run_resumes(straight, environment, tmp_path):
+def test_signals_at_every_stage_end_quietly_and_the_run_resumes(straight, environment, digits, tmp_path):
     folder = tmp_path / "run"
     stages = (
         (wait_for_import, signal.SIGINT),
@@ -177,7 +185,7 @@ def test_signals_at_every_stage_end_quietly_and_the_run_resumes(straight, enviro
         (wait_for_line("Parzen"), signal.SIGTERM),
     )
     for wait, number in stages:
-        process = begin(folder, environment)
+        process = begin(folder, environment, digits)
         wait(process)
         process.send_signal(number)
         status, errors = end(process)
@@ -186,7 +194,7 @@ def test_signals_at_every_stage_end_quietly_and_the_run_resumes(straight, enviro
         assert_quiet(errors)
         assert status < 0 or f"stopped by {signal.Signals(number).name}" in errors
     # A second Ctrl-C does not wait for the epoch.
-    process = begin(folder, environment)
+    process = begin(folder, environment, digits)
     wait_for_opening(process)
     while process.poll() is None:
         process.send_signal(signal.SIGINT)
@@ -194,14 +202,14 @@ def test_signals_at_every_stage_end_quietly_and_the_run_resumes(straight, enviro
     status, errors = end(process)
     assert status in (128 + signal.SIGINT, -signal.SIGINT)
     assert_quiet(errors)
-    assert end(begin(folder, environment)) == (0, "")
+    assert end(begin(folder, environment, digits)) == (0, "")
     assert outcome(folder) == straight[0]
 
 
 @pytest.mark.slow
-def test_of_two_processes_in_one_folder_one_is_refused(straight, environment, tmp_path):
+def test_of_two_processes_in_one_folder_one_is_refused(straight, environment, digits, tmp_path):
     folder = tmp_path / "run"
-    processes = [begin(folder, environment) for _ in range(2)]
+    processes = [begin(folder, environment, digits) for _ in range(2)]
     found = {process.pid: end(process) for process in processes}
     (worked,) = [pid for pid, (status, _) in found.items() if status == 0]
     (refused,) = [pid for pid in found if pid != worked]
@@ -213,21 +221,21 @@ def test_of_two_processes_in_one_folder_one_is_refused(straight, environment, tm
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_sentence_and_the_run_resumes_where_there_is_room(straight, environment, tmp_path):
+def test_a_full_disk_is_one_sentence_and_the_run_resumes_where_there_is_room(straight, environment, digits, tmp_path):
     folder = tmp_path / "run"
     # Room for what is small, not for a checkpoint.
     limited = ["bash", "-c", 'ulimit -f 30; exec "$@"', "bash"]
-    status, errors = end(begin(folder, environment, limited))
+    status, errors = end(begin(folder, environment, digits, limited))
     assert status == 1, errors
     assert_quiet(errors)
     assert "checkpoints/2: a checkpoint cannot be written (File too large); what was saved stays" in errors
-    assert end(begin(folder, environment)) == (0, "")
+    assert end(begin(folder, environment, digits)) == (0, "")
     assert outcome(folder) == straight[0]
 
 
 @pytest.mark.slow
-def test_nobody_reading_is_a_quiet_end(straight, environment, tmp_path):
-    for flags in (["--help"], FLAGS):
+def test_nobody_reading_is_a_quiet_end(straight, environment, digits, tmp_path):
+    for flags in (["--help"], digits):
         process = begin(tmp_path / "run", environment, flags=flags)
         assert process.stdout.readline()
         process.stdout.close()

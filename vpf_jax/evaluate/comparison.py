@@ -38,7 +38,7 @@ from vpf_jax import checks, couplings
 from vpf_jax.checks import AnyArray
 from vpf_jax.energy import free_energy, upward_field
 from vpf_jax.machine import BoltzmannMachine, check_machine, check_symmetric
-from vpf_jax.stack import CHUNK, check_visible
+from vpf_jax.stack import CHUNK, check_visible, entries, rows_at_once
 from vpf_jax.units import BINARY, Unit, two_valued
 from vpf_jax.units.base import owners
 
@@ -400,7 +400,8 @@ def _sums(
 
 @jax.jit
 def _free_energies(machine: BoltzmannMachine, visible: Shaped[Array, "batch n_0"]) -> Float[Array, " batch"]:
-    return jax.lax.map(functools.partial(free_energy, machine), visible, batch_size=CHUNK)
+    size = rows_at_once(entries((machine,)))
+    return jax.lax.map(functools.partial(free_energy, machine), visible, batch_size=size)
 
 
 @jax.jit

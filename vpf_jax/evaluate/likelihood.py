@@ -25,7 +25,7 @@ from vpf_jax.energy import downward_field, energy, free_energy, layer_field, upw
 from vpf_jax.evaluate.reconstruction import by_entry, inpaint
 from vpf_jax.machine import BoltzmannMachine, State, check_machine, check_symmetric
 from vpf_jax.sample.streams import Stream, stream_of, substream, substreams, uniform
-from vpf_jax.stack import CHUNK, Stack, check_visible, in_chunks
+from vpf_jax.stack import Stack, check_visible, entries, in_chunks, rows_at_once
 from vpf_jax.units import Categorical, TwoValued, Unit
 from vpf_jax.units.base import owners
 from vpf_jax.units.two_valued import LEAST_MEAN
@@ -78,7 +78,8 @@ def mean_field(
     check_machine(machine)
     check_symmetric(machine, "mean field")
     check_visible((machine,), visible)
-    means = jax.lax.map(lambda v: _mean_field(machine, v, num_updates)[1:], jnp.asarray(visible), batch_size=CHUNK)
+    size = rows_at_once(entries((machine,)))
+    means = jax.lax.map(lambda v: _mean_field(machine, v, num_updates)[1:], jnp.asarray(visible), batch_size=size)
     return checks.spoilt(means, machine, visible)
 
 
@@ -114,7 +115,7 @@ def variational_bound(
         # No hidden unit meets itself in the energy, so its mean under q is its value at the means.
         return sum(entropies, -energy(machine, means)) - log_z
 
-    bounds = jax.lax.map(bound, jnp.asarray(visible), batch_size=CHUNK)
+    bounds = jax.lax.map(bound, jnp.asarray(visible), batch_size=rows_at_once(entries((machine,))))
     return checks.spoilt(bounds, machine, visible)
 
 
@@ -264,7 +265,7 @@ def stack_bound(
         found = jax.lax.map(lambda s: log_weights(s, rows), substreams(stream, num_samples))
         return jax.nn.logsumexp(found, axis=0) - jnp.log(num_samples)
 
-    bounds = in_chunks(stream_of(key), bound, jnp.asarray(visible))
+    bounds = in_chunks(stream_of(key), bound, jnp.asarray(visible), entries(stack))
     return checks.spoilt(bounds, stack, visible, log_z_top)
 
 

@@ -23,7 +23,7 @@ from vpf_jax.machine import BoltzmannMachine, check_machine, check_symmetric
 from vpf_jax.rules.flips import PL
 from vpf_jax.rules.neighbours import num_visible_units, of_unit
 from vpf_jax.sample.streams import Stream, stream_of, uniform
-from vpf_jax.stack import Stack, check_visible, in_chunks, mean_activations
+from vpf_jax.stack import Stack, check_visible, entries, in_chunks, mean_activations
 from vpf_jax.units import TwoValued
 
 
@@ -158,7 +158,8 @@ def pseudo_log_likelihood(
             return num_visible * jax.nn.log_sigmoid(-jax.vmap(log_odds_of_flip)(rows, units))
         return -num_visible * jax.vmap(lambda v, i: of_unit(machine, v, terms, i))(rows, units)
 
-    return checks.spoilt(in_chunks(stream_of(key), of_rows, jnp.asarray(visible)), machine, visible)
+    found = in_chunks(stream_of(key), of_rows, jnp.asarray(visible), entries((machine,)))
+    return checks.spoilt(found, machine, visible)
 
 
 def has_pseudo_log_likelihood(machine: BoltzmannMachine) -> bool:

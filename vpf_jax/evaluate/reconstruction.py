@@ -27,7 +27,7 @@ from vpf_jax.energy import layer_field
 from vpf_jax.machine import BoltzmannMachine, State, check_machine, check_whole_units
 from vpf_jax.sample.gibbs import draw_uniforms, sweep_around, sweep_layers
 from vpf_jax.sample.streams import Stream, stream_of, substream, uniform
-from vpf_jax.stack import check_visible, climb, in_chunks
+from vpf_jax.stack import check_visible, climb, entries, in_chunks
 
 SIDES = ("top", "bottom", "left", "right")
 PROTOCOLS = {
@@ -277,7 +277,7 @@ def _repair(
         means = unit.mean(jax.vmap(lambda s: layer_field(machine, s, 0))(state))
         return jnp.where(inside, state[0], given), jnp.where(inside, means, given.astype(means.dtype))
 
-    values, found = in_chunks(stream_of(key), of_rows, jnp.arange(len(visible)))
+    values, found = in_chunks(stream_of(key), of_rows, jnp.arange(len(visible)), entries((machine,)))
     return values, checks.spoilt(found, machine, visible)
 
 
