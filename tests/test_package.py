@@ -148,7 +148,7 @@ def test_every_command_runs_from_the_wheel_in_a_clean_environment(wheel, tmp_pat
     for model in ("rbm", "dbm", "intra_dbm"):
         assert (tmp_path / model / "summary.json").exists()
     for program in readme_blocks("python"):
-        run(python, "-W", "error", "-c", program, cwd=tmp_path)
+        run(python, "-W", "error", "-c", program, cwd=tmp_path, quick=True)
     script = tmp_path / "script"
     script.mkdir()
     assert_types_are_seen(script, "--python-executable", python, cwd=script)
@@ -160,11 +160,11 @@ def assert_a_users_file_is_enough(folder, python):
     run(python, "-c", USERS_DATA, cwd=folder)
     vpf = str(Path(python).with_name("vpf"))
     settings = ["--model=rbm", "--hidden=3", "--epochs=2", "--batch_size=20", "--num_samples=50", "--workdir=run"]
-    run(python, "-W", "error", "-m", "vpf_jax", "train", "--dataset=answers.npy", *settings, cwd=folder)
-    run(vpf, "sample", "run", "--number=7", "--steps=5", cwd=folder)
-    run(vpf, "score", "run/model.safetensors", "answers.npy", cwd=folder)
-    run(vpf, "repair", "run", "holes.npy", "--steps=5", cwd=folder)
-    run(vpf, "features", "run", "answers.npy", "--out=features.csv", cwd=folder)
+    run(python, "-W", "error", "-m", "vpf_jax", "train", "--dataset=answers.npy", *settings, cwd=folder, quick=True)
+    run(vpf, "sample", "run", "--number=7", "--steps=5", cwd=folder, quick=True)
+    run(vpf, "score", "run/model.safetensors", "answers.npy", cwd=folder, quick=True)
+    run(vpf, "repair", "run", "holes.npy", "--steps=5", cwd=folder, quick=True)
+    run(vpf, "features", "run", "answers.npy", "--out=features.csv", cwd=folder, quick=True)
     told = run(vpf, "inspect", "run", cwd=folder).stdout
     assert "machine 0: 6 - 3 binary units" in told
     for name, lines in (("scores.csv", 301), ("features.csv", 301)):
