@@ -131,7 +131,6 @@ def test_the_command_runs_at_tiny_sizes(tmp_path):
     done = subprocess.run(
         [*command, f"--parts={parts}", f"--workdir={tmp_path}"],
         cwd=ROOT,
-        env=users_environment(),
         capture_output=True,
         text=True,
         timeout=600,
