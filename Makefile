@@ -37,8 +37,9 @@ demo: $(COMMANDS)
 	@echo "open $(DEMO)/report.html in a browser"
 
 # The documentation in docs/_build/html, its notebooks executed; a warning or a link that leads nowhere is an error.
+# More jobs than cores, as Sphinx gives each some neighbours in the list of pages: the guides, which run, are neighbours.
 docs: $(VENV)/documented
-	$(BIN)/python -m sphinx --builder=html --fresh-env --jobs=auto --fail-on-warning --keep-going --quiet docs docs/_build/html
+	$(BIN)/python -m sphinx --builder=html --fresh-env --jobs=14 --fail-on-warning --keep-going --quiet docs docs/_build/html
 	$(BIN)/python docs/check_links.py docs/_build/html
 
 $(VENV)/documented: $(COMMANDS)
