@@ -111,3 +111,16 @@ def test_places_are_counted_in_64_bits(row, count):
 def test_a_row_holds_no_more_than_a_stream():
     with pytest.raises(OverflowError, match="up to 4294967296 rows of as many"):
         jax.eval_shape(lambda stream: uniform(stream, (2, 2**32 + 8)), stream_of(jax.random.key(0)))
+
+
+def test_no_kernel_derives_the_stream_that_it_draws_from():
+    """Some that did, with a sum in them, took the compiler fifteen seconds."""
+
+    def drawn(stream):
+        return jnp.sum(uniform(substream(substream(substream(stream, 1), 2), 3), (19, 64)) < 0.5, axis=0)
+
+    program = jax.jit(drawn).lower(jnp.zeros(2, jnp.uint32)).compile().as_text()
+    # Of one cipher there are 20 rounds and the third word of its key, of four there are four times as many.
+    rounds = [computation.count(" xor(") for computation in program.split("\n\n")]
+    assert sum(rounds) >= 4 * 20
+    assert max(rounds) < 2 * 20
