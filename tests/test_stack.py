@@ -231,9 +231,13 @@ def test_rows_that_pass_together_are_as_many_as_memory_has_room_for(monkeypatch)
     assert rows_at_once(40_200) == 2**26 // (8 * 40_200) == 208
     assert rows_at_once(10**9) == 1
     assert rows_at_once(0) == CHUNK
-    monkeypatch.setattr(jax, "local_devices", lambda: [Accelerator(80 * 10**9)])
+    cpu = jax.devices("cpu")[0]
+    monkeypatch.setattr(jax, "local_devices", lambda backend: [Accelerator(80 * 10**9)])
     assert rows_at_once(980) == 10**10 // (8 * 980)
-    monkeypatch.setattr(jax, "local_devices", lambda: [Accelerator(10**6)])
+    # A CPU that is chosen beside an accelerator.
+    with jax.default_device(cpu):
+        assert rows_at_once(980) == CHUNK
+    monkeypatch.setattr(jax, "local_devices", lambda backend: [Accelerator(10**6)])
     assert rows_at_once(980) == 15
 
 

@@ -13,7 +13,7 @@ Liu, Quek and Lin, arXiv 1711.07732. Not here: the M-step (`train`); Gibbs kerne
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,8 @@ class Hidden(NamedTuple):
     """States after the asynchronous sweep; None for a layer without intra-layer weights, which keeps its own."""
 
 
-# Rows whose random numbers are drawn from one stream, however many pass through a stack together.
+# Rows whose random numbers are drawn from one stream, however many pass through a stack together; in sums over pairs of
+# rows (`evaluate.comparison`) those of a tile.
 CHUNK = 1000
 # Bytes that a pass over many rows takes on a CPU; of the memory of another device it is a share.
 CPU_BYTES, SHARE = 2**26, 1 / 8
@@ -258,16 +259,23 @@ def generated(
 
 
 def entries(stack: Stack) -> int:
-    """Of all layers of all machines of a stack together."""
+    """How many a state has, in all layers of all machines of a stack together."""
     return sum(sum(machine.sizes) for machine in stack)
 
 
 def rows_at_once(width: int) -> int:
     """Rows of so many entries that pass together, as many as the device's memory has room for.
 
-    On a CPU `CHUNK` at most: the states of so many, of machines of usual size, fit the cache of a core.
+    On a CPU `CHUNK` at most: the states of so many, of machines of usual size, fit the cache of a core. The device is
+    that of `jax.default_device`, or the first one of this process.
+
+    Args:
+      width: entries of four bytes.
     """
-    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    known: Any = jax.config
+    chosen = known.jax_default_device
+    device = chosen if isinstance(chosen, jax.Device) else jax.local_devices(backend=chosen)[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit")
     room = CPU_BYTES if limit is None else int(SHARE * limit)
     rows = max(1, room // (4 * _NUMBERS * max(1, width)))
     return min(CHUNK, rows) if limit is None else rows
