@@ -255,11 +255,9 @@ def test_numbers_are_the_same_whatever_passes_together(monkeypatch, size):
         np.testing.assert_array_equal(a, b)
 
 
+# Those that would take more with `CHUNK` rows; the others' states never reach memory.
 PASSES = {
-    "confabulate": lambda key, stack, x: vpf_jax.confabulate(key, stack, len(x), 2),
-    "mean activations": vpf_jax.mean_activations,
     "pseudo-likelihood": lambda key, stack, x: vpf_jax.pseudo_log_likelihood(key, stack[0], x),
-    "repair": lambda key, stack, x: vpf_jax.inpaint(key, stack[0], x, jnp.arange(x.shape[1]) % 2 > 0, 2),
     "mean field": lambda key, stack, x: likelihood.mean_field(stack[0], x),
     "bound": lambda key, stack, x: vpf_jax.stack_bound(key, stack, x, 0.0, 2),
 }
