@@ -27,6 +27,7 @@ RBMS = {
     "vpf_pcd": "VPF, then PCD-1",
     "vpf_centred": "VPF, centred",
     "vpf_refined": "VPF, centred, then PCD-1",
+    "vpf_refined10": "VPF, centred, then PCD-10",
     "vpf_tethered": "VPF, centred, then tethered CD-1",
     "cd1": "CD-1",
     "cd2": "CD-2",
@@ -65,7 +66,7 @@ FLIPS = 98
 # (docs/results/tuning.md), but for cd2, tethered10 and pcd10, which are set as their neighbours are.
 TUNED: dict[str, tuple[rules.Rule, float, float]] = {
     "cd1": (rules.CD(), 1e-2, 4e-3),
-    "cd2": (rules.CD(2), 6e-3, 3e-3),
+    "cd2": (rules.CD(2), 1e-2, 3e-3),
     "cd5": (rules.CD(5), 6e-3, 2e-3),
     "cd10": (rules.CD(10), 6e-3, 1e-3),
     "tethered1": (rules.Tethered(1, 0.1), 1e-2, 2e-3),
@@ -74,8 +75,8 @@ TUNED: dict[str, tuple[rules.Rule, float, float]] = {
     "pcd1": (rules.PCD(), 3e-3, 1e-3),
     "pcd1_decay": (rules.PCD(), 6e-3, 4e-3),
     "pcd10": (rules.PCD(10), 3e-3, 1e-3),
-    "pl": (rules.PL(FLIPS), 3e-3, 3e-3),
-    "ratio": (rules.RatioMatching(FLIPS), 3e-3, 1e-3),
+    "pl": (rules.PL(FLIPS), 6e-3, 3e-3),
+    "ratio": (rules.RatioMatching(FLIPS), 6e-3, 1e-3),
     "mpf": (rules.MPF(FLIPS), 3e-3, 3e-4),
 }
 # Gibbs sweeps between the end of a forward annealing and the start of a reverse one.
@@ -105,8 +106,8 @@ def rbm(rule: str, hidden: int, epochs: int) -> Recipe:
             # So strong a decay costs PCD likelihood, and repairs images better.
             refined = TrainConfig(rules.PCD(), Adam(3e-3, "cosine"), epochs=epochs - first, weight_decay=4e-3)
             phases = (flow(first), refined)
-        case "vpf_refined" | "vpf_tethered":
-            then = "pcd1" if rule == "vpf_refined" else "tethered1"
+        case "vpf_refined" | "vpf_refined10" | "vpf_tethered":
+            then = {"vpf_refined": "pcd1", "vpf_refined10": "pcd10", "vpf_tethered": "tethered1"}[rule]
             phases = (flow(first, centred=True), tuned(then, epochs - first))
         case _:
             phases = (tuned(rule, epochs),)
