@@ -4,7 +4,8 @@
 files (`data.on_disk`). Order and random numbers are those of `train_epoch`, so that both learn the same, and no number
 depends on how large blocks are, or over how many devices and processes a machine lies: each process reads those rows
 of every minibatch that its devices work on. Its three parts are there for loops of one's own, which may keep what is
-between them and go on from there: `open_epoch`, `train_block` for each block, `close_epoch`.
+between them and go on from there: `open_epoch`, `train_block` for each block, or `train_blocks` for all of a source's
+that are left, `close_epoch`.
 
 Not here: seeds at once, missing entries; how a source reads (`data.on_disk`).
 """
@@ -37,6 +38,8 @@ from vpf_jax.train import (
     check_state,
     closed,
     epoch_streams,
+    order_at_start,
+    start_phase_with,
     steps_of,
 )
 
@@ -162,6 +165,51 @@ def train_epoch_from(
         examples that are no values of the units.
     """
     _check_state(state, config)
+    steps_at_once = _checked(state, source, config, steps_at_once)
+    epoch = open_epoch(state, config)
+    for trained in _trained(epoch, source, config, steps_at_once):
+        epoch = trained
+    return close_epoch(epoch, len(source))
+
+
+def train_blocks(
+    epoch: OpenEpoch, source: Source, *, config: TrainConfig, steps_at_once: int | None = None
+) -> Iterator[OpenEpoch]:
+    """The epoch after each block that is left of it, from which it can be kept; of one that is done none.
+
+    Args:
+      epoch: so far; donated, and so is each that is given when the next one is asked for.
+      source: as in `train_epoch_from`, with the examples of the blocks so far.
+      config: the settings.
+      steps_at_once: as in `train_epoch_from`; no number depends on it.
+
+    Raises:
+      ValueError: as `train_epoch_from`.
+    """
+    _check_state(epoch.state, config)
+    return _trained(epoch, source, config, _checked(epoch.state, source, config, steps_at_once))
+
+
+def start_phase_from(state: TrainState, source: Source, *, config: TrainConfig) -> TrainState:
+    """`train.start_phase` on examples of a source; under `jax.eval_shape` none is read.
+
+    Raises:
+      ValueError: as `train.start_phase`.
+    """
+    _check_state(state, config)
+    _checked(state, source, config, None)
+    order = _order_at_start(state.key, config=config, count=len(source))
+    if checks.is_traced(order):
+        some = np.zeros((config.batch_size, source.num_visible), source.dtype)
+    else:
+        (some,) = source.blocks([np.asarray(order)])
+        check_values(Examples(some), state.stack)
+    with where(state):
+        return _start(state, some, config=config)
+
+
+def _checked(state: TrainState, source: Source, config: TrainConfig, steps_at_once: int | None) -> int:
+    """Steps in a block; ValueError for a source that does not fit."""
     count, size, width = len(source), config.batch_size, source.num_visible
     if width != state.stack[0].sizes[0]:
         raise ValueError(f"got examples of {width} entries; the stack takes {state.stack[0].sizes[0]}")
@@ -169,14 +217,19 @@ def train_epoch_from(
     check_minibatch(config, count, 1 if mesh is None else mesh.shape.get(DATA, 1))
     if steps_at_once is None:
         steps_at_once = max(1, BLOCK_BYTES // (size * width * source.dtype.itemsize))
-    steps_at_once = checks.integer("steps_at_once", steps_at_once, 1)
+    return checks.integer("steps_at_once", steps_at_once, 1)
+
+
+def _trained(epoch: OpenEpoch, source: Source, config: TrainConfig, steps_at_once: int) -> Iterator[OpenEpoch]:
+    count, size, width, mesh = len(source), config.batch_size, source.num_visible, mesh_of(epoch)
+    done, full = int(epoch.step) * size, count - count % size
     places = [
-        np.arange(first, min(first + steps_at_once * size, count - count % size)).reshape(-1, size)
-        for first in range(0, count - count % size, steps_at_once * size)
+        np.arange(first, min(first + steps_at_once * size, full)).reshape(-1, size)
+        for first in range(done, full, steps_at_once * size)
     ]
-    if count % size:
-        places.append(np.arange(count - count % size, count)[None])
-    order, epoch = order_of(state, count), open_epoch(state, config)
+    if full < count and done <= full:
+        places.append(np.arange(full, count)[None])
+    order = order_of(epoch.state, count)
     mine = [slice(None) if mesh is None else rows_of_process(mesh, some.shape[1]) for some in places]
     read = source.blocks([order[some[:, own]] for some, own in zip(places, mine, strict=True)])
     for some, values in zip(places, read, strict=True):
@@ -186,7 +239,7 @@ def train_epoch_from(
         jax.block_until_ready(epoch.step)
         with where(epoch):
             epoch = _train(epoch, whole, config=config, num_examples=count)
-    return close_epoch(epoch, count)
+        yield epoch
 
 
 def _check_state(state: TrainState, config: TrainConfig) -> None:
@@ -204,6 +257,16 @@ def _placed(values: Shaped[np.ndarray, "steps _ n_0"], mesh: Mesh | None, shape:
 @functools.partial(jax.jit, static_argnames="count")
 def _order(key: Array, epoch: Array, count: int) -> Array:
     return ordered(epoch_streams(key, epoch).order, Examples(jnp.zeros((count, 0), jnp.uint8)))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "count"))
+def _order_at_start(key: Array, config: TrainConfig, count: int) -> Array:
+    return order_at_start(key, Examples(jnp.zeros((count, 0), jnp.uint8)), config)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _start(state: TrainState, some: Array, config: TrainConfig) -> TrainState:
+    return start_phase_with(state, Examples(some), config)
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")

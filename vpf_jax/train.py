@@ -155,13 +155,27 @@ def start_phase(state: TrainState, visible: AnyExamples, config: TrainConfig) ->
     examples = as_examples(visible)
     check_shapes(examples, state.stack)
     check_minibatch(config, examples.values.shape[0], 1)
+    return start_phase_with(state, picked(examples, order_at_start(state.key, examples, config)), config)
+
+
+def order_at_start(key: PRNGKeyArray, examples: Examples, config: TrainConfig) -> Int[Array, " batch_size"]:
+    """The examples from which the rule of a phase starts, in a run with this key."""
+    return ordered(_streams_at_start(key).order, examples)[: config.batch_size]
+
+
+def start_phase_with(state: TrainState, some: Examples, config: TrainConfig) -> TrainState:
+    """`start_phase` with the examples of `order_at_start`; ValueError for a stack that the rule does not take."""
     _check_rule(state.stack, config)
     # Copies: see `init_state`.
     stack, key, epoch = jax.tree.map(jnp.copy, (learnt(state), state.key, state.epoch))
-    order_stream, stream, completing = substreams(stream_of(jax.random.fold_in(key, _START)), 3)
-    order = ordered(order_stream, examples)[: config.batch_size]
-    some = completed(completing, stack, picked(examples, order)).astype(stack[0].layer_units[0].dtype)
-    return _started(stream, stack, key, epoch, join_states(some, climb(stream, stack, some)), config)
+    streams = _streams_at_start(key)
+    visible = completed(streams.completing, stack, some).astype(stack[0].layer_units[0].dtype)
+    states = join_states(visible, climb(streams.estep, stack, visible))
+    return _started(streams.estep, stack, key, epoch, states, config)
+
+
+def _streams_at_start(key: PRNGKeyArray) -> "EpochStreams":
+    return epoch_streams(key, _START)
 
 
 def _started(
@@ -425,7 +439,7 @@ class Steps:
         return carry, total
 
 
-def epoch_streams(key: PRNGKeyArray, epoch: Int[Array, ""]) -> EpochStreams:
+def epoch_streams(key: PRNGKeyArray, epoch: Int[Array, ""] | int) -> EpochStreams:
     """Of the epoch after so many, in a run with this key."""
     return EpochStreams(*substreams(stream_of(jax.random.fold_in(key, epoch)), 3))
 

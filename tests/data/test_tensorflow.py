@@ -144,7 +144,8 @@ REAL = """
 import sys
 import numpy as np
 import tensorflow_datasets as tfds
-from vpf_jax.data import load_dataset
+from vpf_jax.data import binarise, load_dataset
+from vpf_jax.data.streamed import open_streamed
 
 class Own(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
@@ -175,6 +176,11 @@ assert [len(part) for part in (images.train, images.validation, images.test)] ==
 features = load_dataset("tfds:own_features", sys.argv[1])
 assert features.classes == 0 and features.train.examples.dtype == np.uint8
 assert "not read: session" in features.told
+streamed = open_streamed("tfds:own_images", sys.argv[2])
+assert streamed.data.told.endswith("27 for training, which stay on disk, 3 for validation, 5 for test (train and "
+    "validation at random, 0.8, 0.1, 0.1, seed 0)"), streamed.data.told
+assert (streamed.source.read(np.arange(27)) == binarise(images.train.examples)).all()
+assert (streamed.data.test.examples == images.test.examples).all()
 print("READ")
 """
 
@@ -187,7 +193,7 @@ def test_two_data_sets_for_real(tmp_path):
     # In a process of its own: TensorFlow warns while it is imported, and it would stay in memory.
     (tmp_path / "own.py").write_text(REAL)
     result = subprocess.run(
-        [sys.executable, tmp_path / "own.py", str(tmp_path / "prepared")],
+        [sys.executable, tmp_path / "own.py", str(tmp_path / "prepared"), str(tmp_path / "records")],
         env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(Path(data.__file__).parents[2])},
         capture_output=True,
         text=True,

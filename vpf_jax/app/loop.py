@@ -2,12 +2,15 @@
 
 A training is one phase or more. A phase is made of functions, so that any pytree is a state and any function an epoch.
 The checkpoints of the first phase lie in checkpoints/, those of the n-th in checkpoints-n/; each holds the rows of
-metrics.csv up to it, too. Not here: what an epoch does (`recipes`, `vpf_jax.related`), what is measured.
+metrics.csv up to it, too. Where epochs can be left before they end (`Phase.within`), one that is under way is saved in
+checkpoints-within/, under the number of epochs before it, when a signal arrives and every `PAUSE` seconds. Not here:
+what an epoch does (`recipes`, `vpf_jax.related`), what is measured.
 """
 
 import itertools
 import logging
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,9 +30,12 @@ from vpf_jax.train import NonFiniteObjectiveError
 
 # Seconds that a start waits for another one in a folder of trained systems: reading a finished one takes less.
 WAIT = 10
+# Seconds between checkpoints within an epoch.
+PAUSE = 600
+WITHIN = "checkpoints-within"
 # Of an epoch: scalars, or lists of one number per seed.
 Row = dict[str, Any]
-RunEpoch = Callable[[Any, int], tuple[Any, Row]]
+RunEpoch = Callable[..., tuple[Any, Row]]
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +51,10 @@ class Phase(NamedTuple):
     with the same bits. What is compiled here does not count as training."""
     start: Callable[[Any], Any] = lambda state: state
     """The phase's first state, from the last one of the phase before."""
+    within: Callable[[Any], Any] | None = None
+    """Of epochs that can be left: from a state what stands for an epoch after it that has begun, a pytree. The function
+    that runs an epoch then takes one of these in place of a state, too, and as a third argument a function, which it
+    calls with each that it comes to, and from which an exception may come."""
 
 
 class Trained(NamedTuple):
@@ -106,18 +116,43 @@ def train(
     with locked(folder, WAIT):
         number, done, state, info = _restored(folder, state, phases, ends)
         state = place(state)
-        if 0 < done < ends[-1]:
+        # Whether the epoch after those that are done has a checkpoint within, of which the state may be.
+        kept = info.pop("within", False)
+        if kept:
+            print(f"{prefix}resuming within epoch {done + 1} of {ends[-1]}")
+        elif 0 < done < ends[-1]:
             print(f"{prefix}resuming after epoch {done} of {ends[-1]}")
         saved, rows = done, info["rows"]
         table = MetricsFile(folder / "metrics.csv", columns, rows) if columns else None
         tell = follow.training(folder, name, rows, ends[-1])
         run_epoch: RunEpoch | None = None
+        started = last = 0.0
 
         def save() -> int:
             whole = devices.local(state)
             if devices.is_first():
                 checkpoint.save_checkpoint(_checkpoints(folder, number), done, whole, info)
+                shutil.rmtree(folder / WITHIN, ignore_errors=True)
             return done
+
+        def keep(epoch: Any) -> None:
+            """Saves an epoch that has begun, where it is time, or where the run is to stop, and then ends it."""
+            nonlocal kept, last
+            asked, now = devices.stop_asked(stops), time.perf_counter()
+            if not asked and not devices.of_first(lambda: now - last >= PAUSE):
+                return
+            whole = devices.local(epoch)
+            if devices.is_first():
+                if not kept:
+                    shutil.rmtree(folder / WITHIN, ignore_errors=True)
+                seconds = info["train_seconds"] + now - started
+                within = {**info, "train_seconds": seconds, "phase": number}
+                checkpoint.save_checkpoint(folder / WITHIN, done, whole, within)
+            kept, last = True, time.perf_counter()
+            if asked:
+                raise Stopped(
+                    asked, f"{prefix}epoch {done} of {ends[-1]} and part of the next are saved; start again to resume"
+                )
 
         with Progress(ends[-1], done, name) as progress:
             stop = 0
@@ -132,8 +167,9 @@ def train(
                     run_epoch = phases[number].prepare(state)
                     # Compiling takes long, and a signal may have arrived meanwhile.
                     continue
-                started = time.perf_counter()
-                state, scalars = jax.block_until_ready(run_epoch(state, done + 1))
+                started = last = time.perf_counter()
+                given = (state, done + 1) if phases[number].within is None else (state, done + 1, keep)
+                state, scalars = jax.block_until_ready(run_epoch(*given))
                 took = time.perf_counter() - started
                 done, info["train_seconds"] = done + 1, info["train_seconds"] + took
                 row = scalars | (measure(state, done) if measure else {})
@@ -144,8 +180,8 @@ def train(
                     table.append(row)
                 progress.report(done, (told or _numbers)(row), took)
                 tell(evaluated(done))
-                if done % checkpoint_every == 0 or done == ends[number]:
-                    saved = save()
+                if done % checkpoint_every == 0 or done == ends[number] or kept:
+                    saved, kept = save(), False
             if saved < done:
                 saved = save()
     if stop:
@@ -196,6 +232,9 @@ def _restored(
     found = _read(folder, state, phases, ends) if devices.is_first() else None
     number, done, info = devices.of_first(lambda: found and (found[0], found[1], found[3]))
     like = _shapes(state, phases)[number] if done else state
+    within = phases[number].within
+    if within is not None and info.get("within"):
+        like = jax.eval_shape(within, like)
     state = found[2] if found else jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
     return number, done, devices.arrays_of_first(state), info
 
@@ -213,6 +252,32 @@ def _read(
 ) -> tuple[int, int, Any, dict[str, Any]]:
     """`_restored` in one process."""
     shapes = _shapes(state, phases)
+    found = _between_epochs(folder, state, phases, shapes, ends)
+    kept = checkpoint.newest_info(folder / WITHIN)
+    if kept is None and (folder / WITHIN).exists():
+        _log.warning("%s is damaged; the epoch that it is of begins anew", folder / WITHIN)
+    number = (kept or {}).get("phase", len(phases))
+    within = phases[number].within if number < len(phases) else None
+    if within is None:
+        return found
+    try:
+        epoch = checkpoint.restore_checkpoint(folder / WITHIN, jax.eval_shape(within, shapes[number]))
+    except checkpoint.CheckpointMismatchError:
+        raise
+    except checkpoint.CheckpointError:
+        # That it is damaged has been said.
+        epoch = None
+    # One that is older is of an epoch that has been finished.
+    if epoch is None or not found[1] <= epoch[0] < ends[number]:
+        return found
+    done, state, info = epoch
+    return number, done, state, {**info, "within": True}
+
+
+def _between_epochs(
+    folder: Path, state: Any, phases: Sequence[Phase], shapes: Sequence[Any], ends: Sequence[int]
+) -> tuple[int, int, Any, dict[str, Any]]:
+    """`_read` of checkpoints after whole epochs."""
     damage = None
     for number in reversed(range(len(phases))):
         try:

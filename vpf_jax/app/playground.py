@@ -32,6 +32,7 @@ from vpf_jax.app.keys import key_for
 from vpf_jax.checkpoint import CheckpointError
 from vpf_jax.data import Dataset, DatasetError, binarise, load_dataset
 from vpf_jax.data.loading import OF_FILES, Names, is_found
+from vpf_jax.data.streamed import open_streamed
 from vpf_jax.evaluate import generation
 from vpf_jax.loading import load_stack
 from vpf_jax.machine import BoltzmannMachine
@@ -239,7 +240,8 @@ def _data(run: Path, data_dir: str | Path | None) -> Dataset:
         raise UsageError(f"{run} holds {told}; --examples=0 writes a page without examples")
     try:
         how = {key: config[key] for key in OF_FILES if key in config} if is_found(name) else {}
-        return load_dataset(name, config.get("data_dir") if data_dir is None else data_dir, **how)
+        place = config.get("data_dir") if data_dir is None else data_dir
+        return open_streamed(name, place, **how).data if config.get("stream") else load_dataset(name, place, **how)
     except DatasetError as error:
         raise DatasetError(f"{error}; or --examples=0 for a page without examples") from None
 

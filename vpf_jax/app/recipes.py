@@ -6,10 +6,11 @@ measured on trained machines.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,7 +21,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
 import vpf_jax
-from vpf_jax import checks, sharding, train, units
+from vpf_jax import blocks, checks, sharding, train, units
 from vpf_jax.app import devices, loop
 from vpf_jax.app.folder import locked, write_json
 from vpf_jax.app.keys import as_array, key_for
@@ -135,7 +136,7 @@ class Recipe(Settings):
         self,
         folder: Path,
         state: train.TrainState,
-        visible: train.AnyExamples,
+        visible: train.AnyExamples | blocks.Source,
         at_once: int | None = None,
         mesh: Mesh | None = None,
         **options: Any,
@@ -145,18 +146,22 @@ class Recipe(Settings):
         Args:
           folder: where its checkpoints lie.
           state: before the first epoch; donated.
-          visible: the training examples, zeros and ones, or `vpf_jax.Examples`.
+          visible: the training examples, zeros and ones, or `vpf_jax.Examples`; or, of one seed, what they are read
+            from while others are learnt.
           at_once: of several seeds, those in one batched computation; None: all.
           mesh: of the devices that train; None: one.
           options: of `loop.train`.
         """
         several = bool(state.epoch.ndim)
 
-        def place(state: train.TrainState) -> train.TrainState:
+        def place(state: Any) -> Any:
             return state if mesh is None else sharding.shard(state, mesh, several)
 
-        visible = visible if mesh is None else sharding.shard(visible, mesh)
-        phases = [_phase(config, visible, at_once) for config in self.phases]
+        if isinstance(visible, blocks.Source):
+            phases = [_streamed_phase(config, visible) for config in self.phases]
+        else:
+            placed = visible if mesh is None else sharding.shard(visible, mesh)
+            phases = [_phase(config, placed, at_once) for config in self.phases]
         return loop.train(folder, state, phases, place=place, **options)
 
 
@@ -348,6 +353,35 @@ def _phase(config: train.TrainConfig, visible: train.AnyExamples, at_once: int |
         return _mapped(begin, bool(state.epoch.ndim))(state)
 
     return loop.Phase(config.epochs, prepare, start)
+
+
+def _streamed_phase(config: train.TrainConfig, source: blocks.Source) -> loop.Phase:
+    """The same on examples that are read while others are learnt."""
+
+    def prepare(state: train.TrainState | blocks.OpenEpoch) -> loop.RunEpoch:
+        stack = state.began if isinstance(state, blocks.OpenEpoch) else state.stack
+        largest = float(train.largest_weight(stack))
+
+        def run(
+            begun: train.TrainState | blocks.OpenEpoch, epoch: int, keep: Callable[[Any], None]
+        ) -> tuple[train.TrainState, loop.Row]:
+            nonlocal largest
+            if isinstance(begun, train.TrainState):
+                begun = blocks.open_epoch(begun, config)
+            for going_on in blocks.train_blocks(begun, source, config=config):
+                begun = going_on
+                keep(begun)
+            state, metrics = blocks.close_epoch(begun, len(source))
+            train.check_finite(metrics, epoch, largest)
+            largest = float(metrics.max_abs_weight)
+            return state, {"objective": metrics.objective, "max_abs_weight": metrics.max_abs_weight}
+
+        return run
+
+    def start(state: train.TrainState) -> train.TrainState:
+        return blocks.start_phase_from(state, source, config=config)
+
+    return loop.Phase(config.epochs, prepare, start, functools.partial(blocks.open_epoch, config=config))
 
 
 def _mapped(function: Any, several: bool) -> Any:

@@ -34,10 +34,12 @@ from vpf_jax.app.folder import (
     write_manifest,
     write_text,
 )
+from vpf_jax.blocks import Source
 from vpf_jax.checks import Numbers
 from vpf_jax.data import Dataset, Part, binarise, load_dataset
 from vpf_jax.data.loading import OF_FILES, Names, digest_of, is_found, short_name
 from vpf_jax.data.parts import SPLIT, check_split
+from vpf_jax.data.streamed import Streamed
 from vpf_jax.data.tensorflow import SCHEME
 from vpf_jax.data.values import VALUES
 from vpf_jax.evaluate import generation
@@ -317,6 +319,11 @@ class Placed:
         weights, missing = (None if one is None else jnp.asarray(one) for one in given)
         return Examples(values, weights, missing, self._drawn)
 
+    @property
+    def source(self) -> Source | None:
+        """What training reads instead, where the examples stay on disk."""
+        return None
+
     @functools.cached_property
     def means(self) -> jax.Array:
         """[variables], of what training takes over the examples; of known entries alone, 1/2 where there are none."""
@@ -331,6 +338,37 @@ class Placed:
         return known_variances(as_examples(self.visible))
 
 
+class Sampled(Placed):
+    """A training part that stays on disk, of which a sample is in memory: what is looked at, but not what is learnt.
+
+    Args:
+      streamed: whose it is.
+      unit: what the examples are states of.
+    """
+
+    def __init__(self, streamed: Streamed, unit: Unit) -> None:
+        super().__init__(streamed.data.train, unit=unit)
+        self._streamed = streamed
+
+    def __len__(self) -> int:
+        return len(self._streamed)
+
+    @property
+    def source(self) -> Source:
+        """All examples, as states."""
+        return self._streamed.source
+
+    @functools.cached_property
+    def means(self) -> jax.Array:
+        """Of all examples."""
+        return jnp.asarray(self._streamed.moments[0], jnp.float32)
+
+    @functools.cached_property
+    def variances(self) -> jax.Array:
+        """Of all examples."""
+        return jnp.asarray(self._streamed.moments[1], jnp.float32)
+
+
 @jax.jit
 def _completed(key: PRNGKeyArray, stack: vpf_jax.Stack, examples: Examples) -> jax.Array:
     return completed(stream_of(key), stack, examples)
@@ -339,17 +377,24 @@ def _completed(key: PRNGKeyArray, stack: vpf_jax.Stack, examples: Examples) -> j
 class Images:
     """A data set whose parts are binarised and sent to the device once in a run."""
 
-    def __init__(self, data: Dataset, binarise: str = "threshold", described: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        data: Dataset | Streamed,
+        binarise: str = "threshold",
+        described: dict[str, Any] | None = None,
+    ) -> None:
         """Takes the parts.
 
         Args:
-          data: whose they are.
+          data: whose they are; of a streamed one the training examples stay on disk.
           binarise: one of `BINARISE`, for training.
           described: what says which data they are (`Config.of_data`); None: the name.
 
         Raises:
           SettingError: bits that are to be drawn.
         """
+        streamed = data if isinstance(data, Streamed) else None
+        data = data.data if isinstance(data, Streamed) else data
         self.described = {"dataset": data.name} if described is None else described
         drawn = binarise == "sample"
         told = f"threshold, as the values are {data.values}"
@@ -361,6 +406,8 @@ class Images:
         self.alphabet, self.categories = data.alphabet, data.categories
         parts = data.train, data.validation, data.test
         self.train, self.validation, self.test = (Placed(part, drawn, self.unit) for part in parts)
+        if streamed is not None:
+            self.train = Sampled(streamed, self.unit)
 
     @property
     def image_shape(self) -> tuple[int, int]:

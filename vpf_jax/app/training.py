@@ -15,6 +15,7 @@ Not here: many runs side by side (`recipes`), what is done with a trained model 
 """
 
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Sequence
@@ -31,6 +32,9 @@ from vpf_jax import checks, figures, rules, units
 from vpf_jax.app import compare, devices, loop, recipes, runs, sampling
 from vpf_jax.app.folder import Growth, UsageError, write_arrays
 from vpf_jax.app.keys import key_for
+from vpf_jax.data import Dataset
+from vpf_jax.data.loading import OF_FILES
+from vpf_jax.data.streamed import Streamed, open_streamed
 from vpf_jax.evaluate import generation, scores
 from vpf_jax.settings import like, options, refuse_given, setting
 from vpf_jax.train import Adam, TrainConfig, learnt
@@ -259,6 +263,12 @@ class Config(runs.TrainingConfig, devices.ProcessSettings):
         TrainConfig, "weight_decay", default=None, help="Weight decay of --refine; left out: 0.002"
     )
     precision: str = like(TrainConfig, "precision")
+    stream: bool = setting(
+        False,
+        "Whether training examples stay on disk and are read while others are learnt, for more of them than memory "
+        "holds: of a .npy or .array_record file, a folder of such files, or tfds:NAME; validation and test examples, "
+        "whose share --split says, are loaded",
+    )
     gibbs_steps: int = setting(3, "Gibbs steps per machine when generating", least=0, most=2**31 - 1)
     top_gibbs_steps: int | None = setting(
         None, "The same in the top machine; left out: --gibbs_steps", least=0, most=2**31 - 1
@@ -285,6 +295,10 @@ class Config(runs.TrainingConfig, devices.ProcessSettings):
           SettingError: a value outside its range, or one that the others make meaningless.
         """
         super().__post_init__()
+        if self.stream:
+            checks.require(self.found, "stream", "on", f"off for {self.dataset}, which is loaded whole")
+            told = "threshold for examples that stay on disk"
+            checks.require(self.binarise == "threshold", "binarise", self.binarise, told)
         default, told = MODELS[self.model]
         fits = self.hidden is None or min(len(self.hidden), 2) == min(len(default), 2)
         checks.require(fits, "hidden", self.hidden, told)
@@ -353,6 +367,30 @@ class Config(runs.TrainingConfig, devices.ProcessSettings):
             visible_biases=self.visible_biases,
             hidden_units=self.hidden_units or "binary",
         )
+
+    @functools.cached_property
+    def streamed(self) -> Streamed:
+        """The data where training examples stay on disk; errors as of `data`."""
+        of_files = {name: getattr(self, name) for name in OF_FILES}
+        found = open_streamed(self.dataset, self.data_dir, **of_files)
+        runs.check_memory("split", self.split, found.held_bytes)
+        return found
+
+    @functools.cached_property
+    def data(self) -> Dataset:
+        """The data set, as it was read first; of one that stays on disk what is loaded of it."""
+        return self.streamed.data if self.stream else super().data
+
+    def described(self) -> dict[str, Any]:
+        """The settings, as config.json holds them."""
+        # Runs of versions that loaded all data had no such setting, and are found again.
+        return {name: value for name, value in super().described().items() if name != "stream" or value}
+
+    def images(self) -> runs.Images:
+        """The data set on the device, but for what stays on disk; errors as of `runs.Config.images`."""
+        if not self.stream:
+            return super().images()
+        return runs.Images(self.streamed, self.binarise, self.of_data)
 
     def sampler(self) -> generation.Sampler:
         top = self.gibbs_steps if self.top_gibbs_steps is None else self.top_gibbs_steps
@@ -546,7 +584,7 @@ def train(recipe: recipes.Recipe, judge: Judge, evaluate_every: int, **options: 
             images.train.variances if images.unit.own(images.num_visible) is not None else None,
             images.unit,
         ),
-        images.train.visible,
+        images.train.source or images.train.visible,
         columns=columns,
         measure=measure,
         evaluated=evaluated,

@@ -2,7 +2,8 @@
 
 `base` holds the data set, the table of sources and binarisation; `images` the three sets of images that the
 experiments use; `digits`, `patches`, `planted`, `planted_pairs` and `planted_potts` smaller ones, on which no rule has
-been chosen. `planted_recordings` writes large ones to disk, and `on_disk` reads what stays there. `loading` is the
+been chosen. `planted_recordings` writes large ones to disk, `on_disk` reads what stays there, and `streamed` makes a
+data set of it. `loading` is the
 door to all others and to files, which `arrays`, `tables`, `fasta` and `tensorflow` read; `values` says what the values
 are, `words` gives words their codes, `parts` makes a data set, `alignment` weighs sequences. Not here: batching,
 shuffling, augmentation, stochastic binarisation, and anything that touches an accelerator.

@@ -17,6 +17,7 @@ from vpf_jax.data import parts, words
 from vpf_jax.data.arrays import read_hdf5, read_npy, read_npz
 from vpf_jax.data.base import SOURCES, Dataset, DatasetError, Part, fault
 from vpf_jax.data.fasta import read_fasta
+from vpf_jax.data.on_disk import files_of
 from vpf_jax.data.stored import Contents, Stored, refuse
 from vpf_jax.data.tables import read_csv
 from vpf_jax.data.tensorflow import SCHEME, read_tfds
@@ -64,13 +65,14 @@ def is_found(name: str) -> bool:
     """Whether it is no registered name and has the form of another: `tfds:NAME`, a file, or a path that may be one."""
     if name in SOURCES:
         return False
-    return (name.startswith(SCHEME) and len(name) > len(SCHEME)) or suffix_of(name) is not None or is_file(name)
+    return (name.startswith(SCHEME) and len(name) > len(SCHEME)) or suffix_of(name) is not None or is_there(name)
 
 
-def is_file(name: str) -> bool:
-    """Whether a file is there."""
+def is_there(name: str) -> bool:
+    """Whether it is a file, or a folder of files whose examples can stay on disk (`streamed`)."""
     try:
-        return Path(name).expanduser().is_file()
+        path = Path(name).expanduser()
+        return bool(name) and (path.is_file() or (path.is_dir() and bool(files_of(path))))
     # A name that is too long or holds what no name may; the home folder of a user that there is not.
     except (OSError, ValueError, RuntimeError):
         return False
@@ -92,9 +94,13 @@ def short_name(name: str) -> str:
 
 
 def digest_of(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file; DatasetError where it cannot be read."""
+    """SHA-256 of a file, or over those of a folder's files and their names; DatasetError where it cannot be read."""
     try:
-        with Path(path).expanduser().open("rb") as file:
+        place = Path(path).expanduser()
+        if place.is_dir():
+            lines = (f"{digest_of(file)}  {file.name}\n" for file in files_of(place))
+            return hashlib.sha256("".join(lines).encode()).hexdigest()
+        with place.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError, RuntimeError) as error:
         refuse(path, f"which {fault(error)}", "a file of data")
@@ -192,6 +198,8 @@ def _opened(
 
 def _read(path: str | os.PathLike[str], array: str | None) -> contextlib.AbstractContextManager[Contents]:
     suffix, takes = suffix_of(path), f"a file that ends in one of {SUFFIXES}"
+    if suffix is None and is_there(os.fspath(path)) and Path(path).expanduser().is_dir():
+        refuse(path, "which is a folder", f"{takes}; the examples of a folder stay on disk (--stream)")
     if suffix is None:
         refuse(path, "of which the suffix does not say how it is read", takes)
     try:

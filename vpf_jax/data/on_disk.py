@@ -5,8 +5,9 @@
 
 Files of arrays are read by their rows, from as many places as are asked for, without a map of them in memory. Which
 rows are read, and in which order, is the caller's: an epoch's order is drawn once for all processes (`blocks`), so that
-reading goes on where it ended without a position of its own. Not here: whole data sets in memory (`loading`), which
-find out what their values are; here they are states of the units already, or a function makes them so.
+reading goes on where it ended without a position of its own. Not here: whole data sets, of which it is found out what
+their values are (in memory `loading`, on disk `streamed`); here they are states of the units already, or a function
+makes them so.
 """
 
 import math
@@ -189,16 +190,21 @@ class _File:
 
     def read(self, rows: Int[np.ndarray, " _"], places: Int[np.ndarray, " _"], into: np.ndarray) -> None:
         """Reads some rows into these places of an array."""
-        raw = memoryview(into).cast("B")  # type: ignore[arg-type]
+        raw, size = memoryview(into).cast("B"), self._size  # type: ignore[arg-type]
+        # Rows that follow one another are read at once.
+        starts = np.flatnonzero(np.append(True, (np.diff(rows) != 1) | (np.diff(places) != 1)))
+        counts = np.diff(np.append(starts, len(rows)))
+        runs = zip(rows[starts].tolist(), places[starts].tolist(), counts.tolist(), strict=True)
         try:
             with self.path.open("rb", buffering=0) as file:
-                for row, place in zip(rows.tolist(), places.tolist(), strict=True):
-                    file.seek(self._start + row * self._size)
-                    left = raw[place * self._size : (place + 1) * self._size]
+                for row, place, number in runs:
+                    file.seek(self._start + row * size)
+                    left = raw[place * size : (place + number) * size]
                     while left:
                         count = file.readinto(left)
                         if not count:
-                            refuse(self.path, f"which ends in row {row}", "a whole file that does not change")
+                            ended = row + number - 1 - (len(left) - 1) // size
+                            refuse(self.path, f"which ends in row {ended}", "a whole file that does not change")
                         left = left[count:]
         except OSError as error:
             refuse(self.path, f"which cannot be read any more ({error.strerror})", "a whole file that does not change")
@@ -228,12 +234,18 @@ def open_on_disk(
     """
     if isinstance(path, str) and path.startswith(SCHEME):
         return OnDisk(open_tfds(path, split, array, data_dir), transform, path)
+    # Of a file or a folder there is nothing to choose.
     for name, given, free in (("split", split, "train"), ("array", array, None), ("data_dir", data_dir, None)):
         if given != free:
             refuse(name, f"which is {given!r}", f"its default where there is no {SCHEME}NAME")
     some = [path] if isinstance(path, str | os.PathLike) else list(path)
-    files = [file for one in some for file in _files(Path(one).expanduser())]
     told = os.fspath(some[0]) if len(some) == 1 else f"{len(some)} files"
+    return OnDisk(rows_of_files(some, told), transform, told)
+
+
+def rows_of_files(some: Sequence[str | os.PathLike[str]], told: str) -> RandomAccess:
+    """The rows of files and of those in folders, one file after another; DatasetError as `open_on_disk`."""
+    files = [file for one in some for file in files_of(Path(one).expanduser())]
     if not files:
         refuse(told, "which holds no files", f"files of {' or '.join(('.npy', *RECORDS))}")
     missing = [file for file in files if not file.exists()]
@@ -241,9 +253,9 @@ def open_on_disk(
         refuse(missing[0], "which does not exist", "a file or a folder")
     kinds = {file.suffix.lower() for file in files}
     if kinds == {".npy"}:
-        return OnDisk(NpyFiles(files), transform, told)
+        return NpyFiles(files)
     if kinds <= set(RECORDS):
-        return OnDisk(_Records(files, told), transform, told)
+        return _Records(files, told)
     refuse(told, f"with files of {', '.join(sorted(kinds)) or 'no suffix'}", "either .npy or .array_record")
 
 
@@ -266,7 +278,8 @@ class _Records:
         return np.frombuffer(self._rows[index], np.uint8)
 
 
-def _files(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
+    """Those of a folder that are of a kind that is read here, in the order of their names; of a file itself."""
     if not path.is_dir():
         return [path]
     return sorted(file for file in path.iterdir() if file.suffix.lower() in (".npy", *RECORDS))

@@ -7,7 +7,7 @@ training part in the same way. Inside a part the examples keep their order. Not 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,6 +28,19 @@ _USES = ("training", "validation", "test")
 _MOST_CLASSES = 100_000
 # Deviations of real variables between which a machine learns as it is meant to; its weights start with such in mind.
 _SCALES = 0.1, 10.0
+
+
+class Plan(NamedTuple):
+    """Of a source, before examples are made of it."""
+
+    recognised: Recognised
+    """What its values are."""
+    rows: Mapping[str, tuple[str, Int[np.ndarray, " some"]]]
+    """Of each part the array of the source that it is made of, and the numbers of its rows, increasing."""
+    cut: str
+    """How the source was cut, in words."""
+    seed: int
+    """Of the random choice."""
 
 
 def check_split(split: Sequence[float], split_seed: int) -> None:
@@ -55,34 +68,49 @@ def data_set(
       SettingError: a split that does not apply, as the source has its own.
       DatasetError: values, labels or weights that do not fit; too few examples.
     """
+    return made(name, contents, planned(contents, split, split_seed, given))
+
+
+def planned(contents: Contents, split: Sequence[float], split_seed: int, given: str) -> Plan:
+    """What the values of a source are, and which rows go to which part; arguments and errors as of `data_set`."""
     if all(part in contents.parts for part in PARTS):
         told = f"nothing, as {contents.source} has parts of its own"
         checks.require(tuple(split) == SPLIT, "split", tuple(split), told)
         checks.require(split_seed == 0, "split_seed", split_seed, told)
     recognised = values.recognise(contents, given)
-    classes, labels = _labels(contents)
-    parts: dict[str, Part] = {}
+    rows: dict[str, tuple[str, np.ndarray]] = {}
     cut = ""
     for held, stored in contents.parts.items():
         own = _uses(held, contents)
-        rows = {held: np.arange(len(stored))}
+        found = {held: np.arange(len(stored))}
         if own != [held]:
-            rows = _cut(contents.source, stored, own, split, split_seed)
+            found = _cut(contents.source, stored, own, split, split_seed)
             told = "" if held == WHOLE else f"{' and '.join(own)} "
             cut = f" ({told}at random, {', '.join(f'{one:g}' for one in split)}, seed {split_seed})"
-        made = values.convert(contents.source, stored, recognised, rows)
+        rows |= {part: (held, numbers) for part, numbers in found.items()}
+    return Plan(recognised, rows, cut, split_seed)
+
+
+def made(name: str, contents: Contents, plan: Plan) -> Dataset:
+    """The data set of this name; DatasetError for labels or weights that do not fit."""
+    classes, labels = _labels(contents)
+    recognised = plan.recognised
+    parts: dict[str, Part] = {}
+    for held, stored in contents.parts.items():
+        rows = {part: numbers for part, (own, numbers) in plan.rows.items() if own == held}
+        converted = values.convert(contents.source, stored, recognised, rows)
         weights = _weights(contents.source, stored)
         for part, indices in rows.items():
             parts[part] = Part(
-                made[part].examples,
+                converted[part].examples,
                 None if labels is None else labels[held][indices],
                 None if weights is None else weights[indices],
-                made[part].missing,
-                made[part].units,
+                converted[part].missing,
+                converted[part].units,
             )
     first = next(iter(contents.parts.values()))
     sizes = ", ".join(f"{len(parts[part])} for {use}" for part, use in zip(PARTS, _USES, strict=True))
-    told = f"{found(contents, first, recognised, classes)}; {sizes}{cut}"
+    told = f"{found(contents, first, recognised, classes)}; {sizes}{plan.cut}"
     train, validation, test = (parts[part] for part in PARTS)
     if recognised.kind == "reals":
         told += _advice(train)

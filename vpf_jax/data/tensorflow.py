@@ -78,6 +78,25 @@ def _examples(name: str, features: Any, array: str | None) -> str:
     return chosen
 
 
+def splits_of(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[str, ...]:
+    """The splits of a data set, prepared in the format array_record; DatasetError as `open_tfds`."""
+    check_installed(name)
+    try:
+        return tuple(_prepared(name, data_dir).info.splits)
+    except Exception as error:
+        raise _failed(name, error) from error
+
+
+def _prepared(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
+    import tensorflow_datasets as tfds
+
+    folder = None if data_dir is None else os.fspath(data_dir)
+    builder = tfds.builder(name.removeprefix(SCHEME), data_dir=folder, file_format="array_record")
+    if not builder.is_prepared():
+        builder.download_and_prepare()
+    return builder
+
+
 def open_tfds(name: str, split: str, array: str | None, data_dir: str | os.PathLike[str] | None) -> "Rows":
     """The examples of a split, by their numbers, which stay on disk.
 
@@ -86,13 +105,8 @@ def open_tfds(name: str, split: str, array: str | None, data_dir: str | os.PathL
     """
     check_installed(name)
     try:
-        import tensorflow_datasets as tfds
-
-        folder = None if data_dir is None else os.fspath(data_dir)
-        builder = tfds.builder(name.removeprefix(SCHEME), data_dir=folder, file_format="array_record")
+        builder = _prepared(name, data_dir)
         chosen = _examples(name, builder.info.features, array)
-        if not builder.is_prepared():
-            builder.download_and_prepare()
         if split not in builder.info.splits:
             refuse(
                 name, f"which has the splits {', '.join(builder.info.splits) or 'none'}", f"one of them, not {split}"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
-from jaxtyping import Bool, Int, Real
+from jaxtyping import Bool, Int, Real, Shaped
 
 from vpf_jax.data import words
 from vpf_jax.data.base import Part
@@ -182,7 +182,7 @@ def convert(
     values = {part: np.empty((len(own), width), found.dtype) for part, own in rows.items()}
     masks = {part: np.zeros((len(own), width), bool) for part, own in rows.items()} if found.missing else {}
     for start, some, blank in _pieces(source, stored):
-        made = _made(found, some if blank is None else np.where(blank, np.zeros((), some.dtype), some))
+        made = states_of(found, some if blank is None else np.where(blank, np.zeros((), some.dtype), some))
         for part, own in rows.items():
             first, last = np.searchsorted(own, (start, start + len(some)))
             inside = own[first:last] - start
@@ -202,7 +202,8 @@ def _pieces(source: str, stored: Stored) -> Iterator[tuple[int, np.ndarray, np.n
         yield start, rows if table is None else table[rows], unknown(rows, mask_rows(source, stored, start, len(rows)))
 
 
-def _made(found: Recognised, rows: np.ndarray) -> np.ndarray:
+def states_of(found: Recognised, rows: Shaped[np.ndarray, "n variables"]) -> Real[np.ndarray, "n n_0"]:
+    """Rows of a source, without missing entries, as `Part.examples` holds them."""
     of_each = words.values_of_each(found.unit, rows.shape[1])
     if of_each is not None:
         starts = np.cumsum(of_each) - of_each
