@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
     wrong = KINDS["bits"].astype(np.float32)
     wrong[150, 2] = np.inf
     saved(wrong, "inf in row 150, variable 2")
-    with pytest.raises(DatasetError, match="gone.npy, which does not exist"):
+    with pytest.raises(DatasetError, match=r"gone\.npy, which does not exist"):
         open_streamed(tmp_path / "gone.npy")
     np.save(tmp_path / "some.npy", KINDS["bits"])
     for how in ({"array": "x"}, {"data_dir": tmp_path}):

@@ -555,6 +555,16 @@ LIBRARY: dict[str, tuple[tuple[str, ...], ...]] = {
         ),
         ("--dataset=mnist_5k --weights=directed --evaluation=likelihood", "--evaluation=likelihood;", "parzen for dir"),
         ("--dataset=mnist_5k --evaluation=looks", "--evaluation=looks", "parzen, likelihood"),
+        ("--dataset=mnist_5k --stream=on", "got --stream=on;", "off for mnist_5k, which is loaded whole"),
+        (
+            "--dataset=data.npy --stream=on --binarise=sample",
+            "got --binarise=sample;",
+            "threshold for examples that stay",
+        ),
+        ("--dataset=five.npy --stream=on --array=x", "got --array=x;", "nothing, as five.npy is a path"),
+        ("--dataset=text --stream=on", "got text", "either .npy or .array_record"),
+        ("--dataset=rbm --stream=on", "got rbm", "either .npy or .array_record"),
+        ("--dataset=data.npy --stream=yes", "got --stream=yes;", "on or off"),
         ("data.npy", "got the argument 'data.npy'", "only flags are allowed"),
     ),
     "sample": (

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 
 from vpf_jax import checks, units
 from vpf_jax.data import parts
-from vpf_jax.data.base import PARTS, Dataset, binarise
+from vpf_jax.data.base import PARTS, Dataset, binarise, needs
 from vpf_jax.data.loading import short_name
 from vpf_jax.data.on_disk import OnDisk, RandomAccess, rows_of_files
 from vpf_jax.data.stored import WHOLE, Contents, Stored, refuse
@@ -122,6 +122,8 @@ def open_streamed(
     name = os.fspath(name)
     parts.check_split(split, split_seed)
     checks.one_of("values", values, VALUES)
+    # Before everything is looked at, and not when training begins.
+    needs("grain", name, "stream")
     if name.startswith(SCHEME):
         splits = [part for part in PARTS if part in splits_of(name, data_dir)] or ["train"]
         rows = {part: open_tfds(name, part, array, data_dir) for part in splits}
