@@ -110,16 +110,12 @@ def test_a_killed_process_ends_the_other_and_nothing_saved_is_lost(flags, cache,
     seconds = time.monotonic() - began
     status, _, errors = found[1 - moment.victim]
     assert seconds < PATIENCE
-    jaxs_own = "This most likely indicates that another task died"
-    if status == 1:
-        *rest, last = errors.splitlines()
-        assert "another of the 2 processes has ended; what was saved stays" in last
-        assert not rest or jaxs_own in errors
-    else:
-        # JAX's own end of one that computes for itself.
-        assert status == -signal.SIGABRT, (status, errors)
-        assert moment.phase in ("compilation", "evaluation")
-        assert jaxs_own in errors
+    # JAX may say more before it.
+    *rest, last = errors.splitlines()
+    assert (status, last.partition(": ")[0]) == (1, "vpf_jax train")
+    assert "another of the 2 processes has ended; what was saved stays" in last
+    by_jax = "JAX has ended this process, as it does when" in last
+    assert not rest or by_jax or "This most likely indicates that another task died" in errors
     done = (folder / "metrics.csv").read_text().count("\n") - 1 if (folder / "metrics.csv").exists() else 0
     count, devices = AFTERWARDS[number % 3]
     mesh = ["--mesh=auto"] if count * devices > 1 else []
@@ -133,7 +129,7 @@ def test_a_killed_process_ends_the_other_and_nothing_saved_is_lost(flags, cache,
     objectives, weights = processes.differences(folder, straight)
     print(
         f"| {number + 1} | {moment.phase} after epoch {moment.epoch}, {moment.seconds:.3f} s | process {moment.victim} "
-        f"| {seconds:.1f}, status {status} | {done - (resumed[0] if resumed else newest)} | {count} x {devices} "
+        f"| {seconds:.1f}{', by JAX' * by_jax} | {done - (resumed[0] if resumed else newest)} | {count} x {devices} "
         f"| {objectives:.1e}, {weights:.1e} |"
     )
     processes.assert_same_run(folder, straight)

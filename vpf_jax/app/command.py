@@ -52,6 +52,7 @@ def start(config_class: type, run: Callable[[Any], Any], *, arguments: Sequence[
             config = config_class(**given)
             if isinstance(config, devices.ProcessSettings):
                 config.join()
+                devices.speak_when_aborted(_program())
             run(config)
         except Exception as error:
             found = failure(error)

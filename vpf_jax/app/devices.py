@@ -10,11 +10,13 @@ Not here: where arrays lie (`vpf_jax.sharding`).
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import functools
 import json
 import os
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +41,8 @@ ANY = 0
 
 # In what is raised where another process does not answer.
 _OF_DEATH = re.compile(r"Gloo|heartbeat|[Cc]oordination|UNAVAILABLE|DEADLINE_EXCEEDED|Connection (reset|closed)")
+
+_handlers: list[Any] = []
 
 Tree = TypeVar("Tree")
 
@@ -236,6 +240,33 @@ def death(error: Exception) -> str | None:
     """A sentence for an error that another process's end has caused; None for others."""
     if not several() or not _OF_DEATH.search(str(error)):
         return None
+    return _told_of_death()
+
+
+def speak_when_aborted(program: str) -> None:
+    """From here on this process says so and exits with 1 where JAX would end it by SIGABRT, having lost another one.
+
+    JAX does that from a thread of its own, at any time, as while this process compiles or evaluates; Python's handlers
+    of signals wait for the main thread, so that this one is the C library's.
+
+    Args:
+      program: before the sentence.
+    """
+    if not several():
+        return
+    sentence = f"{program}: JAX has ended this process, as it does when {_told_of_death()}\n".encode()
+
+    def speak(number: int) -> None:
+        os.write(2, sentence)
+        os._exit(1)
+
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(speak)
+    # It must live as long as the process.
+    _handlers.append(handler)
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)
+
+
+def _told_of_death() -> str:
     return (
         f"another of the {jax.process_count()} processes has ended; what was saved stays, start all of them again to "
         "go on from the last checkpoint"
