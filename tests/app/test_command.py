@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from vpf_jax.app import command
@@ -142,3 +143,25 @@ print(sorted(set(flags.FLAGS) - before))
 """
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stdout) == (0, "[]\n"), ended.stderr
+
+
+def test_small_programs_are_kept_for_the_next_start(tmp_path, monkeypatch):
+    names = "compilation_cache_dir", "persistent_cache_min_compile_time_secs", "compilation_cache_max_size"
+    before = {f"jax_{name}": getattr(jax.config, f"jax_{name}") for name in names}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    try:
+        # What the user has said about it holds.
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
+        command._keep_compiled_programs()
+        # Where nothing can be written nothing is kept, or said.
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+        (tmp_path / "cache").write_text("no folder")
+        command._keep_compiled_programs()
+        assert {name: getattr(jax.config, name) for name in before} == before
+        (tmp_path / "cache").unlink()
+        command._keep_compiled_programs()
+        found = [getattr(jax.config, name) for name in before]
+        assert found == [str(tmp_path / "cache" / "vpf_jax"), 0, 2**30]
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)

@@ -395,7 +395,7 @@ class FakeBuilder:
 
     def __init__(self, splits, prepared, failure=None):
         self.splits, self.prepared, self.failure = splits, prepared, failure
-        self.config = self.data_dir = None
+        self.config = self.given = self.data_dir = None
 
     def is_prepared(self):
         return self.prepared
@@ -432,7 +432,8 @@ def fake_tfds(tiny, monkeypatch):
     builder = FakeBuilder(splits, prepared=False)
 
     def make(name, data_dir):
-        builder.data_dir = data_dir
+        # As the package has it, the folder of a version.
+        builder.given, builder.data_dir = data_dir, f"{data_dir or '/default'}/{name}/3.0.1"
         return builder
 
     modules: dict[str, Any] = {
@@ -456,8 +457,12 @@ def test_tfds_order_is_undone(fake_tfds, tiny, tmp_path):
     folder, _ = tiny
     result = load_tfds("mnist", tmp_path / "prepared", manual_dir=folder / "mnist")
     assert_same(result, load_dataset("mnist", folder))
-    assert fake_tfds.data_dir == str(tmp_path / "prepared")
-    assert fake_tfds.config == {"try_download_gcs": False, "manual_dir": str(folder / "mnist")}
+    assert fake_tfds.given == str(tmp_path / "prepared")
+    assert fake_tfds.config == {
+        "try_download_gcs": False,
+        "manual_dir": str(folder / "mnist"),
+        "extract_dir": str(tmp_path / "prepared" / "downloads" / "extracted" / "mnist"),
+    }
 
 
 def test_tfds_prepared_data_need_no_network(fake_tfds, tiny):
@@ -465,7 +470,7 @@ def test_tfds_prepared_data_need_no_network(fake_tfds, tiny):
     fake_tfds.prepared = True
     assert_same(load_tfds("mnist"), load_dataset("mnist", folder))
     assert fake_tfds.config is None
-    assert fake_tfds.data_dir is None
+    assert fake_tfds.given is None
 
 
 def test_tfds_offline_with_nothing_prepared(fake_tfds, tmp_path):
@@ -551,30 +556,31 @@ COMPARE = """
 import sys
 import numpy as np
 from vpf_jax.data import DatasetError, load_dataset, load_tfds
-name, data_dir, tfds_dir = sys.argv[1:]
-try:
-    load_tfds(name, tfds_dir)
-except DatasetError as error:
-    print("OFFLINE:", error)
-through_idx = load_dataset(name, data_dir)
-prepared = load_tfds(name, tfds_dir, manual_dir=f"{data_dir}/{name}")
-again = load_tfds(name, tfds_dir)
-for through_tfds in (prepared, again):
-    for part in ("train", "validation", "test"):
-        a, b = getattr(through_idx, part), getattr(through_tfds, part)
-        assert a.examples.dtype == b.examples.dtype and a.labels.dtype == b.labels.dtype
-        np.testing.assert_array_equal(a.examples, b.examples)
-        np.testing.assert_array_equal(a.labels, b.labels)
-print("EQUAL")
+data_dir, tfds_dir, *names = sys.argv[1:]
+for name in names:
+    try:
+        load_tfds(name, tfds_dir)
+    except DatasetError as error:
+        print("OFFLINE:", error)
+    through_idx = load_dataset(name, data_dir)
+    prepared = load_tfds(name, tfds_dir, manual_dir=f"{data_dir}/{name}")
+    again = load_tfds(name, tfds_dir)
+    for through_tfds in (prepared, again):
+        for part in ("train", "validation", "test"):
+            a, b = getattr(through_idx, part), getattr(through_tfds, part)
+            assert a.examples.dtype == b.examples.dtype and a.labels.dtype == b.labels.dtype
+            np.testing.assert_array_equal(a.examples, b.examples)
+            np.testing.assert_array_equal(a.labels, b.labels)
+    print("EQUAL:", name)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_tfds_gives_the_arrays_of_the_idx_files(published, tmp_path, name):
+def test_tfds_gives_the_arrays_of_the_idx_files(published, tmp_path):
     for package in ("tensorflow_datasets", "tensorflow", "importlib_resources"):
         if find_spec(package) is None:
             pytest.skip(f"{package} is not installed (the extra tfds)")
+    names = "mnist", "fashion_mnist"
     # In a process of its own: TensorFlow warns while it is imported, and it would stay in memory.
     # The proxy is a closed port, so that the network is away on every machine.
     closed = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "127.0.0.1:9")
@@ -584,7 +590,7 @@ def test_tfds_gives_the_arrays_of_the_idx_files(published, tmp_path, name):
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     result = subprocess.run(
-        [sys.executable, "-c", COMPARE, name, str(published), str(tmp_path / "tfds")],
+        [sys.executable, "-c", COMPARE, str(published), str(tmp_path / "tfds"), *names],
         cwd=Path(images.__file__).parents[2],
         env=environment,
         capture_output=True,
@@ -594,7 +600,7 @@ def test_tfds_gives_the_arrays_of_the_idx_files(published, tmp_path, name):
     assert result.returncode == 0, result.stderr[-2000:]
     lines = result.stdout.splitlines()
     offline = [line for line in lines if line.startswith("OFFLINE: ")]
-    assert len(offline) == 1
-    assert f"got {name} not prepared in" in offline[0]
-    assert offline[0].endswith("by --data_dir or VPF_DATA_DIR instead")
-    assert lines[-1] == "EQUAL"
+    for told, name in zip(offline, names, strict=True):
+        assert f"got {name} not prepared in" in told
+        assert told.endswith("by --data_dir or VPF_DATA_DIR instead")
+    assert [line for line in lines if line.startswith("EQUAL: ")] == [f"EQUAL: {name}" for name in names]

@@ -28,6 +28,9 @@ from vpf_jax.models import ModelError
 from vpf_jax.settings import Option, options, typed
 from vpf_jax.train import NonFiniteObjectiveError
 
+# Of compiled programs that are kept: a start of `train` compiles a hundred, a megabyte in all.
+CACHE_BYTES = 2**30
+
 
 def start(config_class: type, run: Callable[[Any], Any], *, arguments: Sequence[str] = ()) -> NoReturn:
     """Makes a flag of every setting of the class, runs run(config) on what was given, and exits.
@@ -180,9 +183,18 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _keep_compiled_programs() -> None:
     """Lets a second start reuse what the first has compiled, in $JAX_COMPILATION_CACHE_DIR or the user's cache."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "vpf_jax"))
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vpf_jax"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    # Of small programs there are so many that a start waits longer for them than for all others; a bounded cache is one
+    # that processes lock, too.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
 
 
 def _fail(status: int, message: object) -> NoReturn:

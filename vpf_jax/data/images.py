@@ -259,7 +259,12 @@ def _read_tfds(
     if not builder.is_prepared():
         if manual_dir is None:
             _check_reachable(name, builder)
-        config: dict[str, Any] = {} if manual_dir is None else {"manual_dir": os.fspath(manual_dir)}
+        config: dict[str, Any] = {}
+        if manual_dir is not None:
+            # What is extracted is found again by the names of the files alone, which are the same for both data sets:
+            # in one folder the second one would be made of the files of the first.
+            extracted = Path(builder.data_dir).parents[1] / "downloads" / "extracted" / name
+            config = {"manual_dir": os.fspath(manual_dir), "extract_dir": os.fspath(extracted)}
         # From the source files, not from the ready-made copy in Google's bucket: one path for
         # every machine, and `manual_dir` is used where it is given.
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False, **config))
