@@ -2,6 +2,7 @@
 key are errors; interrupts arrive.
 """
 
+import gc
 import os
 import random
 import shutil
@@ -22,6 +23,9 @@ typed.install()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
+
+# Tracing makes so many objects that last that collecting them often takes a twentieth of the time of all tests.
+gc.set_threshold(200_000, 50, 100)
 
 # Bytes that must be free in memory for temporary files to lie there.
 ROOM = 4 * 2**30

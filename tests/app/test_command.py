@@ -161,7 +161,7 @@ def test_small_programs_are_kept_for_the_next_start(tmp_path, monkeypatch):
         (tmp_path / "cache").unlink()
         command._keep_compiled_programs()
         found = [getattr(jax.config, name) for name in before]
-        assert found == [str(tmp_path / "cache" / "vpf_jax"), 0, 2**30]
+        assert found == [str(tmp_path / "cache" / "vpf_jax" / "programs"), 0, 2**30]
     finally:
         for name, value in before.items():
             jax.config.update(name, value)

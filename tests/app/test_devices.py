@@ -5,14 +5,17 @@ import signal
 import time
 
 import jax
+import numpy as np
 import processes
 import pytest
 from processes import assert_same_run, ended
+from programs import start_here
 
 from vpf_jax.app import devices
 from vpf_jax.checks import SettingError
+from vpf_jax.data import load_dataset
 
-TRAINED = ["--dataset=digits_8x8", "--model=rbm", "--hidden=6", "--batch_size=100", "--evaluation=likelihood"]
+TRAINED = ["--model=rbm", "--hidden=6", "--batch_size=100", "--evaluation=likelihood"]
 TRAINED += ["--evaluate_every=0", "--num_samples=20", "--checkpoint_every=2"]
 
 
@@ -81,9 +84,23 @@ def test_a_single_process_agrees_with_itself():
     assert devices.death(ValueError("UNKNOWN: Gloo AllGather failed")) is None
 
 
-def start(folder, count=1, *flags, devices=1):
-    """The processes of one run, each with its devices."""
-    return processes.start([*TRAINED, f"--workdir={folder}", *flags], count, devices)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Flags of a run on digits of a file, which are read sooner than scikit-learn is imported."""
+    file = tmp_path_factory.mktemp("data") / "digits.npy"
+    np.save(file, load_dataset("digits_8x8").train.examples.reshape(-1, 8, 8))
+    return [*TRAINED, f"--dataset={file}"]
+
+
+@pytest.fixture
+def start(trained):
+    """Begins both processes of one run, each with a device."""
+    return lambda folder, *flags: processes.start([*trained, f"--workdir={folder}", "--mesh=auto", *flags], 2)
+
+
+def run_here(trained, folder, *flags):
+    """A run of this process, which must succeed."""
+    assert start_here("vpf_jax train", *trained, f"--workdir={folder}", *flags)[::2] == (0, "")
 
 
 def wait_for(file, text):
@@ -95,27 +112,25 @@ def wait_for(file, text):
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory):
+def single(trained, tmp_path_factory):
     """A run of one process on one device."""
     folder = tmp_path_factory.mktemp("single") / "run"
-    ((status, _, errors),) = ended(start(folder, 1, "--epochs=6"))
-    assert status == 0, errors
+    run_here(trained, folder, "--epochs=6")
     return folder
 
 
 @pytest.mark.slow
-def test_a_run_over_devices_goes_on_over_others(single, tmp_path):
+def test_a_run_over_devices_goes_on_over_others(trained, single, tmp_path):
     folder = tmp_path / "run"
-    for epochs, mesh, count in ((3, "data:2,model:2", 4), (5, "auto", 2), (6, "data:1", 1)):
-        ((status, _, errors),) = ended(start(folder, 1, f"--epochs={epochs}", f"--mesh={mesh}", devices=count))
-        assert status == 0, errors
+    for epochs, mesh in ((3, "data:2,model:2"), (5, "auto"), (6, "data:1")):
+        run_here(trained, folder, f"--epochs={epochs}", f"--mesh={mesh}")
     assert_same_run(folder, single)
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_run(single, tmp_path):
+def test_two_processes_are_one_run(start, single, tmp_path):
     folder = tmp_path / "run"
-    first, second = ended(start(folder, 2, "--epochs=6", "--mesh=auto"))
+    first, second = ended(start(folder, "--epochs=6"))
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]
     assert "process 0 of 2: 1 of 2 devices (cpu)" in first[1]
     assert "epoch 6/6" in first[1]
@@ -124,15 +139,15 @@ def test_two_processes_are_one_run(single, tmp_path):
     summaries = [json.loads((place / "summary.json").read_text()) for place in (folder, single)]
     scores = [summary["log_likelihood_test"]["mean"] for summary in summaries]
     assert scores[0] == pytest.approx(scores[1], abs=1e-3)
-    first, second = ended(start(folder, 2, "--epochs=6", "--mesh=auto"))
+    first, second = ended(start(folder, "--epochs=6"))
     assert (first[0], second[0]) == (0, 0)
     assert "finished already" in first[1]
 
 
 @pytest.mark.slow
-def test_a_signal_at_one_process_stops_both_and_one_process_goes_on(tmp_path):
+def test_a_signal_at_one_process_stops_both_and_one_process_goes_on(trained, start, tmp_path):
     folder, whole = tmp_path / "run", tmp_path / "whole"
-    both = start(folder, 2, "--epochs=300", "--mesh=auto")
+    both = start(folder, "--epochs=300")
     wait_for(folder / "metrics.csv", "\n3,")
     both[1].send_signal(signal.SIGTERM)
     for status, _, errors in ended(both):
@@ -143,16 +158,15 @@ def test_a_signal_at_one_process_stops_both_and_one_process_goes_on(tmp_path):
     assert len(rows) < 300
     assert max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal()) == len(rows)
     for place in (folder, whole):
-        ((status, _, errors),) = ended(start(place, 1, "--epochs=300"))
-        assert status == 0, errors
+        run_here(trained, place, "--epochs=300")
     assert_same_run(folder, whole, 1e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_the_death_of_one_process_ends_the_other_with_a_sentence(tmp_path, victim):
+def test_the_death_of_one_process_ends_the_other_with_a_sentence(start, tmp_path, victim):
     folder = tmp_path / "run"
-    both = start(folder, 2, "--epochs=4000", "--mesh=auto")
+    both = start(folder, "--epochs=4000")
     wait_for(folder / "metrics.csv", "\n3,")
     both[victim].kill()
     began = time.monotonic()

@@ -185,7 +185,8 @@ def _keep_compiled_programs() -> None:
     """Lets a second start reuse what the first has compiled, in $JAX_COMPILATION_CACHE_DIR or the user's cache."""
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vpf_jax"
+    # A folder of its own: JAX fails in a bounded cache where there is what an unbounded one has kept.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vpf_jax" / "programs"
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError:
