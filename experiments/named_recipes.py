@@ -71,13 +71,13 @@ TUNED: dict[str, tuple[rules.Rule, float, float]] = {
     "cd10": (rules.CD(10), 6e-3, 1e-3),
     "tethered1": (rules.Tethered(1, 0.1), 1e-2, 2e-3),
     "tethered5": (rules.Tethered(5, 0.2), 6e-3, 4e-3),
-    "tethered10": (rules.Tethered(10, 0.2), 6e-3, 4e-3),
+    "tethered10": (rules.Tethered(10, 0.2), 1e-2, 2e-3),
     "pcd1": (rules.PCD(), 3e-3, 1e-3),
     "pcd1_decay": (rules.PCD(), 6e-3, 4e-3),
     "pcd10": (rules.PCD(10), 6e-3, 2.5e-4),
     "pl": (rules.PL(FLIPS), 6e-3, 3e-3),
     "ratio": (rules.RatioMatching(FLIPS), 6e-3, 1e-3),
-    "mpf": (rules.MPF(FLIPS), 3e-3, 3e-4),
+    "mpf": (rules.MPF(FLIPS), 1e-2, 3e-5),
 }
 # Gibbs sweeps between the end of a forward annealing and the start of a reverse one.
 EQUILIBRATION = 500

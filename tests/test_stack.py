@@ -231,7 +231,7 @@ def test_rows_that_pass_together_are_as_many_as_memory_has_room_for(monkeypatch)
     assert rows_at_once(40_200) == 2**26 // (8 * 40_200) == 208
     assert rows_at_once(10**9) == 1
     assert rows_at_once(0) == CHUNK
-    cpu = jax.devices("cpu")[0]
+    cpu = jax.local_devices(backend="cpu")[0]
     monkeypatch.setattr(jax, "local_devices", lambda backend: [Accelerator(80 * 10**9)])
     assert rows_at_once(980) == 10**10 // (8 * 980)
     # A CPU that is chosen beside an accelerator.
