@@ -1,6 +1,5 @@
 """Recovery of couplings: fits of several seeds, what a run leaves, resuming, wrong settings."""
 
-import functools
 import itertools
 import json
 import re
@@ -12,6 +11,7 @@ import matplotlib.image
 import numpy as np
 import programs
 import pytest
+import quick_compile
 
 from experiments import ising_recovery
 from experiments.ising_recovery import Config
@@ -36,9 +36,6 @@ TINY = {
     "pcd_chains": 20,
     "pcd_steps": 30,
 }
-
-
-start = functools.partial(programs.start, "ising_recovery")
 
 
 def fitting(**changed):
@@ -143,11 +140,19 @@ def test_a_stopped_run_resumes_to_the_same_numbers(straight, tmp_path, monkeypat
                 np.testing.assert_array_equal(one[name], same[name])
 
 
+@pytest.fixture
+def optimised():
+    """What a test compiles runs as fast as it does for users."""
+    quick_compile.optimise(True)
+    yield
+    quick_compile.optimise(False)
+
+
 @pytest.mark.slow
-def test_the_quick_setting_of_the_docstring_recovers_the_couplings(tmp_path):
+def test_the_quick_setting_of_the_docstring_recovers_the_couplings(tmp_path, optimised):
     command = re.search(r"ising_recovery (--size\S+ .*?) --workdir", ising_recovery.__doc__, re.DOTALL)
     assert command[1].replace("\\", " ").split() == QUICK
-    done = start(*QUICK, f"--workdir={tmp_path / 'run'}")
+    done = programs.start_here("ising_recovery", *QUICK, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     summary = workdir.read_json(tmp_path / "run" / "summary.json")
     assert abs(summary["sampler"]["mean_disagreement_of_starts"] - 1) < 0.1
@@ -158,10 +163,10 @@ def test_the_quick_setting_of_the_docstring_recovers_the_couplings(tmp_path):
 
 
 @pytest.mark.slow
-def test_images_are_fitted_with_the_quick_setting(tmp_path):
+def test_images_are_fitted_with_the_quick_setting(tmp_path, optimised):
     quick = [flag for flag in QUICK if not flag.startswith(("--size", "--sampler_chains", "--sample_sizes"))]
     quick += ["--num_seeds=2", "--sample_sizes=300,3000"]
-    done = start(*quick, "--dataset=mnist_5k", f"--workdir={tmp_path / 'run'}")
+    done = programs.start_here("ising_recovery", *quick, "--dataset=mnist_5k", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     summary = workdir.read_json(tmp_path / "run" / "summary.json")
     images = shrink_images(load_dataset("mnist_5k").test.examples, (28, 28), 10)
