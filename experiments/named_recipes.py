@@ -77,7 +77,7 @@ TUNED: dict[str, tuple[rules.Rule, float, float]] = {
     "pcd10": (rules.PCD(10), 6e-3, 2.5e-4),
     "pl": (rules.PL(FLIPS), 6e-3, 3e-3),
     "ratio": (rules.RatioMatching(FLIPS), 6e-3, 1e-3),
-    "mpf": (rules.MPF(FLIPS), 1e-2, 3e-5),
+    "mpf": (rules.MPF(FLIPS), 6e-3, 3e-5),
 }
 # Gibbs sweeps between the end of a forward annealing and the start of a reverse one.
 EQUILIBRATION = 500
