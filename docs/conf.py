@@ -7,19 +7,41 @@ of the pages become MathML, which browsers draw without a script from the networ
 
 import re
 import sys
+import tempfile
+import uuid
 import warnings
 from pathlib import Path
 from typing import Any
 
+import jupyter_client
 from docutils import nodes
 from latex2mathml import converter
 from sphinx.util.nodes import make_refnode
+from traitlets import default
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 
 import vpf_jax  # noqa: E402
+
+
+class _KernelManager(jupyter_client.AsyncKernelManager):
+    """Of kernels that are reached through files: of ports, which each looks for, two that start at once may find the
+    same one, and one of them dies.
+    """
+
+    @default("transport")
+    def _transport_default(self) -> str:
+        return "ipc"
+
+    @default("ip")
+    def _ip_default(self) -> str:
+        # Where the files lie, and what their names begin with.
+        return str(Path(tempfile.gettempdir(), f"kernel-{uuid.uuid4().hex}"))
+
+
+jupyter_client.AsyncKernelManager = _KernelManager
 
 project = "vpf_jax"
 author = "The vpf_jax developers"
