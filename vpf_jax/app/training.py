@@ -562,6 +562,7 @@ def run(config: Config) -> dict[str, Any]:
 def train(recipe: recipes.Recipe, judge: Judge, evaluate_every: int, **options: Any) -> loop.Trained:
     """Runs the epochs that are left."""
     images, seed = judge.images, np.uint32(judge.seed)
+    source = images.train.source
     columns = (*COLUMNS, *judge.evaluation.columns, *(["alignment"] if recipe.backward_start != "tied" else []))
 
     def evaluated(epoch: int) -> bool:
@@ -584,7 +585,7 @@ def train(recipe: recipes.Recipe, judge: Judge, evaluate_every: int, **options: 
             images.train.variances if images.unit.own(images.num_visible) is not None else None,
             images.unit,
         ),
-        images.train.source or images.train.visible,
+        images.train.visible if source is None else source,
         columns=columns,
         measure=measure,
         evaluated=evaluated,
