@@ -39,6 +39,7 @@ RBMS = {
     "pcd1": "PCD-1",
     "pcd1_decay": "PCD-1, strong decay",
     "pcd10": "PCD-10",
+    "tap": "TAP-3",
     "pl": "PL",
     "ratio": "ratio matching",
     "mpf": "marginal MPF",
@@ -63,7 +64,7 @@ DIRECTED = {
 # An eighth of the flips per step: all pairs of units are summed over for each, where others take one product.
 FLIPS = 98
 # Rule, learning rate at the start of a cosine schedule, weight decay: of centred RBMs, chosen on validation images
-# (docs/results/tuning.md), but for cd2, tethered10 and pcd10, which are set as their neighbours are.
+# (docs/results/tuning.md).
 TUNED: dict[str, tuple[rules.Rule, float, float]] = {
     "cd1": (rules.CD(), 1e-2, 4e-3),
     "cd2": (rules.CD(2), 1e-2, 3e-3),
@@ -75,6 +76,7 @@ TUNED: dict[str, tuple[rules.Rule, float, float]] = {
     "pcd1": (rules.PCD(), 3e-3, 1e-3),
     "pcd1_decay": (rules.PCD(), 6e-3, 4e-3),
     "pcd10": (rules.PCD(10), 6e-3, 2.5e-4),
+    "tap": (rules.TAP(3), 3e-3, 2e-3),
     "pl": (rules.PL(FLIPS), 6e-3, 3e-3),
     "ratio": (rules.RatioMatching(FLIPS), 6e-3, 1e-3),
     "mpf": (rules.MPF(FLIPS), 6e-3, 3e-5),
