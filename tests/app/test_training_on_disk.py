@@ -27,7 +27,7 @@ TINY = {
     "evaluate_every": 0,
     "visible_biases": "data",
 }
-# 320 of 400 examples are for training: 10 full minibatches and 20 examples, in 4 blocks.
+# 320 of 400 examples are for training: 10 full minibatches in 4 blocks, and 20 examples in one.
 STEPS_AT_ONCE, BLOCKS = 3, 5
 
 

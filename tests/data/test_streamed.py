@@ -8,6 +8,7 @@ from vpf_jax.checks import SettingError
 from vpf_jax.data import DatasetError, binarise, load_dataset
 from vpf_jax.data import streamed as module
 from vpf_jax.data.loading import digest_of, is_found
+from vpf_jax.data.on_disk import NpyFiles
 from vpf_jax.data.streamed import open_streamed
 
 RNG = np.random.default_rng(0)
@@ -18,6 +19,7 @@ KINDS = {
     "probabilities": RNG.random((211, 6)),
     "counts": RNG.poisson(2, (211, 6)),
     "reals": RNG.normal(1, 2, (211, 6)),
+    "reals far from 0": RNG.normal(1e6, 0.5, (211, 6)),
 }
 
 
@@ -114,9 +116,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
         open_streamed(tmp_path / "some.npy", values="words")
 
 
-def test_rows_that_follow_one_another_are_read_at_once(tmp_path, monkeypatch):
-    from vpf_jax.data.on_disk import NpyFiles
-
+def test_rows_that_follow_one_another_are_read_at_once(tmp_path):
     for number, part in enumerate(np.split(KINDS["bits"], [100])):
         np.save(tmp_path / f"{number}.npy", part)
     files = NpyFiles(sorted(tmp_path.glob("*.npy")))

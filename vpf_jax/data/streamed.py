@@ -73,13 +73,15 @@ class Streamed:
     @functools.cached_property
     def moments(self) -> tuple[Float[np.ndarray, " n_0"], Float[np.ndarray, " n_0"]]:
         """Mean and variance of each visible entry over the training examples, which are read once for it."""
+        # Of differences from an example, so that large means leave the variances their digits.
+        first_one = self.source.read(np.zeros(1, np.int64))[0].astype(np.float64)
         total = square = np.zeros(self.source.num_visible)
         for start, rows in self._stored.pieces():
             first, last = np.searchsorted(self._rows, (start, start + len(rows)))
-            states = self._states(rows[self._rows[first:last] - start]).astype(np.float64)
+            states = self._states(rows[self._rows[first:last] - start]) - first_one
             total, square = total + states.sum(axis=0), square + (states**2).sum(axis=0)
         means = total / len(self)
-        return means, np.maximum(square / len(self) - means**2, 0)
+        return means + first_one, np.maximum(square / len(self) - means**2, 0)
 
     @property
     def _stored(self) -> Stored:
