@@ -53,8 +53,8 @@ def rows(config):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
-    [{}, {"rule": "pcd", "centred": True}, {"refine": "cd", "refine_epochs": 2, "model": "semi_restricted"}],
-    ids=lambda given: given.get("rule", given.get("refine", "vpf")),
+    [{}, {"rule": "pcd", "centred": True}, {"refine": "pcd", "refine_epochs": 2, "model": "semi_restricted"}],
+    ids=("vpf", "pcd", "refined"),
 )
 def test_it_learns_what_is_learnt_in_memory(given, folder):
     config = training.Config(**TINY, **given, workdir="memory")
