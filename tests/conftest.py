@@ -3,6 +3,7 @@ key are errors; interrupts arrive.
 """
 
 import gc
+import io
 import os
 import random
 import shutil
@@ -16,6 +17,7 @@ import layouts
 import pytest
 import quick_compile
 import typed
+from PIL import Image
 
 quick_compile.install()
 typed.install()
@@ -84,6 +86,17 @@ def devices_of_the_run(request: pytest.FixtureRequest) -> Iterator[None]:
     """A mesh is current, or both processes begin the test together, where pytest was asked for it."""
     with layouts.current(request.config, request.node.nodeid):
         yield
+
+
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made but not drawn, of which a run has up to ten: for tests whose subject is something else.
+
+    What is set up for a whole file draws its pictures all the same.
+    """
+    dot = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(dot, "PNG")
+    monkeypatch.setattr("vpf_jax.figures._drawn", lambda figure, suffix: dot.getvalue())
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from vpf_jax.app import devices
 from vpf_jax.checks import SettingError
 from vpf_jax.data import load_dataset
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 TRAINED = ["--model=rbm", "--hidden=6", "--batch_size=100", "--evaluation=likelihood"]
 TRAINED += ["--evaluate_every=0", "--num_samples=20", "--checkpoint_every=2"]
 

@@ -21,6 +21,8 @@ from vpf_jax.data import DatasetError
 from vpf_jax.evaluate import scores
 from vpf_jax.models import save_model
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 TINY = {"epochs": 8, "batch_size": 20, "learning_rate": 0.02, "num_samples": 100, "hidden": (3,), "evaluate_every": 0}
 RNG = np.random.default_rng(0)
 KIND = RNG.random((500, 1)) < 0.5

@@ -18,6 +18,8 @@ from vpf_jax.checks import SettingError
 from vpf_jax.data import Dataset, Part, register_source
 from vpf_jax.evaluate import scores
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 TINY = {"dataset": "words", "epochs": 8, "batch_size": 20, "num_samples": 50, "learning_rate": 0.05}
 NAMES = ("a", "b", "c", "d", "e", "f", "g")
 

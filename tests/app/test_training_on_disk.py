@@ -18,6 +18,8 @@ from vpf_jax.app import devices, loop, training
 from vpf_jax.app.folder import Stopped, UsageError
 from vpf_jax.data.streamed import open_streamed
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 TINY = {
     "dataset": "words.npy",
     "hidden": (3,),

@@ -138,6 +138,7 @@ def test_a_finished_run_says_so_and_is_left_as_it_is(straight, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in workdir.glob("*.png")}
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.slow
 def test_a_finished_run_goes_on_to_the_bits_of_a_longer_one(straight, tmp_path):
     workdir, _, summary = straight
@@ -155,6 +156,7 @@ def test_a_finished_run_goes_on_to_the_bits_of_a_longer_one(straight, tmp_path):
         mnist_dbm.run(shorter)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "reason"),
@@ -183,6 +185,7 @@ def test_where_more_epochs_would_be_another_training_they_are_refused(settings, 
     mnist_dbm.run(config)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.slow
 def test_evaluating_more_often_changes_no_parameter(straight, tmp_path):
     workdir, _, _ = straight
@@ -192,6 +195,7 @@ def test_evaluating_more_often_changes_no_parameter(straight, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.slow
 def test_images_are_sent_and_the_last_epoch_is_evaluated_once(tmp_path, monkeypatch):
     calls = {"binarised": [], "scored": 0}
@@ -238,6 +242,7 @@ def test_an_animation_that_comes_too_late_is_said(straight, capsys):
     assert "no samples.gif: the run was finished without --gif" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.slow
 def test_a_damaged_newest_checkpoint_costs_only_its_epochs(straight, tmp_path):
     workdir, _, _ = straight
@@ -256,6 +261,7 @@ def test_a_damaged_newest_checkpoint_costs_only_its_epochs(straight, tmp_path):
     assert_same_run(workdir, tmp_path / "run")
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",

@@ -40,7 +40,7 @@ def parzen_log_likelihood(
       ValueError: shapes that do not fit, no centres or points, values that are not finite, or a sigma that is not
         positive and finite.
     """
-    _check(centres, points, sigma)
+    _check(centres, points, [sigma])
     return _log_density(jnp.asarray(centres), jnp.asarray(points), jnp.asarray(sigma, jnp.float32)[None])[0]
 
 
@@ -58,8 +58,7 @@ def choose_sigma(
         raise ValueError(f"got sigmas={sigmas!r}; they are a sequence of positive numbers")
     if len(sigmas) == 0:
         raise ValueError("got no sigmas; it takes at least one positive number")
-    for sigma in sigmas:
-        _check(centres, validation, sigma)
+    _check(centres, validation, sigmas)
     scores = _log_density(jnp.asarray(centres), jnp.asarray(validation), jnp.asarray(sigmas, jnp.float32))
     means = np.asarray(jnp.mean(scores, axis=1))
     if np.isnan(means).any():
@@ -113,7 +112,7 @@ def _chunks(rows: Array) -> tuple[Array, Array]:
     return padded.reshape(count, _CHUNK, rows.shape[1]), valid.reshape(count, _CHUNK)
 
 
-def _check(centres: AnyArray, points: AnyArray, sigma: Array | float) -> None:
+def _check(centres: AnyArray, points: AnyArray, sigmas: Sequence[Array | float]) -> None:
     checks.array("centres", centres)
     checks.array("points", points)
     shapes = jnp.shape(centres), jnp.shape(points)
@@ -121,8 +120,9 @@ def _check(centres: AnyArray, points: AnyArray, sigma: Array | float) -> None:
         raise ValueError(
             f"got centres of shape {shapes[0]} and points of shape {shapes[1]}; both are non-empty [n, d], d the same"
         )
-    if getattr(sigma, "shape", ()) != ():
-        raise ValueError(f"got sigma of shape {jnp.shape(sigma)}; it takes one number")
-    checks.positive("sigma", sigma)
+    for sigma in sigmas:
+        if getattr(sigma, "shape", ()) != ():
+            raise ValueError(f"got sigma of shape {jnp.shape(sigma)}; it takes one number")
+        checks.positive("sigma", sigma)
     checks.finite("centres", centres)
     checks.finite("points", points)
