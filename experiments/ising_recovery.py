@@ -6,7 +6,7 @@ writes into --workdir: config.json, samples/ (one file per glass) and fits/ (one
 as it is done, then table.md, recovery.png and summary.json. A second start with the same folder resumes; a finished
 run says so. Within a minute or two on two cores, with few samples and glasses,
 
-    python -m experiments.ising_recovery --size=6 --sample_sizes=300,1000,3000 --num_seeds=3 --sampler_chains=600 \
+    python -m experiments.ising_recovery --size=6 --sample_sizes=300,1000,3000 --num_seeds=2 --sampler_chains=600 \
         --workdir=...
 
 and the same on images with --dataset=mnist_5k instead of --size and --sampler_chains. After Sohl-Dickstein, Battaglino

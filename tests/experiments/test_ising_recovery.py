@@ -25,7 +25,7 @@ from vpf_jax.spin_glass import shrink_images
 ROOT = Path(__file__).parents[2]
 RULES = tuple(ising_recovery.TITLES)
 # The quick settings of the module's docstring, and smaller ones still.
-QUICK = ["--size=6", "--sample_sizes=300,1000,3000", "--num_seeds=3", "--sampler_chains=600"]
+QUICK = ["--size=6", "--sample_sizes=300,1000,3000", "--num_seeds=2", "--sampler_chains=600"]
 TINY = {
     "size": 3,
     "sample_sizes": (50, 200),
@@ -165,17 +165,18 @@ def test_the_quick_setting_of_the_docstring_recovers_the_couplings(tmp_path, opt
 @pytest.mark.slow
 def test_images_are_fitted_with_the_quick_setting(tmp_path, optimised):
     quick = [flag for flag in QUICK if not flag.startswith(("--size", "--sampler_chains", "--sample_sizes"))]
-    quick += ["--num_seeds=2", "--sample_sizes=300,3000"]
+    quick += ["--sample_sizes=3000"]
     done = programs.start_here("ising_recovery", *quick, "--dataset=mnist_5k", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     summary = workdir.read_json(tmp_path / "run" / "summary.json")
     images = shrink_images(load_dataset("mnist_5k").test.examples, (28, 28), 10)
     means = np.clip(images.mean(axis=0), 1e-3, 1 - 1e-3)
     independent = np.mean(np.sum(np.where(images, np.log(means), np.log(1 - means)), axis=1))
-    scores = {row["rule"]: row["held_out"]["mean"] for row in summary["rows"] if row["num_samples"] == 3000}
+    scores = {row["rule"]: row["held_out"]["mean"] for row in summary["rows"]}
+    assert set(scores) == set(RULES)
     # The pixels are far from independent, even where independent ones are told the means of the test images.
     assert all(independent * 2 / 3 < score < 0 for score in scores.values())
-    assert len(summary["agreement"]) == 6
+    assert len(summary["agreement"]) == 3
     assert all(0.3 < row["correlation"]["mean"] < 1 for row in summary["agreement"])
     assert summary["sampler"] is None
 
