@@ -149,7 +149,9 @@ def test_two_processes_are_one_run(start, single, tmp_path):
 @pytest.mark.slow
 def test_a_signal_at_one_process_stops_both_and_one_process_goes_on(trained, start, tmp_path):
     folder, whole = tmp_path / "run", tmp_path / "whole"
-    both = start(folder, "--epochs=300")
+    # Enough of them that the signal comes before the last.
+    flags = "--epochs=300", "--checkpoint_every=100"
+    both = start(folder, *flags)
     wait_for(folder / "metrics.csv", "\n3,")
     both[1].send_signal(signal.SIGTERM)
     for status, _, errors in ended(both):
@@ -160,7 +162,7 @@ def test_a_signal_at_one_process_stops_both_and_one_process_goes_on(trained, sta
     assert len(rows) < 300
     assert max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal()) == len(rows)
     for place in (folder, whole):
-        run_here(trained, place, "--epochs=300")
+        run_here(trained, place, *flags)
     assert_same_run(folder, whole, 1e-3)
 
 

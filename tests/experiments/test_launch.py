@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from programs import start_here
 
 from vpf_jax.app import training
 from vpf_jax.settings import options
@@ -139,8 +140,8 @@ def trained(tmp_path_factory):
 def single(trained, tmp_path_factory):
     """The objectives of one process."""
     folder = tmp_path_factory.mktemp("single") / "run"
-    command = [sys.executable, "-m", *train(trained, folder, 4)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
+    program, command, *flags = train(trained, folder, 4)
+    assert start_here(f"{program} {command}", *flags)[::2] == (0, "")
     return objectives(folder)
 
 

@@ -1,6 +1,7 @@
 """The command among kills, signals, a full disk, a second process and closed pipes: it ends quietly, and resumes.
 
-Every process shares one cache of compiled programs, and the start that nothing happens to fills it.
+Every process shares one cache of compiled programs, and the start that nothing happens to fills it. What goes on to the
+end does so in this process.
 """
 
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from programs import start_here
 
 import vpf_jax
 from vpf_jax.data import load_dataset
@@ -60,6 +62,12 @@ def end(process):
     """Exit status and standard error."""
     _, errors = process.communicate(timeout=300)
     return process.returncode, errors
+
+
+def go_on(folder, flags):
+    """A start that nothing happens to, in this process."""
+    ended = start_here("mnist_dbm", *flags, f"--workdir={folder}")
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +118,7 @@ def test_a_run_killed_again_and_again_arrives_at_the_same_bits(straight, environ
         else:
             time.sleep(rng.uniform(0.3, 1) * seconds)
         kill(process)
-    assert end(begin(folder, environment, digits)) == (0, "")
+    go_on(folder, digits)
     assert outcome(folder) == expected
 
 
@@ -123,7 +131,7 @@ def test_a_run_on_counts_killed_arrives_at_the_same_bits(environment, tmp_path):
     np.save(tmp_path / "counts.npy", counts)
     flags = [f"--dataset={tmp_path / 'counts.npy'}", "--model=rbm", "--hidden=2", "--rule=pcd", "--batch_size=20"]
     flags += ["--learning_rate=0.01", "--epochs=20", "--checkpoint_every=4", "--num_samples=20", "--evaluate_every=0"]
-    assert end(begin(tmp_path / "straight", environment, flags=flags)) == (0, "")
+    go_on(tmp_path / "straight", flags)
     folder = tmp_path / "run"
     for wait in (wait_for_line("epoch 6/"), wait_for_checkpoint):
         process = begin(folder, environment, flags=flags)
@@ -131,7 +139,7 @@ def test_a_run_on_counts_killed_arrives_at_the_same_bits(environment, tmp_path):
         assert kill(process) == -signal.SIGKILL
     assert {path.name for path in (folder / "checkpoints").iterdir()} - {".writing"}
     assert not (folder / "summary.json").exists()
-    assert end(begin(folder, environment, flags=flags)) == (0, "")
+    go_on(folder, flags)
     assert outcome(folder) == outcome(tmp_path / "straight")
     (machine,) = vpf_jax.load_stack(folder)
     assert machine.layer_units[0] == vpf_jax.units.COUNT
@@ -202,7 +210,7 @@ def test_signals_at_every_stage_end_quietly_and_the_run_resumes(straight, enviro
     status, errors = end(process)
     assert status in (128 + signal.SIGINT, -signal.SIGINT)
     assert_quiet(errors)
-    assert end(begin(folder, environment, digits)) == (0, "")
+    go_on(folder, digits)
     assert outcome(folder) == straight[0]
 
 
@@ -229,7 +237,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_resumes_where_there_is_room(str
     assert status == 1, errors
     assert_quiet(errors)
     assert "checkpoints/2: a checkpoint cannot be written (File too large); what was saved stays" in errors
-    assert end(begin(folder, environment, digits)) == (0, "")
+    go_on(folder, digits)
     assert outcome(folder) == straight[0]
 
 

@@ -12,13 +12,14 @@ from typing import NamedTuple
 import numpy as np
 import processes
 import pytest
+from programs import start_here
 
 EPOCHS, CHECKPOINTS, EVALUATIONS = 12, 2, 4
 FLAGS = ["--hidden=4", "--batch_size=20", f"--epochs={EPOCHS}", f"--evaluate_every={EVALUATIONS}", "--num_samples=20"]
 FLAGS += [f"--checkpoint_every={CHECKPOINTS}"]
 # Seconds within which the other process ends.
 PATIENCE = 60
-# Processes of a run that goes on, devices of each.
+# Processes of a run that goes on, devices of each; a single one is this process.
 AFTERWARDS = ((1, 2), (2, 1), (1, 1))
 DRILLS = int(os.environ.get("VPF_DRILLS", 2))
 
@@ -67,11 +68,10 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def straight(flags, cache, tmp_path_factory):
+def straight(flags, tmp_path_factory):
     """A run of one process that nothing happens to."""
     folder = tmp_path_factory.mktemp("straight") / "run"
-    ((status, _, errors),) = processes.ended(processes.start([*flags, f"--workdir={folder}"], **cache))
-    assert (status, errors) == (0, "")
+    assert start_here("vpf_jax train", *flags, f"--workdir={folder}")[::2] == (0, "")
     return folder
 
 
@@ -118,9 +118,12 @@ def test_a_killed_process_ends_the_other_and_nothing_saved_is_lost(flags, cache,
     assert not rest or by_jax or "This most likely indicates that another task died" in errors
     done = (folder / "metrics.csv").read_text().count("\n") - 1 if (folder / "metrics.csv").exists() else 0
     count, devices = AFTERWARDS[number % 3]
-    mesh = ["--mesh=auto"] if count * devices > 1 else []
-    first, *_ = others = processes.ended(processes.start([*given, *mesh], count, devices, **cache))
+    if count > 1:
+        others = processes.ended(processes.start([*given, "--mesh=auto"], count, devices, **cache))
+    else:
+        others = [start_here("vpf_jax train", *given, *([f"--mesh=data:{devices}"] if devices > 1 else []))]
     assert all(one[0] == 0 for one in others), others
+    first = others[0]
     newest = max(saved, default=0)
     resumed = [int(line.split()[3]) for line in first[1].splitlines() if line.startswith("resuming after epoch")]
     # One that was being written may have become whole meanwhile; that of the last epoch is no longer resumed from.
