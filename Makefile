@@ -99,3 +99,4 @@ format: install
 
 clean:
 	rm -rf $(VENV) .venv-oldest docs/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/vpf_jax/tests"

@@ -1,12 +1,18 @@
 """What makes the many small programs of the tests compile in less than half the time: settings of XLA, one context.
 
-Programs run several times slower by it; files of tests whose programs run for long are marked `long_running`.
+Programs run several times slower by it; files of tests whose programs run for long are marked `long_running`. What one
+run of the tests has compiled the next one finds in the user's cache, and takes two thirds of the time; `make clean`
+empties it.
 """
 
 import functools
+import hashlib
 import os
+import platform
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 
@@ -17,6 +23,9 @@ VARIABLES = "XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS"
 # A sum that compiles under flags that XLA knows; others end the process.
 PROBE = "import jax.numpy as jnp; jnp.ones(3).sum().block_until_ready()"
 
+# Of kept programs, some of which no test compiles any longer; more are thrown away.
+KEPT_BYTES = 10**9
+
 # Executables of the programs of a file, by all that they are compiled of.
 _compiled: dict[tuple, object] = {}
 
@@ -25,6 +34,7 @@ def install() -> None:
     """To be called before the first computation; programs that tests start inherit the settings, or are given none."""
     _share_context()
     _compile_once()
+    _keep()
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     optimise(False)
     if "XLA_FLAGS" in os.environ:
@@ -51,6 +61,31 @@ def forget() -> None:
     clear = getattr(_mlir(), "make_ir_context", None)
     if hasattr(clear, "cache_clear"):
         clear.cache_clear()
+
+
+def _keep() -> None:
+    """Programs are kept in a folder for processors of this one's kind, as they may hold instructions of its own."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vpf_jax" / "tests"
+    # Not by workers, of which others read there.
+    if "PYTEST_XDIST_WORKER" not in os.environ and sum(f.stat().st_size for f in cache.rglob("*")) > KEPT_BYTES:
+        shutil.rmtree(cache, ignore_errors=True)
+    folder = cache / hashlib.sha256(_processor().encode()).hexdigest()[:8]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _processor() -> str:
+    """What compilers look at, where the system tells it."""
+    told = Path("/proc/cpuinfo")
+    if not told.exists():
+        return platform.processor()
+    lines = {line for line in told.read_text().splitlines() if line.startswith(("model name", "flags", "Features"))}
+    return "".join(sorted(lines))
 
 
 def _mlir() -> object:
