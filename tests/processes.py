@@ -1,4 +1,4 @@
-"""A training as several processes of this machine, and whether two trainings are the same to rounding."""
+"""A training, or another program, as several processes of this machine; whether two trainings are the same run."""
 
 import os
 import socket
@@ -19,21 +19,31 @@ ROUNDING = 1e-5
 
 def start(flags: Sequence[str], count: int = 1, devices: int = 1, **environment: str) -> list[subprocess.Popen]:
     """The processes of `vpf_jax train` with these flags, each with so many devices."""
+    command = ["-m", "vpf_jax", "train", *flags]
+    several = [f"--coordinator={_address()}", f"--processes={count}"] if count > 1 else []
+    return [
+        _begin(command + ([*several, f"--process={i}"] if several else []), devices, environment) for i in range(count)
+    ]
+
+
+def start_program(program: str, *arguments: str, count: int, devices: int) -> list[subprocess.Popen]:
+    """The processes of a program in Python, which JAX has joined when it begins."""
+    joined = "import sys, jax; jax.distributed.initialize(sys.argv.pop(1), int(sys.argv.pop(1)), int(sys.argv.pop(1)))"
+    given = ["-c", f"{joined}\n{program}", _address(), str(count)]
+    return [_begin([*given, str(i), *arguments], devices, {}) for i in range(count)]
+
+
+def _address() -> str:
+    """That nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vpf_jax", "train", *flags]
-    several = [f"--coordinator=127.0.0.1:{port}", f"--processes={count}"] if count > 1 else []
-    return [
-        subprocess.Popen(
-            command + ([*several, f"--process={i}"] if several else []),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)} | environment,
-        )
-        for i in range(count)
-    ]
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def _begin(command: Sequence[str], devices: int, environment: dict[str, str]) -> subprocess.Popen:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)} | environment
+    return subprocess.Popen([sys.executable, *command], env=environment, **pipes)
 
 
 def ended(processes: Sequence[subprocess.Popen]) -> list[tuple[int, str, str]]:

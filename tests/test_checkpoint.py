@@ -226,10 +226,9 @@ def test_damaged_ones_push_out_no_good_one(tmp_path):
 
 
 def test_a_later_format_is_no_damage(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
     save_checkpoint(tmp_path, 1, state(1))
-    monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="of format 2, which a later version has written"):
+    monkeypatch.setattr(checkpoint, "FORMAT", 0)
+    with pytest.raises(CheckpointError, match="of format 1, which a later version has written"):
         restore_checkpoint(tmp_path, state(0))
     assert (tmp_path / "1").exists()
 
@@ -245,7 +244,7 @@ def test_a_later_format_is_no_damage(tmp_path, monkeypatch):
 def test_what_cannot_be_written_is_one_sentence_and_leaves_the_earlier_ones(tmp_path, monkeypatch, raised, kind):
     save_checkpoint(tmp_path, 1, state(1))
 
-    def failing(place, leaves):
+    def failing(place, leaves, cut):
         place.mkdir()
         (place / "half").write_bytes(b"half")
         raise raised

@@ -7,7 +7,7 @@ A checkpoint is a folder of two things: `arrays`, the leaves under their paths (
     leaves                 path -> shape, dtype, and of typed keys their kind; of a static field that is not at its
                            default, such as the units of a machine, the name of its value
     info                   what the caller adds
-    sha256                 of the leaves' paths, shapes, dtypes and bytes
+    sha256                 of the leaves' paths, shapes, dtypes and bytes; null where no process had all of them
     files                  path -> SHA-256 of what orbax has written
     record_sha256          of the record without this entry
 
@@ -17,6 +17,10 @@ number. Reading verifies all digests, those of files before orbax sees them, whi
 of them quiet. What is damaged is said (by logging, which Python shows on standard error unless the program does
 otherwise), put aside as NUMBER.damaged, and passed over. A checkpoint of something else is no damage but an error, and
 so is a folder without a record, which versions before 0.5.1 have written.
+
+Of a tree that lies over the devices of several processes each process writes its own parts, and reads those of the
+devices on which it is wanted, which may be others; all of them call the function, and reach the same folder. What
+stands in the record the first one writes, compares and tells the others.
 
 Not here: what is saved and when (`app`); the stack of a run by its folder (`loading`).
 """
@@ -31,7 +35,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -40,17 +44,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from vpf_jax import checks
+from vpf_jax import checks, processes
 
 Tree = TypeVar("Tree", bound=PyTree)
-# The leaves of a tree under their paths, data of keys for typed keys.
-Leaves = dict[str, np.ndarray]
+T = TypeVar("T")
+# The leaves of a tree under their paths, data of keys for typed keys; arrays of JAX's where they lie over processes.
+Leaves = dict[str, Any]
 # What a record says of each leaf: shape, dtype, and of typed keys their kind; of a static field "static".
 Structure = dict[str, dict[str, Any]]
 
 # The one before the newest is kept too, for the case that the newest cannot be read.
 KEPT = 2
-FORMAT = 1
+# 1 of what is whole, which is all that versions before 0.11 read; 2 of what lies over processes.
+FORMAT = 2
 # Of what is being written, or on its way out: no checkpoints, and removed by the next writer.
 _HIDDEN = (".writing", ".removed")
 # Errors of the system that say nothing about what a file holds.
@@ -84,13 +90,16 @@ class Found(NamedTuple):
 
 
 def save_checkpoint(directory: str | Path, step: int, tree: PyTree, info: dict[str, Any] | None = None) -> None:
-    """Writes checkpoint number `step`; returns when it is on disk. Of several processes the first one alone writes.
+    """Writes checkpoint number `step`; returns when it is on disk.
+
+    Of several processes all write a tree that lies over devices of all, each its own parts, and each call this with the
+    same arguments; any other tree the first one alone.
 
     It and the newest `KEPT` - 1 of the others stay, in the order of saving. Others are removed, but for those that
     cannot be read.
 
     Args:
-      directory: the folder of checkpoints, made where missing.
+      directory: the folder of checkpoints, made where missing; the same one for all processes that write.
       step: the number of the checkpoint, at least 0; a checkpoint of the same number is replaced.
       tree: a pytree of arrays and typed random keys.
       info: further values that JSON can hold.
@@ -98,9 +107,11 @@ def save_checkpoint(directory: str | Path, step: int, tree: PyTree, info: dict[s
     Raises:
       ValueError: a step that is no such number, or info that JSON cannot hold.
       OSError: it cannot be written, as on a full disk; those that were there stay.
-      CheckpointError: this is another process than the first, or it cannot be written for another reason.
+      CheckpointError: this is another process than the first, and the tree is not cut over processes; or it cannot be
+        written for another reason.
     """
-    if jax.process_index() > 0:
+    cut = is_cut(tree)
+    if not cut and not processes.is_first():
         # Orbax leaves out NumPy arrays there, in silence.
         raise CheckpointError(
             f"got process {jax.process_index()} of {jax.process_count()}, counted from 0; the first one writes "
@@ -109,35 +120,32 @@ def save_checkpoint(directory: str | Path, step: int, tree: PyTree, info: dict[s
     step = checks.integer("step", step, 0)
     directory = Path(directory).absolute()
     structure, found = _described(tree)
-    leaves = {path: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for path, leaf in found.items()}
-    others = {number: record for number, record in _records(directory).items() if isinstance(record, dict)}
+    leaves = {path: _plain(leaf) for path, leaf in found.items()}
     record = {
-        "format": FORMAT,
+        "format": FORMAT if cut else 1,
         "step": step,
-        "order": 1 + max((record["order"] for record in others.values()), default=0),
         "leaves": structure,
         "info": info or {},
-        "sha256": _digest_of_leaves(structure, leaves),
+        "sha256": None if cut else _digest_of_leaves(structure, leaves),
     }
     try:
         _digest_of_record(record)
     except TypeError as error:
         raise ValueError(f"got info with other values than JSON can hold ({error})") from None
     try:
-        _write(directory, step, leaves, record)
+        _by_first(cut, lambda: _begin(directory))
+        _save_arrays(directory / ".writing" / "arrays", leaves, cut)
+        _by_first(cut, lambda: _finish(directory, step, record))
     # A disk that is full fails anywhere inside orbax and tensorstore, with any exception.
     except Exception as error:
-        shutil.rmtree(directory / ".writing", ignore_errors=True)
+        if processes.is_first():
+            shutil.rmtree(directory / ".writing", ignore_errors=True)
         place, number = directory / str(step), _system_error(error)
         if number is not None:
             raise OSError(number, f"a checkpoint cannot be written ({os.strerror(number)})", str(place)) from error
         first = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"checkpoint {place} cannot be written ({type(error).__name__}: {first})") from error
-    others.pop(step, None)
-    for number in sorted(others, key=lambda number: others[number]["order"], reverse=True)[KEPT - 1 :]:
-        hidden = directory / f".removed-{number}"
-        os.replace(directory / str(number), hidden)
-        shutil.rmtree(hidden, ignore_errors=True)
+    _by_first(cut, lambda: _remove_old(directory))
 
 
 def restore_checkpoint(directory: str | Path, like: Tree) -> tuple[int, Tree, dict[str, Any]] | None:
@@ -148,7 +156,8 @@ def restore_checkpoint(directory: str | Path, like: Tree) -> tuple[int, Tree, di
     Args:
       directory: the folder of checkpoints.
       like: a pytree of the structure, shapes and dtypes that were saved, of arrays or `jax.ShapeDtypeStruct`; leaves
-        that are laid over devices lie there again.
+        that are laid over devices lie there again. Where it lies over devices of several processes all of them call
+        this, and each reads what is to lie on its own devices.
 
     Returns:
       (step, tree, info), or None where there is no checkpoint.
@@ -158,11 +167,21 @@ def restore_checkpoint(directory: str | Path, like: Tree) -> tuple[int, Tree, di
       CheckpointError: there are checkpoints, all of them damaged, or one of another version.
       OSError: the system does not let them be read.
     """
+    if is_cut(like):
+        return _restore_cut(Path(directory).absolute(), like)
     found = read_newest(Path(directory), _described(like)[0], put_aside=True)
     if found is None:
         return None
     tree = jax.tree_util.tree_map_with_path(lambda keys, leaf: _like(leaf, found.leaves[_path(keys)]), like)
     return found.step, tree, found.info
+
+
+def is_cut(tree: PyTree) -> bool:
+    """Whether some of its arrays, or of what stands for arrays, lie over the devices of several processes."""
+    if jax.process_count() == 1:
+        return False
+    places = (getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(tree))
+    return any(place is not None and not place.is_fully_addressable for place in places)
 
 
 def read_newest(directory: Path, wanted: Structure | None = None, *, put_aside: bool = False) -> Found | None:
@@ -171,11 +190,16 @@ def read_newest(directory: Path, wanted: Structure | None = None, *, put_aside: 
     Raises:
       CheckpointError, CheckpointMismatchError: see `restore_checkpoint`.
     """
+    return _newest(directory, lambda place, record: _read(place, record, wanted), put_aside)
+
+
+def _newest(directory: Path, read: Callable[[Path, Any], T], put_aside: bool) -> T | None:
+    """Of the newest checkpoint what `read` gives of its folder and its record; it raises _Damage for a damaged one."""
     # Those without a readable record come first: nobody knows how new they are.
     for step, record in sorted(_records(directory).items(), key=lambda item: (_order(item[1]), item[0]), reverse=True):
         place = directory / str(step)
         try:
-            return _read(place, record, wanted)
+            return read(place, record)
         except _Damage as error:
             moved = aside(place) if put_aside else None
             told = f", and is now {moved.name}" if moved else ""
@@ -192,7 +216,7 @@ def read_newest(directory: Path, wanted: Structure | None = None, *, put_aside: 
 
 def newest_info(directory: Path) -> dict[str, Any] | None:
     """What goes with the checkpoint that was saved last, of those whose records are sound; no arrays are read."""
-    records = [record for record in _records(directory).values() if isinstance(record, dict)]
+    records = _sound(directory).values()
     return max(records, key=_order)["info"] if records else None
 
 
@@ -223,6 +247,11 @@ def _records(directory: Path) -> dict[int, Any]:
     return {number: _record(directory / str(number)) for number in numbers}
 
 
+def _sound(directory: Path) -> dict[int, dict[str, Any]]:
+    """The records that can be read."""
+    return {number: record for number, record in _records(directory).items() if isinstance(record, dict)}
+
+
 def _order(record: dict[str, Any] | Exception) -> int | float:
     return record["order"] if isinstance(record, dict) else math.inf
 
@@ -244,8 +273,32 @@ def _record(place: Path) -> dict[str, Any] | Exception:
         return _Damage("its record is damaged")
 
 
-def _read(place: Path, record: dict[str, Any] | Exception, wanted: Structure | None) -> Found:
-    """One checkpoint, verified; `record` is what `_records` has found.
+def _restore_cut(directory: Path, like: Tree) -> tuple[int, Tree, dict[str, Any]] | None:
+    """`restore_checkpoint` of a tree that lies over the devices of several processes."""
+    wanted, leaves = _described(like)
+
+    def newest() -> list[Any] | None:
+        record = _newest(directory, lambda place, record: _verified(place, record, wanted), put_aside=True)
+        return None if record is None else [record["step"], record["info"]]
+
+    found = _by_first(True, newest)
+    if found is None:
+        return None
+    step, info = found
+    place = directory / str(step)
+    try:
+        arrays = _restore_arrays(place / "arrays", {path: _abstract(leaf) for path, leaf in leaves.items()}, cut=True)
+    # As in `_read`; but here the others have begun to read it, too.
+    except Exception as error:
+        if isinstance(error, MemoryError) or _system_error(error) is not None:
+            raise
+        raise CheckpointError(f"checkpoint {place} cannot be read ({type(error).__name__})") from error
+    tree = jax.tree_util.tree_map_with_path(lambda keys, leaf: _like(leaf, arrays[_path(keys)]), like)
+    return step, tree, info
+
+
+def _verified(place: Path, record: dict[str, Any] | Exception, wanted: Structure | None) -> dict[str, Any]:
+    """The record of one checkpoint, whose files are those that it names; `record` is what `_records` has found.
 
     Raises:
       _Damage: it is not what was saved.
@@ -257,13 +310,19 @@ def _read(place: Path, record: dict[str, Any] | Exception, wanted: Structure | N
         raise CheckpointError(
             f"{place} is of format {record['format']}, which a later version has written; this one reads up to {FORMAT}"
         )
-    step, structure = record["step"], record["leaves"]
-    if str(step) != place.name:
-        raise _Damage(f"it was saved as number {step}")
+    if str(record["step"]) != place.name:
+        raise _Damage(f"it was saved as number {record['step']}")
     if wanted is not None:
-        _compare(place, structure, wanted)
+        _compare(place, record["leaves"], wanted)
     if _digests_of_files(place / "arrays") != record["files"]:
         raise _Damage("its files are not those that were saved")
+    return record
+
+
+def _read(place: Path, found: dict[str, Any] | Exception, wanted: Structure | None) -> Found:
+    """One checkpoint, verified (`_verified`)."""
+    record = _verified(place, found, wanted)
+    step, structure = record["step"], record["leaves"]
     arrays = {path: entry for path, entry in structure.items() if "stored" in entry}
     stored = {path: np.empty(entry["stored"], entry["dtype"]) for path, entry in arrays.items()}
     try:
@@ -273,7 +332,8 @@ def _read(place: Path, record: dict[str, Any] | Exception, wanted: Structure | N
         if isinstance(error, MemoryError) or _system_error(error) is not None:
             raise
         raise _Damage(f"{type(error).__name__} on reading") from error
-    if set(leaves) != set(arrays) or _digest_of_leaves(structure, leaves) != record["sha256"]:
+    known = record["sha256"]
+    if set(leaves) != set(arrays) or known not in (None, _digest_of_leaves(structure, leaves)):
         raise _Damage("its arrays are not those that were saved")
     return Found(step, structure, {path: leaves[path] for path in arrays}, record["info"])
 
@@ -348,10 +408,26 @@ def _kind(leaf: Any) -> str:
     return found[0]
 
 
-def _like(leaf: Any, found: np.ndarray) -> Any:
+def _plain(leaf: Any) -> Any:
+    """What is saved of a leaf: of random keys their words, and all in NumPy, but for what lies over processes."""
+    array = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    return array if is_cut(array) else np.asarray(array)
+
+
+def _abstract(leaf: Any) -> Any:
+    """How orbax is to read a leaf: as a part for each device, where it lies over processes, else in NumPy."""
+    data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+    if is_cut(leaf):
+        return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=leaf.sharding)
+    return np.empty(data.shape, data.dtype)
+
+
+def _like(leaf: Any, found: Any) -> Any:
     """What was read as an array such as `leaf`."""
     if isinstance(leaf, np.ndarray | np.generic):
         return found
+    if is_cut(leaf):
+        return jax.random.wrap_key_data(found, impl=_kind(leaf)) if _is_key(leaf) else found
     array = as_jax(found)
     if hasattr(leaf, "dtype") and _is_key(leaf):
         array = jax.random.wrap_key_data(array, impl=_kind(leaf))
@@ -364,8 +440,11 @@ def _digest_of_record(record: dict[str, Any]) -> str:
 
 
 def _digests_of_files(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _digest_of_leaves(structure: Structure, leaves: Leaves) -> str:
@@ -378,15 +457,25 @@ def _digest_of_leaves(structure: Structure, leaves: Leaves) -> str:
     return digest.hexdigest()
 
 
-def _write(directory: Path, step: int, leaves: Leaves, record: dict[str, Any]) -> None:
+def _by_first(cut: bool, work: Callable[[], T]) -> T:
+    """What the first process does for all, where the tree lies over several."""
+    return processes.by_first(work, CheckpointError, CheckpointMismatchError) if cut else work()
+
+
+def _begin(directory: Path) -> None:
+    """Makes room for a checkpoint that is being written."""
     directory.mkdir(parents=True, exist_ok=True)
     for path in directory.iterdir():
         if path.name.startswith(_HIDDEN):
             shutil.rmtree(path)
+    (directory / ".writing").mkdir()
+
+
+def _finish(directory: Path, step: int, record: dict[str, Any]) -> None:
+    """Adds the record, by which what has been written is a checkpoint, under its number."""
     writing, place, removed = directory / ".writing", directory / str(step), directory / f".removed-{step}"
-    writing.mkdir()
-    _save_arrays(writing / "arrays", leaves)
-    record = record | {"files": _digests_of_files(writing / "arrays")}
+    order = 1 + max((record["order"] for record in _sound(directory).values()), default=0)
+    record = record | {"order": order, "files": _digests_of_files(writing / "arrays")}
     record["record_sha256"] = _digest_of_record(record)
     with (writing / "record.json").open("w") as file:
         file.write(json.dumps(record))
@@ -397,6 +486,15 @@ def _write(directory: Path, step: int, leaves: Leaves, record: dict[str, Any]) -
         os.replace(place, removed)
     os.replace(writing, place)
     shutil.rmtree(removed, ignore_errors=True)
+
+
+def _remove_old(directory: Path) -> None:
+    """All but the newest `KEPT` of those whose records can be read."""
+    records = _sound(directory)
+    for number in sorted(records, key=lambda number: _order(records[number]), reverse=True)[KEPT:]:
+        hidden = directory / f".removed-{number}"
+        os.replace(directory / str(number), hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _system_error(error: BaseException | None) -> int | None:
@@ -411,23 +509,23 @@ def _system_error(error: BaseException | None) -> int | None:
     return None
 
 
-def _save_arrays(place: Path, leaves: Leaves) -> None:
+def _save_arrays(place: Path, leaves: Leaves, cut: bool) -> None:
     ocp = _orbax()
-    with _checkpointer(ocp) as checkpointer:
+    with _checkpointer(ocp, cut) as checkpointer:
         checkpointer.save(place, args=ocp.args.StandardSave(leaves))
 
 
-def _restore_arrays(place: Path, like: Leaves) -> Leaves:
+def _restore_arrays(place: Path, like: dict[str, Any], cut: bool = False) -> dict[str, Any]:
     ocp = _orbax()
-    with _checkpointer(ocp) as checkpointer:
+    with _checkpointer(ocp, cut) as checkpointer:
         return checkpointer.restore(place.absolute(), args=ocp.args.StandardRestore(like))
 
 
-def _checkpointer(ocp: Any) -> Any:
-    """For arrays of this process alone: of several processes none waits for the others here."""
+def _checkpointer(ocp: Any, cut: bool) -> Any:
+    """For what all processes have together, or for arrays of this one alone, where none waits for the others."""
     own = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own}, barrier_sync_key_prefix="own")
-    options = alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions()
+    options = ocp.options.MultiprocessingOptions() if cut or jax.process_count() == 1 else alone
     handler = ocp.StandardCheckpointHandler(multiprocessing_options=options)
     return ocp.Checkpointer(handler, multiprocessing_options=options)
 

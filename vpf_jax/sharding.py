@@ -13,7 +13,7 @@ in an order that is drawn for all: nothing is exchanged, and the numbers do not 
 The engine is JAX's own: the functions of this library state what an array should look like at a few places (`laid`),
 and the compiler does the rest. Without a mesh they state nothing.
 
-Not here: processes (`app.processes`), what is saved (`checkpoint`).
+Not here: what processes tell one another (`processes`), what is saved (`checkpoint`).
 """
 
 import contextlib
@@ -92,7 +92,7 @@ def shard(tree: Tree, mesh: Mesh, seeds: bool = False) -> Tree:
     """The tree with each array laid over the mesh (`layout`); as everywhere, functions then work where it lies.
 
     Args:
-      tree: machines, stacks, states of training, data.
+      tree: machines, stacks, states of training, data; a `jax.ShapeDtypeStruct` then says where its array would lie.
       mesh: of `make_mesh`, or one with axes of these names and others, of any type.
       seeds: whether each array has a leading axis of seeds.
 
@@ -238,6 +238,8 @@ def _put(leaf: Any, place: NamedSharding) -> Any:
 
     The dtype is told, as a process may have none of the devices.
     """
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
     if place.is_fully_addressable:
         return jax.device_put(leaf, place)
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:

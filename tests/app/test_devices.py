@@ -81,8 +81,6 @@ def test_a_single_process_agrees_with_itself():
     stops = [signal.SIGTERM]
     assert devices.stop_asked(stops) == signal.SIGTERM
     assert devices.stop_asked([]) == 0
-    assert devices.of_first(lambda: (1, None)) == (1, None)
-    assert devices.is_first()
     assert devices.death(ValueError("UNKNOWN: Gloo AllGather failed")) is None
 
 

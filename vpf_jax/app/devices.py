@@ -6,14 +6,13 @@ compute the same, with their devices together; the first one alone keeps files a
 that is removed at the end. What one of them must know of another, they say to one another between epochs: that a
 signal has arrived, and where the run goes on. A process that dies ends the others.
 
-Not here: where arrays lie (`vpf_jax.sharding`).
+Not here: where arrays lie (`vpf_jax.sharding`), what one process says to all (`vpf_jax.processes`).
 """
 
 import contextlib
 import ctypes
 import dataclasses
 import functools
-import json
 import os
 import re
 import signal
@@ -31,6 +30,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vpf_jax import checks, sharding
 from vpf_jax.app.folder import UsageError
+from vpf_jax.processes import is_first
 from vpf_jax.settings import Settings, refuse_given, setting
 
 # Seconds after which a process that says nothing counts as dead, and for which one waits for the others at the start.
@@ -160,11 +160,6 @@ def several() -> bool:
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def is_first() -> bool:
-    """Whether this process is the one that keeps files."""
-    return jax.process_index() == 0
-
-
 @contextlib.contextmanager
 def own_folder(folder: Path) -> Iterator[Path]:
     """The folder of a run, or in other processes than the first a temporary one."""
@@ -173,16 +168,6 @@ def own_folder(folder: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="vpf_jax-") as made:
         yield Path(made) / folder.name
-
-
-def of_first(value: Callable[[], Any]) -> Any:
-    """What value() gives in the first process, known to all; JSON."""
-    if jax.process_count() == 1:
-        return value()
-    text = json.dumps(value()).encode() if is_first() else b""
-    size = int(multihost_utils.broadcast_one_to_all(np.array(len(text), np.int64)))
-    content = np.frombuffer(text, np.uint8) if is_first() else np.zeros(size, np.uint8)
-    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(content)).tobytes())
 
 
 def arrays_of_first(tree: Tree) -> Tree:

@@ -96,7 +96,7 @@ def run_once(
       work: goes on from what is in the folder; whatever it writes can be made again.
       free: names of settings that may differ between starts of one run, such as where the data lie.
       grows: settings that may be larger than at an earlier start.
-      agreed: of several processes that work as one, what the first one sees (`devices.of_first`).
+      agreed: of several processes that work as one, what the first one sees (`processes.of_first`).
 
     Raises:
       UsageError: a folder that does not fit (`open_workdir`), or that another process works in.

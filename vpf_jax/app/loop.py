@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from vpf_jax import checkpoint
+from vpf_jax import checkpoint, processes
 from vpf_jax.app import devices, follow
 from vpf_jax.app.folder import MetricsFile, Stopped, locked
 from vpf_jax.train import NonFiniteObjectiveError
@@ -95,8 +95,8 @@ def train(
       phases: follow one another.
       checkpoint_every: epochs between checkpoints; the end of a phase has one too.
       stops: signals received (`folder.stop_requests`); of several processes that of one stops all.
-      place: lays a state over devices; as it is given, and as it comes from a checkpoint or another phase, it may lie
-        elsewhere.
+      place: lays a state over devices, and says of one of abstract arrays where it would lie; as it is given, and as it
+        comes from a checkpoint or another phase, it may lie elsewhere.
       columns: of metrics.csv: what epochs and `measure` give; none: no such file.
       measure: more scalars of a state after an epoch, outside the time that is counted; it may leave some out.
       told: what is reported of a row; None: its numbers.
@@ -114,7 +114,8 @@ def train(
     prefix = f"{name}, " if name else ""
     ends = list(itertools.accumulate(phase.epochs for phase in phases))
     with locked(folder, WAIT):
-        number, done, state, info = _restored(folder, state, phases, ends)
+        checkpoints = _Checkpoints(folder, state, place)
+        number, done, state, info = _restored(checkpoints, state, phases, ends)
         state = place(state)
         # Whether the epoch after those that are done has a checkpoint within, of which the state may be.
         kept = info.pop("within", False)
@@ -129,25 +130,20 @@ def train(
         started = last = 0.0
 
         def save() -> int:
-            whole = devices.local(state)
-            if devices.is_first():
-                checkpoint.save_checkpoint(_checkpoints(folder, number), done, whole, info)
-                shutil.rmtree(folder / WITHIN, ignore_errors=True)
+            checkpoints.save(_name(number), done, state, info)
+            checkpoints.remove(WITHIN)
             return done
 
         def keep(epoch: Any) -> None:
             """Saves an epoch that has begun, where it is time, or where the run is to stop, and then ends it."""
             nonlocal kept, last
             asked, now = devices.stop_asked(stops), time.perf_counter()
-            if not asked and not devices.of_first(lambda: now - last >= PAUSE):
+            if not asked and not processes.of_first(lambda: now - last >= PAUSE):
                 return
-            whole = devices.local(epoch)
-            if devices.is_first():
-                if not kept:
-                    shutil.rmtree(folder / WITHIN, ignore_errors=True)
-                seconds = info["train_seconds"] + now - started
-                within = {**info, "train_seconds": seconds, "phase": number}
-                checkpoint.save_checkpoint(folder / WITHIN, done, whole, within)
+            if not kept:
+                checkpoints.remove(WITHIN)
+            seconds = info["train_seconds"] + now - started
+            checkpoints.save(WITHIN, done, epoch, {**info, "train_seconds": seconds, "phase": number})
             kept, last = True, time.perf_counter()
             if asked:
                 raise Stopped(
@@ -220,48 +216,77 @@ class Progress:
             self._bar.update()
 
 
+class _Checkpoints:
+    """The folders of checkpoints of a training, and which processes write and read them.
+
+    Where several processes all reach the run's folder each writes and reads its own parts of what lies over them; else
+    the first one does all of it, for all.
+    """
+
+    def __init__(self, folder: Path, state: Any, place: Callable[[Any], Any]) -> None:
+        """Of a run's folder, such a state as is kept there, and of what lays it over devices."""
+        self._place = place
+        home = processes.shared(folder)
+        self._together = jax.process_count() > 1 and home is not None and checkpoint.is_cut(self._laid(state))
+        self.folder = home if home is not None else folder
+
+    def _laid(self, like: Any) -> Any:
+        """Abstract arrays where they are to lie."""
+        return self._place(jax.eval_shape(lambda state: state, like))
+
+    def save(self, name: str, done: int, state: Any, info: dict[str, Any]) -> None:
+        """A checkpoint in a folder of this name."""
+        if not self._together:
+            state = devices.local(state)
+        if self._together or processes.is_first():
+            checkpoint.save_checkpoint(self.folder / name, done, state, info)
+
+    def restore(self, name: str, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
+        """`checkpoint.restore_checkpoint` of the folder of this name."""
+        if self._together:
+            return checkpoint.restore_checkpoint(self.folder / name, self._laid(like))
+        found: Any = None
+
+        def read() -> Any:
+            nonlocal found
+            found = checkpoint.restore_checkpoint(self.folder / name, like)
+            return found and [found[0], found[2]]
+
+        told = processes.by_first(read, checkpoint.CheckpointError, checkpoint.CheckpointMismatchError)
+        if told is None:
+            return None
+        state = found[1] if found else jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+        return told[0], devices.arrays_of_first(state), told[1]
+
+    def remove(self, name: str) -> None:
+        """The folder of this name, where it is there."""
+        if processes.is_first():
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
 def _restored(
-    folder: Path, state: Any, phases: Sequence[Phase], ends: Sequence[int]
+    kept: _Checkpoints, state: Any, phases: Sequence[Phase], ends: Sequence[int]
 ) -> tuple[int, int, Any, dict[str, Any]]:
     """Of the last phase that has a sound checkpoint: its number, epochs done, the state after them, what goes with it.
 
-    Else 0, 0 and the state that is given. Of several processes the first one reads, for all.
+    Else 0, 0 and the state that is given.
     """
-    if jax.process_count() == 1:
-        return _read(folder, state, phases, ends)
-    found = _read(folder, state, phases, ends) if devices.is_first() else None
-    number, done, info = devices.of_first(lambda: found and (found[0], found[1], found[3]))
-    like = _shapes(state, phases)[number] if done else state
-    within = phases[number].within
-    if within is not None and info.get("within"):
-        like = jax.eval_shape(within, like)
-    state = found[2] if found else jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
-    return number, done, devices.arrays_of_first(state), info
-
-
-def _shapes(state: Any, phases: Sequence[Phase]) -> list[Any]:
-    """Of the states of each phase."""
     shapes = [state]
     for phase in phases[1:]:
         shapes.append(jax.eval_shape(phase.start, shapes[-1]))
-    return shapes
-
-
-def _read(
-    folder: Path, state: Any, phases: Sequence[Phase], ends: Sequence[int]
-) -> tuple[int, int, Any, dict[str, Any]]:
-    """`_restored` in one process."""
-    shapes = _shapes(state, phases)
-    found = _between_epochs(folder, state, phases, shapes, ends)
-    kept = checkpoint.newest_info(folder / WITHIN)
-    if kept is None and (folder / WITHIN).exists():
-        _log.warning("%s is damaged; the epoch that it is of begins anew", folder / WITHIN)
-    number = (kept or {}).get("phase", len(phases))
+    found = _between_epochs(kept, state, shapes, ends)
+    folder = kept.folder / WITHIN
+    info, is_there = processes.by_first(
+        lambda: [checkpoint.newest_info(folder), folder.exists()], checkpoint.CheckpointError
+    )
+    if info is None and is_there:
+        _warn(f"{folder} is damaged; the epoch that it is of begins anew")
+    number = (info or {}).get("phase", len(phases))
     within = phases[number].within if number < len(phases) else None
     if within is None:
         return found
     try:
-        epoch = checkpoint.restore_checkpoint(folder / WITHIN, jax.eval_shape(within, shapes[number]))
+        epoch = kept.restore(WITHIN, jax.eval_shape(within, shapes[number]))
     except checkpoint.CheckpointMismatchError:
         raise
     except checkpoint.CheckpointError:
@@ -275,13 +300,13 @@ def _read(
 
 
 def _between_epochs(
-    folder: Path, state: Any, phases: Sequence[Phase], shapes: Sequence[Any], ends: Sequence[int]
+    kept: _Checkpoints, state: Any, shapes: Sequence[Any], ends: Sequence[int]
 ) -> tuple[int, int, Any, dict[str, Any]]:
-    """`_read` of checkpoints after whole epochs."""
+    """`_restored` of checkpoints after whole epochs."""
     damage = None
-    for number in reversed(range(len(phases))):
+    for number in reversed(range(len(shapes))):
         try:
-            found = checkpoint.restore_checkpoint(_checkpoints(folder, number), shapes[number])
+            found = kept.restore(_name(number), shapes[number])
         except checkpoint.CheckpointMismatchError:
             raise
         except checkpoint.CheckpointError as error:
@@ -292,19 +317,26 @@ def _between_epochs(
             continue
         if found[0] > ends[number]:
             raise checkpoint.CheckpointError(
-                f"{_checkpoints(folder, number) / str(found[0])} is of an epoch beyond the {ends[number]} of this run; "
+                f"{kept.folder / _name(number) / str(found[0])} is of an epoch beyond the {ends[number]} of this run; "
                 "remove it to go on from the one before it"
             )
         if damage is not None:
-            _log.warning("%s: trained again from the end of epoch %s", folder, found[0])
+            _warn(f"{kept.folder}: trained again from the end of epoch {found[0]}")
         return number, *found
     if damage is not None:
         raise damage
     return 0, 0, state, {"train_seconds": 0.0, "rows": []}
 
 
-def _checkpoints(folder: Path, number: int) -> Path:
-    return folder / ("checkpoints" if number == 0 else f"checkpoints-{number + 1}")
+def _warn(sentence: str) -> None:
+    """Once, of several processes that see the same."""
+    if processes.is_first():
+        _log.warning(sentence)
+
+
+def _name(number: int) -> str:
+    """Of the folder of a phase's checkpoints."""
+    return "checkpoints" if number == 0 else f"checkpoints-{number + 1}"
 
 
 def _check_finite(row: Row) -> None:

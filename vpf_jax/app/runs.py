@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 import vpf_jax
-from vpf_jax import checks, models, units
+from vpf_jax import checks, models, processes, units
 from vpf_jax.app import devices, follow
 from vpf_jax.app.folder import (
     Growth,
@@ -566,7 +566,7 @@ def carry_out(config: Config, work: Callable[[Path, list[int]], tuple[dict[str, 
     settings = config.described()
     _check_same_data(config.folder, settings)
     with devices.own_folder(config.folder) as place:
-        summary = run_once(place, settings, finish, free=FREE, grows=config.growth(), agreed=devices.of_first)
+        summary = run_once(place, settings, finish, free=FREE, grows=config.growth(), agreed=processes.of_first)
     if events and not (config.folder / follow.EVENTS).exists():
         follow.write_events(config.folder)
     return summary
