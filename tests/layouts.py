@@ -35,6 +35,7 @@ NOT_WITH_A_MESH = {
     "test_sharding.py::test_passes_over_rows_draw_the_same_over_devices": OWN_MESH,
     "hostile/test_kills.py": STARTS,
     "hostile/test_process_kills.py": STARTS,
+    "test_processes.py": STARTS,
 }
 # What does not run in two processes.
 NOT_IN_PROCESSES = {
@@ -56,6 +57,7 @@ NOT_IN_PROCESSES = {
     "hostile/test_kills.py": STARTS,
     "hostile/test_process_kills.py": STARTS,
     "test_contributing.py": OF_ONE,
+    "test_processes.py": STARTS,
 }
 # What runs in the first of two processes alone.
 NOT_IN_THE_SECOND = {

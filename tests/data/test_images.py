@@ -563,9 +563,10 @@ for name in names:
     except DatasetError as error:
         print("OFFLINE:", error)
     through_idx = load_dataset(name, data_dir)
-    prepared = load_tfds(name, tfds_dir, manual_dir=f"{data_dir}/{name}")
-    again = load_tfds(name, tfds_dir)
-    for through_tfds in (prepared, again):
+    found = [load_tfds(name, tfds_dir, manual_dir=f"{data_dir}/{name}")]
+    if name == names[0]:
+        found.append(load_tfds(name, tfds_dir))
+    for through_tfds in found:
         for part in ("train", "validation", "test"):
             a, b = getattr(through_idx, part), getattr(through_tfds, part)
             assert a.examples.dtype == b.examples.dtype and a.labels.dtype == b.labels.dtype
