@@ -14,7 +14,7 @@ import vpf_jax
 from vpf_jax import stack as stack_module
 from vpf_jax.evaluate import likelihood
 from vpf_jax.sample.streams import stream_of, substream, uniform
-from vpf_jax.stack import CHUNK, CPU_BYTES, in_chunks, rows_at_once
+from vpf_jax.stack import CHUNK, CPU_BYTES, in_chunks, rows_at_once, tile_at_once
 
 NUM_SAMPLES = 40_000
 # Largest deviation of a count or mean that chance is granted, in standard errors.
@@ -231,9 +231,12 @@ def test_rows_that_pass_together_are_as_many_as_memory_has_room_for(monkeypatch)
     assert rows_at_once(40_200) == 2**26 // (8 * 40_200) == 208
     assert rows_at_once(10**9) == 1
     assert rows_at_once(0) == CHUNK
+    assert [tile_at_once(count) for count in (0, 30, 10**6)] == [1, 30, CHUNK]
     cpu = jax.local_devices(backend="cpu")[0]
     monkeypatch.setattr(jax, "local_devices", lambda backend: [Accelerator(80 * 10**9)])
     assert rows_at_once(980) == 10**10 // (8 * 980)
+    # Two squares of numbers of four bytes.
+    assert tile_at_once(10**6) == 35_355 < np.sqrt(10**10 / 8) < 35_356
     # A CPU that is chosen beside an accelerator.
     with jax.default_device(cpu):
         assert rows_at_once(980) == CHUNK

@@ -12,6 +12,8 @@ Liu, Quek and Lin, arXiv 1711.07732. Not here: the M-step (`train`); Gibbs kerne
 
 import functools
 import itertools
+import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -43,8 +45,7 @@ class Hidden(NamedTuple):
     """States after the asynchronous sweep; None for a layer without intra-layer weights, which keeps its own."""
 
 
-# Rows whose random numbers are drawn from one stream, however many pass through a stack together; in sums over pairs of
-# rows (`evaluate.comparison`) those of a tile.
+# Rows whose random numbers are drawn from one stream, however many pass through a stack together.
 CHUNK = 1000
 # Bytes that a pass over many rows takes on a CPU; of the memory of another device it is a share.
 CPU_BYTES, SHARE = 2**26, 1 / 8
@@ -272,13 +273,28 @@ def rows_at_once(width: int) -> int:
     Args:
       width: entries of four bytes.
     """
+    numbers, most = _room()
+    return min(most, max(1, numbers // max(1, width)))
+
+
+def tile_at_once(count: int) -> int:
+    """Rows and columns of a tile of a table over pairs of rows, such as their distances, likewise; `count` at most.
+
+    Args:
+      count: of all rows, or columns.
+    """
+    numbers, most = _room()
+    return min(most, math.isqrt(numbers), max(1, count))
+
+
+def _room() -> tuple[int, int]:
+    """Numbers that a pass may hold, and rows at most."""
     known: Any = jax.config
     chosen = known.jax_default_device
     device = chosen if isinstance(chosen, jax.Device) else jax.local_devices(backend=chosen)[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
     room = CPU_BYTES if limit is None else int(SHARE * limit)
-    rows = max(1, room // (4 * _NUMBERS * max(1, width)))
-    return min(CHUNK, rows) if limit is None else rows
+    return room // (4 * _NUMBERS), CHUNK if limit is None else sys.maxsize
 
 
 def in_chunks(stream: Stream, function: Callable[[Stream, Array], Tree], rows: Array, width: int) -> Tree:

@@ -16,6 +16,7 @@ import vpf_jax
 from vpf_jax import blocks, checkpoint
 from vpf_jax.app import devices, loop, training
 from vpf_jax.app.folder import Stopped, UsageError
+from vpf_jax.checks import SettingError
 from vpf_jax.data.streamed import open_streamed
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -199,6 +200,12 @@ def test_data_that_have_changed_are_no_resumption(folder):
     np.save("parts/3.npy", np.ones((2, 7), np.uint8))
     with pytest.raises(UsageError, match="--dataset=parts, whose contents have changed"):
         training.run(dataclasses.replace(config, epochs=2))
+
+
+def test_a_folder_without_files_is_refused_with_what_one_holds(tmp_path):
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(SettingError, match=r"that of a folder of files \(.npy, .array_record"):
+            training.Config(dataset=str(folder), stream=True)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 from typed import refused
 
 from vpf_jax import choose_sigma, parzen_log_likelihood
+from vpf_jax.evaluate import parzen
 from vpf_jax.evaluate.parzen import SIGMAS
 
 
@@ -34,6 +35,15 @@ def test_log_likelihood_is_exact_across_chunks(num_centres, num_points):
     found = parzen_log_likelihood(centres, points, 0.2)
     assert found.shape == (num_points,)
     # float32 distances: cancellation of norms near 20/3 leaves about 1e-6 in each, over 2 sigma^2 = 0.08.
+    np.testing.assert_allclose(found, exact(centres, points, 0.2), atol=2e-4)
+
+
+@pytest.mark.parametrize("size", [7, 4000])
+def test_log_likelihood_is_exact_in_tiles_of_any_size(monkeypatch, size):
+    monkeypatch.setattr(parzen, "tile_at_once", lambda count: min(size, count))
+    # Of shapes that have been compiled for no other tile.
+    centres, points = images(1100 + size, 0, 20), images(30, 1, 20)
+    found = parzen_log_likelihood(centres, points, 0.2)
     np.testing.assert_allclose(found, exact(centres, points, 0.2), atol=2e-4)
 
 

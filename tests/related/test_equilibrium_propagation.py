@@ -328,7 +328,7 @@ def test_training_learns_digits(preset, epochs, bound):
 @pytest.mark.slow
 def test_a_free_phase_in_chunks_is_a_relaxation(digits, monkeypatch):
     images, _ = digits
-    monkeypatch.setattr(ep, "_CHUNK", 20)
+    monkeypatch.setattr(ep, "rows_at_once", lambda width: 20)
     config = ep.EquilibriumConfig(free_steps=3)
     network = ep.init_network(jax.random.key(0), (784, 7, 10))
     once, _ = ep.free_phase(network, images, config=config)

@@ -17,7 +17,7 @@ from vpf_jax.data import parts, words
 from vpf_jax.data.arrays import read_hdf5, read_npy, read_npz
 from vpf_jax.data.base import SOURCES, Dataset, DatasetError, Part, fault
 from vpf_jax.data.fasta import read_fasta
-from vpf_jax.data.on_disk import files_of
+from vpf_jax.data.on_disk import RECORDS, files_of
 from vpf_jax.data.stored import Contents, Stored, refuse
 from vpf_jax.data.tables import read_csv
 from vpf_jax.data.tensorflow import SCHEME, read_tfds
@@ -55,7 +55,8 @@ class Names(Collection[str]):
         return isinstance(name, str) and (name in (*self.more, *SOURCES) or is_found(name))
 
     def __iter__(self) -> Iterator[str]:
-        yield from (*self.more, *SOURCES, f"{SCHEME}NAME", f"the path of a file ({SUFFIXES})")
+        folder = f"that of a folder of files ({', '.join(('.npy', *RECORDS))}) from which examples are streamed"
+        yield from (*self.more, *SOURCES, f"{SCHEME}NAME", f"the path of a file ({SUFFIXES})", folder)
 
     def __len__(self) -> int:
         return len(list(iter(self)))

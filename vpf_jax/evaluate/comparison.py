@@ -38,7 +38,7 @@ from vpf_jax import checks, couplings
 from vpf_jax.checks import AnyArray
 from vpf_jax.energy import free_energy, upward_field
 from vpf_jax.machine import BoltzmannMachine, check_machine, check_symmetric
-from vpf_jax.stack import CHUNK, check_visible, entries, rows_at_once
+from vpf_jax.stack import check_visible, entries, rows_at_once, tile_at_once
 from vpf_jax.units import BINARY, Unit, two_valued
 from vpf_jax.units.base import owners
 
@@ -354,7 +354,7 @@ def _weights(given: Real[AnyArray, " batch"] | None, count: int) -> Float[np.nda
 
 def _chunks(rows: Shaped[np.ndarray, "batch ..."]) -> Shaped[Array, "chunks size ..."]:
     """The rows in pieces of one size, the last filled up with zeros, which as weights count for nothing."""
-    size = min(CHUNK, len(rows))
+    size = tile_at_once(len(rows))
     padded = np.pad(rows, ((0, -len(rows) % size), *[(0, 0)] * (rows.ndim - 1)))
     return jnp.asarray(padded.reshape(-1, size, *rows.shape[1:]))
 

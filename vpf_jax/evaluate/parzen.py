@@ -4,8 +4,8 @@
 
 (the protocol of Breuleux, Bengio and Vincent 2011 that the paper's Table 2 uses; Liu, Quek and Lin, arXiv 1711.07732,
 section 6). It is not a true likelihood: it depends on sigma and on the number of centres, and smooth centres can
-beat real data; state beside a score what real data reads. Distances are formed chunk by chunk, so 10,000 points
-against 10,000 centres need some tens of megabytes. Not here: where centres come from.
+beat real data; state beside a score what real data reads. Distances are formed tile by tile, so 10,000 points against
+10,000 centres need some tens of megabytes on a CPU. Not here: where centres come from.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,8 @@ from jaxtyping import Array, Float
 
 from vpf_jax import checks
 from vpf_jax.checks import AnyArray
-from vpf_jax.sharding import DATA, laid
-
-# Points and centres whose distances are formed at once: 1000 x 1000 float32 are 4 MB.
-_CHUNK = 1000
+from vpf_jax.sharding import DATA, laid, spread
+from vpf_jax.stack import tile_at_once
 
 # Widths tried for images with values in [0, 1].
 SIGMAS = tuple(round(0.10 + 0.01 * i, 2) for i in range(21))
@@ -93,7 +91,7 @@ def _log_density(centres: Array, points: Array, sigmas: Array) -> Float[Array, "
             )
             return (new_highest, total * jnp.exp(highest - new_highest) + added), None
 
-        start = (jnp.full((len(sigmas), _CHUNK), -1e30), jnp.zeros((len(sigmas), _CHUNK)))
+        start = (jnp.full((len(sigmas), len(rows)), -1e30), jnp.zeros((len(sigmas), len(rows))))
         (highest, total), _ = jax.lax.scan(add_centres, start, (centre_chunks, mask))
         return highest + jnp.log(total)
 
@@ -106,10 +104,12 @@ def _log_density(centres: Array, points: Array, sigmas: Array) -> Float[Array, "
 
 
 def _chunks(rows: Array) -> tuple[Array, Array]:
-    count = -(-rows.shape[0] // _CHUNK)
-    padded = jnp.pad(rows, ((0, count * _CHUNK - rows.shape[0]), (0, 0)))
-    valid = jnp.arange(count * _CHUNK) < rows.shape[0]
-    return padded.reshape(count, _CHUNK, rows.shape[1]), valid.reshape(count, _CHUNK)
+    # Each device has as many of them.
+    size = -(-tile_at_once(rows.shape[0]) // spread(DATA)) * spread(DATA)
+    count = -(-rows.shape[0] // size)
+    padded = jnp.pad(rows, ((0, count * size - rows.shape[0]), (0, 0)))
+    valid = jnp.arange(count * size) < rows.shape[0]
+    return padded.reshape(count, size, rows.shape[1]), valid.reshape(count, size)
 
 
 def _check(centres: AnyArray, points: AnyArray, sigmas: Sequence[Array | float]) -> None:

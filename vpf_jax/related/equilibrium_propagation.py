@@ -40,15 +40,13 @@ from vpf_jax import checks
 from vpf_jax.checks import AnyArray
 from vpf_jax.sample.streams import permutation, stream_of, substreams, uniform
 from vpf_jax.settings import Settings, setting
+from vpf_jax.stack import rows_at_once
 
 ESTIMATORS = ("one_sided", "centred")
 OPTIMIZERS = ("sgd", "adam")
 
 # One array per layer above the input, the output last: [batch, n_l].
 Layers = tuple[Float[Array, "*batch _n_l"], ...]
-
-# Images that `free_phase` relaxes at once.
-_CHUNK = 1000
 
 
 class Units(NamedTuple):
@@ -424,7 +422,8 @@ def free_phase(
         return jax.tree.map(lambda a: a[0], relax(network, x, state, config, config.free_steps))
 
     start = _rest(network, images.shape[0]) if start is None else start
-    return jax.lax.map(settle, (images, start), batch_size=_CHUNK)
+    width = images.shape[1] + sum(biases.size for biases in network.biases)
+    return jax.lax.map(settle, (images, start), batch_size=rows_at_once(width))
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")

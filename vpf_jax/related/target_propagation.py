@@ -43,13 +43,12 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 from vpf_jax import checks
 from vpf_jax.checks import AnyArray
 from vpf_jax.settings import Settings, setting
+from vpf_jax.stack import rows_at_once
 
 Map = Callable[[Array], Array]
 
 # Of two hidden layers over 28 x 28 pixels.
 SIZES = (784, 1000, 100)
-# Examples inferred at once in passes over whole data sets: 1000 x 1000 float32 are 4 MB.
-_CHUNK = 1000
 
 
 class Affine(NamedTuple):
@@ -318,7 +317,7 @@ def fit_prior(parameters: Parameters, visible: Shaped[AnyArray, "batch n_0"], in
         h1, h2 = infer_single(parameters.maps, x, inference)
         return h2, jnp.mean((h1 - parameters.maps.g2(h2)) ** 2)
 
-    h2, squares = jax.lax.map(of_one, visible, batch_size=_CHUNK)
+    h2, squares = jax.lax.map(of_one, visible, batch_size=rows_at_once(sum(parameters.sizes)))
     mean, variance = mean_and_variance(h2)
     return Prior(mean, variance, jnp.mean(squares))
 
@@ -377,7 +376,7 @@ def log_joint_curve(
         first = log_joint(parameters, prior, x, start)
         return jax.tree.map(lambda one, rest: jnp.concatenate([one[None], rest]), first, later)
 
-    return jax.lax.map(of_one, visible, batch_size=_CHUNK)
+    return jax.lax.map(of_one, visible, batch_size=rows_at_once(sum(parameters.sizes)))
 
 
 def corrupt(
@@ -535,7 +534,7 @@ def generate(
         x = maps.g1(maps.g2(h2))
         return jax.lax.fori_loop(0, num_rounds, lambda _, x: maps.g1(infer_single(maps, x, inference).h1), x)
 
-    return jax.lax.map(of_one, h2, batch_size=_CHUNK)
+    return jax.lax.map(of_one, h2, batch_size=rows_at_once(sum(parameters.sizes)))
 
 
 def randomise(
@@ -587,7 +586,7 @@ def inpaint(
 
         return jax.lax.fori_loop(0, num_steps, step, known)
 
-    return jax.lax.map(of_one, (corrupted, mask), batch_size=_CHUNK)
+    return jax.lax.map(of_one, (corrupted, mask), batch_size=rows_at_once(sum(parameters.sizes)))
 
 
 def _check_config(config: TargetConfig) -> None:
