@@ -333,7 +333,7 @@ def _read(place: Path, found: dict[str, Any] | Exception, wanted: Structure | No
             raise
         raise _Damage(f"{type(error).__name__} on reading") from error
     known = record["sha256"]
-    if set(leaves) != set(arrays) or known not in (None, _digest_of_leaves(structure, leaves)):
+    if set(leaves) != set(arrays) or (known is not None and known != _digest_of_leaves(structure, leaves)):
         raise _Damage("its arrays are not those that were saved")
     return Found(step, structure, {path: leaves[path] for path in arrays}, record["info"])
 
