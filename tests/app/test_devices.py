@@ -12,6 +12,8 @@ from processes import assert_same_run, ended
 from programs import start_here
 
 from vpf_jax.app import devices
+from vpf_jax.app.command import failure
+from vpf_jax.checkpoint import CheckpointError
 from vpf_jax.checks import SettingError
 from vpf_jax.data import load_dataset
 
@@ -82,6 +84,18 @@ def test_a_single_process_agrees_with_itself():
     assert devices.stop_asked(stops) == signal.SIGTERM
     assert devices.stop_asked([]) == 0
     assert devices.death(ValueError("UNKNOWN: Gloo AllGather failed")) is None
+
+
+def test_a_checkpoint_that_another_process_ends_is_told_as_its_end(monkeypatch):
+    written = CheckpointError("checkpoint 2 cannot be written")
+    assert failure(written)[0] == 2
+    written.__cause__ = ValueError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer")
+    assert failure(written)[0] == 2
+    monkeypatch.setattr(devices, "several", lambda: True)
+    status, told = failure(written)
+    assert status == 1
+    assert "has ended; what was saved stays" in told
+    assert failure(CheckpointError("checkpoint 2 cannot be written"))[0] == 2
 
 
 @pytest.fixture(scope="module")

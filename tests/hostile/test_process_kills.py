@@ -40,7 +40,7 @@ def moments(count):
     rng = np.random.default_rng(20)
     found = []
     for number in range(count):
-        phase = ("evaluation", "compilation", "checkpoint", "epoch")[number % 4]
+        phase = ("checkpoint", "compilation", "evaluation", "epoch")[number % 4]
         # An evaluation and a checkpoint follow the epoch after the line, the last evaluation the last line.
         epoch, longest = {
             "compilation": (0, 2.0),
@@ -112,7 +112,7 @@ def test_a_killed_process_ends_the_other_and_nothing_saved_is_lost(flags, cache,
     assert seconds < PATIENCE
     # JAX may say more before it.
     *rest, last = errors.splitlines()
-    assert (status, last.partition(": ")[0]) == (1, "vpf_jax train")
+    assert (status, last.partition(": ")[0]) == (1, "vpf_jax train"), errors
     assert "another of the 2 processes has ended; what was saved stays" in last
     by_jax = "JAX has ended this process, as it does when" in last
     assert not rest or by_jax or "This most likely indicates that another task died" in errors

@@ -86,6 +86,9 @@ def start(config_class: type, run: Callable[[Any], Any], *, arguments: Sequence[
 
 def failure(error: Exception) -> tuple[int, str] | None:
     """Exit status and sentence for what a command may raise; None for a bug, which keeps its traceback."""
+    # First, as a checkpoint that the other process does not write any more is an error of checkpoints, too.
+    if (told := devices.death(error)) is not None:
+        return 1, told
     if isinstance(error, SettingError):
         return 2, f"got --{error.name}={typed(error.given)}; it takes {error.allowed}"
     if isinstance(error, UsageError | DatasetError | CheckpointError | ModelError):
@@ -94,8 +97,6 @@ def failure(error: Exception) -> tuple[int, str] | None:
         return 1, str(error)
     if isinstance(error, Stopped):
         return error.exit_status, str(error)
-    if (told := devices.death(error)) is not None:
-        return 1, told
     if isinstance(error, OSError) and error.errno in SYSTEM_ERRORS:
         where = f"{error.filename}: " if error.filename else ""
         return 1, f"{where}{error.strerror}; what was saved stays, start again to resume when this is mended"

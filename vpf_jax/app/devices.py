@@ -222,10 +222,15 @@ def within(mesh: Mesh | None) -> Iterator[None]:
 
 
 def death(error: Exception) -> str | None:
-    """A sentence for an error that another process's end has caused; None for others."""
-    if not several() or not _OF_DEATH.search(str(error)):
+    """A sentence for an error that another process's end has caused, as of a checkpoint; None for others."""
+    if not several():
         return None
-    return _told_of_death()
+    cause: BaseException | None = error
+    while cause is not None:
+        if _OF_DEATH.search(str(cause)):
+            return _told_of_death()
+        cause = cause.__cause__
+    return None
 
 
 def speak_when_aborted(program: str) -> None:
