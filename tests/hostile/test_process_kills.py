@@ -4,6 +4,7 @@ Two moments by default; VPF_DRILLS=10 in the environment tries ten. What happene
 """
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -136,6 +137,22 @@ def test_a_killed_process_ends_the_other_and_nothing_saved_is_lost(flags, cache,
         f"| {objectives:.1e}, {weights:.1e} |"
     )
     processes.assert_same_run(folder, straight)
+
+
+@pytest.mark.slow
+def test_a_part_that_cannot_be_written_ends_both_each_with_its_sentence(flags, cache, tmp_path):
+    folder = tmp_path / "run"
+    given = [*flags, "--hidden=4000", "--epochs=2", f"--workdir={folder}"]
+    both = processes.start([*given, "--mesh=model:2"], 2, **cache)
+    # Room for the report of its own folder, not for its half of the weights.
+    resource.prlimit(both[1].pid, resource.RLIMIT_FSIZE, (25_000, 25_000))
+    (status, _, errors), (own_status, _, own_errors) = processes.ended(both)
+    assert (status, own_status) == (1, 1), errors + own_errors
+    assert "another of the 2 processes has ended; what was saved stays" in errors.splitlines()[-1]
+    assert "a checkpoint cannot be written (File too large); what was saved stays" in own_errors
+    assert not checkpoints(folder)
+    assert start_here("vpf_jax train", *given)[::2] == (0, "")
+    assert checkpoints(folder) == [2]
 
 
 @pytest.mark.slow
