@@ -66,11 +66,11 @@ def forget() -> None:
 def _keep() -> None:
     """Programs are kept in a folder for processors of this one's kind, as they may hold instructions of its own."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vpf_jax" / "tests"
-    # Not by workers, of which others read there.
-    if "PYTEST_XDIST_WORKER" not in os.environ and sum(f.stat().st_size for f in cache.rglob("*")) > KEPT_BYTES:
-        shutil.rmtree(cache, ignore_errors=True)
     folder = cache / hashlib.sha256(_processor().encode()).hexdigest()[:8]
     try:
+        # Not by workers, of which others read there.
+        if "PYTEST_XDIST_WORKER" not in os.environ and sum(f.stat().st_size for f in cache.rglob("*")) > KEPT_BYTES:
+            shutil.rmtree(cache, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return
